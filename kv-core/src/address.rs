@@ -1,0 +1,251 @@
+//! Addresses: `scheme://[user:password@]host[:port][,host…][/root][?parameter=value&…]` (clause A1).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use url::Host;
+
+use crate::{Environment, Error, Kv, Result};
+
+/// What an address says, in parts, for a backend to connect by.
+///
+/// Every part may percent-encode any byte; `+` means itself. The root is the path without its first `/`, with a `/`
+/// added at its end if it is missing. Neither `Debug` nor an error shows a password or the value of a parameter.
+///
+/// ```
+/// # use kv_core::{Address, Environment};
+/// let address = Address::parse("etcd://a:2379,b/app?timeout=2s", Environment::default())?;
+/// assert_eq!(address.scheme, "etcd");
+/// assert_eq!(address.hosts.len(), 2);
+/// assert_eq!(address.hosts[0].with_port(2379), "a:2379");
+/// assert_eq!(address.root, "app/");
+/// # Ok::<(), kv_core::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Address {
+    /// The scheme, in lower case; empty in the empty address.
+    pub scheme: String,
+    /// The hosts, in order; empty if the address names none, and the backend's default is meant.
+    pub hosts: Vec<HostPort>,
+    /// Who to log in as, where the address says.
+    pub credentials: Option<Credentials>,
+    /// What every key begins with: empty, or any string that ends in `/`.
+    pub root: String,
+    /// The request timeout (clause A6).
+    pub timeout: Duration,
+    /// The parameters but `timeout`, by name.
+    parameters: BTreeMap<String, String>,
+    /// What the address leaves open comes from here.
+    environment: Environment,
+}
+
+/// A host, with its port if one was named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// A name, an IPv4 address, or an IPv6 address in brackets.
+    pub host: String,
+    /// The port, if the address names one.
+    pub port: Option<u16>,
+}
+
+impl HostPort {
+    /// `host:port`, with the given port if the address names none.
+    pub fn with_port(&self, default: u16) -> String {
+        format!("{}:{}", self.host, self.port.unwrap_or(default))
+    }
+}
+
+/// A user name and a password; `Debug` shows neither.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user name.
+    pub user: String,
+    /// The password; empty if none was given.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(hidden)")
+    }
+}
+
+impl Address {
+    /// Parses an address; the empty one is valid and names nothing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`] naming the part that is wrong, never quoting what may be a secret.
+    pub fn parse(text: &str, environment: Environment) -> Result<Self> {
+        let mut address = Self {
+            scheme: String::new(),
+            hosts: Vec::new(),
+            credentials: None,
+            root: String::new(),
+            timeout: Kv::DEFAULT_TIMEOUT,
+            parameters: BTreeMap::new(),
+            environment,
+        };
+        if text.is_empty() {
+            return Ok(address);
+        }
+        let (scheme, rest) = text
+            .split_once("://")
+            .filter(|(scheme, _)| is_scheme(scheme))
+            .ok_or_else(|| Error::invalid_address("it does not begin with a scheme, as in `etcd://host:2379/root`"))?;
+        address.scheme = scheme.to_ascii_lowercase();
+        if rest.contains('#') {
+            return Err(Error::invalid_address("it contains `#`: write `%23`"));
+        }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        address.parse_authority(authority)?;
+        address.root = decode(path, "the root")?;
+        if address.root.contains('\0') {
+            return Err(Error::invalid_address("the root contains a NUL byte"));
+        }
+        if !address.root.is_empty() && !address.root.ends_with('/') {
+            address.root.push('/');
+        }
+        address.parse_query(query)?;
+        Ok(address)
+    }
+
+    /// The value of a parameter of the address.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// The names of the parameters, `timeout` excepted, sorted.
+    pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
+        self.parameters.keys().map(String::as_str)
+    }
+
+    /// The value of an environment variable (clause A2).
+    pub fn environment(&self, variable: &str) -> Option<String> {
+        self.environment.get(variable)
+    }
+
+    /// The value of a parameter, or else of an environment variable (clause A2).
+    pub fn setting(&self, parameter: &str, variable: &str) -> Option<String> {
+        self.parameter(parameter).map(str::to_owned).or_else(|| self.environment(variable))
+    }
+
+    /// A parameter that is a duration: a whole number with a unit, `ms`, `s`, `m` or `h`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`] naming the parameter.
+    pub fn duration(&self, parameter: &str) -> Result<Option<Duration>> {
+        self.parameter(parameter).map(|text| parse_duration(text, parameter)).transpose()
+    }
+
+    /// A parameter that is a whole number.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`] naming the parameter.
+    pub fn number(&self, parameter: &str) -> Result<Option<u64>> {
+        let parse = |text: &str| {
+            text.parse().map_err(|_| Error::invalid_address(format!("parameter `{parameter}` is not a whole number")))
+        };
+        self.parameter(parameter).map(parse).transpose()
+    }
+
+    fn parse_authority(&mut self, authority: &str) -> Result<()> {
+        let (credentials, hosts) = match authority.rsplit_once('@') {
+            Some((credentials, hosts)) => (Some(credentials), hosts),
+            None => (None, authority),
+        };
+        if let Some(text) = credentials {
+            let (user, password) = text.split_once(':').unwrap_or((text, ""));
+            let (user, password) = (decode(user, "the user name")?, decode(password, "the password")?);
+            self.credentials = Some(Credentials { user, password });
+        }
+        if !hosts.is_empty() {
+            self.hosts =
+                hosts.split(',').enumerate().map(|(i, host)| parse_host(host, i + 1)).collect::<Result<_>>()?;
+        }
+        Ok(())
+    }
+
+    fn parse_query(&mut self, query: &str) -> Result<()> {
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decode(name, "the name of a parameter")?;
+            let value = decode(value, &format!("parameter `{name}`"))?;
+            if name == "timeout" {
+                self.timeout = parse_duration(&value, "timeout")?;
+                if self.timeout.is_zero() {
+                    return Err(Error::invalid_address("parameter `timeout` is zero"));
+                }
+            } else if self.parameters.insert(name.clone(), value).is_some() {
+                return Err(Error::invalid_address(format!("parameter `{name}` is given twice")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Address {
+    /// Shows the names of parameters, not their values: a token may be among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Address")
+            .field("scheme", &self.scheme)
+            .field("hosts", &self.hosts)
+            .field("root", &self.root)
+            .field("parameters", &self.parameters.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+}
+
+/// No message quotes the host: a password with an unescaped `/` in it would be taken for one.
+fn parse_host(text: &str, position: usize) -> Result<HostPort> {
+    let hint = "if the password holds `/`, `?`, `#`, `,`, `:` or `@`, percent-encode it";
+    let wrong = |what: &str| Error::invalid_address(format!("host {position} {what}; {hint}"));
+    // The last colon, unless it is inside the brackets of an IPv6 address.
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    if host.is_empty() {
+        return Err(wrong("is empty"));
+    }
+    let host = Host::parse(&decode(host, "a host")?).map_err(|_| wrong("is neither a name nor an IP address"))?;
+    let port = port.map(|port| port.parse().ok().filter(|port| *port != 0)).map_or(Ok(None), |port| {
+        port.map(Some).ok_or_else(|| wrong("has a port that is not a number from 1 to 65535"))
+    })?;
+    Ok(HostPort { host: host.to_string(), port })
+}
+
+/// Decodes percent-encoding strictly: `%zz` and what is not UTF-8 are errors.
+fn decode(text: &str, what: &str) -> Result<String> {
+    let valid = text.split('%').skip(1).all(|after| {
+        let digits = after.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    });
+    if !valid {
+        return Err(Error::invalid_address(format!("{what} has a `%` without two hexadecimal digits after it")));
+    }
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map(Into::into).map_err(|_| Error::invalid_address(format!("{what} is not UTF-8 once decoded")))
+}
+
+fn parse_duration(text: &str, parameter: &str) -> Result<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let millis = match &text[digits..] {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let number = text[..digits].parse::<u64>().ok();
+    millis.zip(number).and_then(|(millis, number)| number.checked_mul(millis)).map(Duration::from_millis).ok_or_else(
+        || Error::invalid_address(format!("parameter `{parameter}` is not a duration such as `500ms`, `5s` or `2m`")),
+    )
+}

@@ -1,0 +1,339 @@
+//! The one error type of every backend, each variant one thing that a caller does differently.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The result of every call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The error below an [`Error`]: what the transport or the store's own client said.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What can go wrong, the same for every backend (clause A5).
+///
+/// No variant ever holds a password, a token or the address as it was written (clause A4). Keys are those the
+/// caller used: without the root of the handle.
+///
+/// ```
+/// # use kv_core::Error;
+/// fn advice(error: &Error) -> &'static str {
+///     match error {
+///         error if error.is_key_not_found() => "use the default",
+///         error if error.is_conflict() => "read again, then decide",
+///         error if error.is_lost() => "stop at once: somebody else may own it now",
+///         error if error.is_retryable() => "nothing was applied: call again",
+///         Error::Indeterminate { .. } => "read before writing again",
+///         _ => "tell the operator",
+///     }
+/// }
+/// let missing = Error::NotFound { key: "config/port".into() };
+/// assert_eq!(advice(&missing), "use the default");
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The key does not exist.
+    #[error("key {key:?} does not exist")]
+    NotFound {
+        /// The key that was asked for.
+        key: String,
+    },
+
+    /// A check of the write did not hold, and nothing was changed.
+    #[error("key {key:?} is not as the write requires; nothing was changed: read it again, then decide")]
+    Conflict {
+        /// The key whose check failed; of several, one of them.
+        key: String,
+    },
+
+    /// The lock or ephemeral key is no longer this handle's, and nothing was changed.
+    #[error("the lease on {key:?} is lost: it lapsed, or somebody else holds it; stop what it protects")]
+    Lost {
+        /// The key of the lock or ephemeral key.
+        key: String,
+    },
+
+    /// The key, prefix or directory is not one that every store can hold (clauses K1 and K2); nothing was sent.
+    #[error("invalid key {key:?}: {reason}")]
+    InvalidKey {
+        /// The key as it was given.
+        key: String,
+        /// Which rule it breaks.
+        reason: String,
+    },
+
+    /// The value is larger than the store takes (clause K3); nothing was sent, and the old value stands.
+    #[error("the value for {key:?} has {bytes} bytes, over the store's limit of {max}")]
+    ValueTooLarge {
+        /// The key that was to be written.
+        key: String,
+        /// The size of the value, in bytes.
+        bytes: usize,
+        /// The limit, in bytes: [`Limits::value_bytes`](crate::Limits::value_bytes).
+        max: usize,
+    },
+
+    /// The transaction is larger than the store takes (clause W5); nothing was applied.
+    #[error(
+        "the transaction has {operations} checks and operations with {bytes} bytes of keys and values, over the \
+         store's limit of {max_operations} and {max_bytes} bytes: split it"
+    )]
+    TxnTooLarge {
+        /// Checks and operations together; a deleted directory counts as two.
+        operations: usize,
+        /// Keys and values together, in bytes.
+        bytes: usize,
+        /// The limit: [`Limits::txn_ops`](crate::Limits::txn_ops).
+        max_operations: usize,
+        /// The limit, in bytes: [`Limits::txn_bytes`](crate::Limits::txn_bytes).
+        max_bytes: usize,
+    },
+
+    /// Two operations of one transaction write the same key (clause W5); nothing was sent.
+    #[error("two operations of one transaction write {key:?}: leave one of them")]
+    OverlappingWrites {
+        /// The key or directory that is written twice.
+        key: String,
+    },
+
+    /// The time to live is outside what the store takes (clause L3); nothing was sent.
+    #[error("a time to live of {ttl:?} is outside what the store takes: {min:?} to {max:?}")]
+    InvalidTtl {
+        /// The time to live that was asked for.
+        ttl: Duration,
+        /// The shortest that the store takes.
+        min: Duration,
+        /// The longest that the store takes.
+        max: Duration,
+    },
+
+    /// The events after an index are no longer known to the store (clause E1); list again, and watch from there.
+    #[error(
+        "the events after index {after} are gone from the store's history{}: use observe, or list again",
+        .oldest.map(|oldest| format!(" (it begins after {oldest})")).unwrap_or_default()
+    )]
+    Compacted {
+        /// The index to be watched from.
+        after: u64,
+        /// The smallest index that can still be watched from, where the store tells.
+        oldest: Option<u64>,
+    },
+
+    /// The store could not be reached or could not serve, and the call was certainly not applied (clause W6).
+    #[error("{context}; nothing was applied: try again")]
+    Unavailable {
+        /// What was tried, and what happened.
+        context: Context,
+        /// The error below.
+        source: Option<Source>,
+    },
+
+    /// The fate of a write is unknown: it may or may not have been applied (clause W6).
+    #[error("{context}; it may or may not have been applied: read before writing again")]
+    Indeterminate {
+        /// What was tried, and what happened.
+        context: Context,
+        /// The error below.
+        source: Option<Source>,
+    },
+
+    /// The store knows who is asking, or does not, and refuses; nothing was applied.
+    #[error("{context}; check the credentials and what they may do")]
+    PermissionDenied {
+        /// What was tried, and what the store said.
+        context: Context,
+        /// The error below.
+        source: Option<Source>,
+    },
+
+    /// The answer is not one that this kind of store gives: wrong service, wrong version, or a corrupt store.
+    #[error("{context}; is this the right kind of server?")]
+    UnexpectedAnswer {
+        /// What was tried, and what came back.
+        context: Context,
+        /// The error below.
+        source: Option<Source>,
+    },
+
+    /// The address cannot be read, or asks for what the store cannot do (clause A1).
+    #[error("invalid address: {reason}")]
+    InvalidAddress {
+        /// What is wrong with it; never the address itself, which may hold a password.
+        reason: String,
+    },
+
+    /// No registered backend has the address's scheme (clause A3).
+    #[error(
+        "no backend is registered for `{scheme}://`; registered: {}. Is a line such as `use kv_{} as _;` missing?",
+        list(.known), .scheme.trim_end_matches('s')
+    )]
+    UnknownScheme {
+        /// The scheme of the address.
+        scheme: String,
+        /// The schemes that are registered, sorted.
+        known: Vec<String>,
+    },
+
+    /// Two registered backends claim one scheme.
+    #[error("scheme `{scheme}` is registered twice, by `{first}` and by `{second}`: link one of them only")]
+    DuplicateScheme {
+        /// The scheme that both claim.
+        scheme: String,
+        /// The name of the one backend.
+        first: String,
+        /// The name of the other.
+        second: String,
+    },
+
+    /// The address has a parameter that its backend does not know (clause A1).
+    #[error("address parameter `{parameter}` is not known to {backend}; known: {}", list(.known))]
+    UnknownParameter {
+        /// The parameter's name.
+        parameter: String,
+        /// The backend that was to be connected to.
+        backend: String,
+        /// The parameters that it knows, sorted.
+        known: Vec<String>,
+    },
+
+    /// No backend answered at a generic address (`http://`, `https://` or empty).
+    #[error("no backend answered: {}", said(.attempts))]
+    NoneAnswered {
+        /// Each backend that was tried, with what it said, in the order tried.
+        attempts: Vec<(String, Error)>,
+    },
+}
+
+impl Error {
+    /// Makes an [`Error::Unavailable`]: the call was certainly not applied.
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self::Unavailable { context: Context::new(reason), source: None }
+    }
+
+    /// Makes an [`Error::Indeterminate`]: the write may or may not have been applied.
+    pub fn indeterminate(reason: impl Into<String>) -> Self {
+        Self::Indeterminate { context: Context::new(reason), source: None }
+    }
+
+    /// Makes an [`Error::PermissionDenied`].
+    pub fn permission_denied(reason: impl Into<String>) -> Self {
+        Self::PermissionDenied { context: Context::new(reason), source: None }
+    }
+
+    /// Makes an [`Error::UnexpectedAnswer`].
+    pub fn unexpected_answer(reason: impl Into<String>) -> Self {
+        Self::UnexpectedAnswer { context: Context::new(reason), source: None }
+    }
+
+    /// Makes an [`Error::InvalidAddress`]; the reason must not quote what may be a secret.
+    pub fn invalid_address(reason: impl Into<String>) -> Self {
+        Self::InvalidAddress { reason: reason.into() }
+    }
+
+    /// Keeps the error below, in the variants that have one.
+    #[must_use]
+    pub fn with_source(mut self, below: impl Into<Source>) -> Self {
+        if let Some((_, source)) = self.context_mut() {
+            *source = Some(below.into());
+        }
+        self
+    }
+
+    /// Whether the key does not exist.
+    pub fn is_key_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
+    /// Whether a check did not hold, so that nothing was changed.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict { .. })
+    }
+
+    /// Whether a lock or ephemeral key is no longer the handle's.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
+
+    /// Whether the same call may simply be made again: it was certainly not applied, and may succeed later.
+    ///
+    /// [`Error::Indeterminate`] is not retryable: a write that may have been applied must be looked at first.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
+    fn context_mut(&mut self) -> Option<(&mut Context, &mut Option<Source>)> {
+        match self {
+            Self::Unavailable { context, source }
+            | Self::Indeterminate { context, source }
+            | Self::PermissionDenied { context, source }
+            | Self::UnexpectedAnswer { context, source } => Some((context, source)),
+            _ => None,
+        }
+    }
+
+    /// Says where a backend's error arose, in the caller's terms: the one place where errors are wrapped.
+    pub(crate) fn located(mut self, backend: &str, operation: &str, key: &str, root: &str) -> Self {
+        match &mut self {
+            Self::NotFound { key } | Self::Conflict { key } | Self::Lost { key } => {
+                if key.starts_with(root) {
+                    key.drain(..root.len());
+                }
+            }
+            other => {
+                if let Some((context, _)) = other.context_mut() {
+                    backend.clone_into(&mut context.backend);
+                    operation.clone_into(&mut context.operation);
+                    key.clone_into(&mut context.key);
+                }
+            }
+        }
+        self
+    }
+}
+
+/// Where a call failed and why: the backend, the operation, the key, and the reason.
+///
+/// A backend gives the reason; [`Kv`](crate::Kv) adds the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Context {
+    /// The name of the backend, or empty outside a [`Kv`](crate::Kv).
+    pub backend: String,
+    /// The operation, such as `get`, or empty outside a [`Kv`](crate::Kv).
+    pub operation: String,
+    /// The key, prefix or directory of the operation, or empty.
+    pub key: String,
+    /// What happened.
+    pub reason: String,
+}
+
+impl Context {
+    fn new(reason: impl Into<String>) -> Self {
+        Self { backend: String::new(), operation: String::new(), key: String::new(), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.backend.is_empty() {
+            write!(f, "{} {}", self.backend, self.operation)?;
+            if !self.key.is_empty() {
+                write!(f, " {:?}", self.key)?;
+            }
+            f.write_str(": ")?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn said(attempts: &[(String, Error)]) -> String {
+    if attempts.is_empty() {
+        return "no registered backend speaks HTTP. Is a line such as `use kv_etcd as _;` missing?".to_owned();
+    }
+    let said: Vec<String> = attempts.iter().map(|(backend, error)| format!("{backend} said: {error}")).collect();
+    said.join("; ")
+}

@@ -1,0 +1,140 @@
+//! What locks and ephemeral keys have in common: the local deadline, renewal, release and `hold`.
+
+use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::kv::Fate;
+use crate::{Error, Grant, Guard, Kv, Lease, Result};
+
+/// A granted lease with the clock that judges it (clause L6).
+pub(crate) struct Held {
+    kv: Kv,
+    key: String,
+    ttl: Duration,
+    guard: Guard,
+    /// When the last successful renewal began: a lease lives at least that long plus its time to live, so a handle
+    /// that counts from there gives up before the store does, never after.
+    since: Mutex<Instant>,
+    /// Empty once released.
+    lease: Option<Box<dyn Lease>>,
+}
+
+impl Held {
+    pub(crate) fn new(kv: Kv, key: &str, grant: Grant) -> Self {
+        let Grant { lease, ttl, since, guard } = grant;
+        Self { kv, key: key.to_owned(), ttl, guard, since: Mutex::new(since), lease: Some(lease) }
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    pub(crate) fn token(&self) -> u64 {
+        self.guard.token
+    }
+
+    pub(crate) fn guard(&self) -> Result<Guard> {
+        self.live().map(|_| self.guard.clone())
+    }
+
+    pub(crate) async fn renew(&self) -> Result<()> {
+        let lease = self.live()?;
+        let began = Instant::now();
+        self.kv.call("renew", &self.key, Fate::NotApplied, lease.renew()).await?;
+        self.renewed(began);
+        Ok(())
+    }
+
+    pub(crate) async fn set(&self, data: Bytes) -> Result<u64> {
+        let lease = self.live()?;
+        let data = self.kv.checked_value(&self.key, data)?;
+        let began = Instant::now();
+        let index = self.kv.call("set", &self.key, Fate::Unknown, lease.set(data)).await?;
+        self.renewed(began);
+        Ok(index)
+    }
+
+    /// Ends the lease; whatever did not end it is left to `drop`, which tries once more in the background.
+    pub(crate) async fn release(mut self, verb: &'static str) -> Result<()> {
+        let lease = self.live()?;
+        let result = self.kv.call(verb, &self.key, Fate::Unknown, lease.release()).await;
+        if matches!(&result, Ok(()) | Err(Error::Lost { .. })) {
+            self.lease = None;
+        }
+        result
+    }
+
+    pub(crate) async fn hold<F: Future>(&self, future: F) -> Result<F::Output> {
+        tokio::select! {
+            // The lease first: work is not polled again once the lease is known to be lost.
+            biased;
+            lost = self.keep() => Err(lost),
+            output = future => Ok(output),
+        }
+    }
+
+    /// Renews every third of the time to live until the lease is lost, and says how it was.
+    async fn keep(&self) -> Error {
+        let pause = self.ttl / 3;
+        loop {
+            let since = *self.since();
+            tokio::time::sleep_until(since + pause).await;
+            // A renewal that fails for another reason is repeated for as long as the lease may still stand.
+            while *self.since() == since {
+                match tokio::time::timeout_at(since + self.ttl, self.renew()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) if error.is_lost() => return error,
+                    Ok(Err(error)) => {
+                        tracing::warn!(key = self.key, %error, "a lease could not be renewed; trying again");
+                        tokio::time::sleep(pause / 8).await;
+                    }
+                    Err(_elapsed) => return self.lost(),
+                }
+            }
+        }
+    }
+
+    /// The lease, unless its time to live has lapsed by this process's clock.
+    fn live(&self) -> Result<&dyn Lease> {
+        let lapsed = Instant::now() >= *self.since() + self.ttl;
+        self.lease.as_deref().filter(|_| !lapsed).ok_or_else(|| self.lost())
+    }
+
+    fn lost(&self) -> Error {
+        Error::Lost { key: self.key.clone() }
+    }
+
+    fn renewed(&self, began: Instant) {
+        let mut since = self.since();
+        // Of two renewals at a time the one that began later counts, whichever ends first.
+        *since = began.max(*since);
+    }
+
+    fn since(&self) -> MutexGuard<'_, Instant> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        // Without a runtime nothing can be sent; the time to live frees the key.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (kv, key) = (self.kv.clone(), std::mem::take(&mut self.key));
+            runtime.spawn(async move {
+                match kv.call("release", &key, Fate::Unknown, lease.release()).await {
+                    Ok(()) | Err(Error::Lost { .. }) => {}
+                    Err(error) => tracing::warn!(key, %error, "a dropped lease is left to its time to live"),
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What a store can hold, as data: where backends differ, the difference stands here and is tested.
+
+use std::time::Duration;
+
+/// What a store takes, and what it promises where stores differ.
+///
+/// The same values drive the checks of [`Kv`](crate::Kv) and the conformance suite, so that they cannot drift.
+/// A backend states every field; a new one is a breaking change for backends on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest key, in bytes (clause K1). From [`Kv::limits`](crate::Kv::limits): without the handle's root.
+    pub key_bytes: usize,
+    /// The largest value, in bytes (clause K3).
+    pub value_bytes: usize,
+    /// The most checks and operations in one transaction, counted together (clause W5).
+    ///
+    /// A deleted directory counts as two: the key itself and everything below it.
+    pub txn_ops: usize,
+    /// The most bytes of keys and values in one transaction (clause W5).
+    pub txn_bytes: usize,
+    /// The shortest time to live that may be asked for (clause L3).
+    pub min_ttl: Duration,
+    /// The longest time to live that may be asked for (clause L3).
+    pub max_ttl: Duration,
+    /// The unit of times to live: finer ones are rounded up to a multiple of it (clause L3).
+    pub ttl_step: Duration,
+    /// How long after its time to live a lease that nobody renews may live on (clauses L1 and L4).
+    pub expiry_lag: ExpiryLag,
+    /// What a watch is sure to deliver (clauses E1 and E3).
+    pub watch_history: WatchHistory,
+}
+
+/// How late a lapsed lease may be noticed by the store: a fixed time, and a multiple of its time to live.
+///
+/// The bound holds while the store has a stable leader; a new leader may start every lease's time anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpiryLag {
+    /// The part that does not depend on the time to live.
+    pub fixed: Duration,
+    /// How many times the time to live comes on top.
+    pub ttls: u32,
+}
+
+impl ExpiryLag {
+    /// The bound for one time to live.
+    ///
+    /// ```
+    /// # use kv_core::ExpiryLag;
+    /// # use std::time::Duration;
+    /// let lag = ExpiryLag { fixed: Duration::from_secs(1), ttls: 1 };
+    /// assert_eq!(lag.after(Duration::from_secs(10)), Duration::from_secs(11));
+    /// ```
+    pub fn after(&self, ttl: Duration) -> Duration {
+        self.fixed.saturating_add(ttl.saturating_mul(self.ttls))
+    }
+}
+
+/// What a watch is sure to deliver (clause E3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchHistory {
+    /// Every change, in order; `after` reaches back as far as the store keeps its history.
+    Every,
+    /// The latest state of every changed key: changes of one key that follow fast upon one another may arrive as one,
+    /// and `after` older than the last change under the prefix may be answered with
+    /// [`Error::Compacted`](crate::Error::Compacted).
+    Latest,
+}

@@ -1,0 +1,59 @@
+//! Values and listings, and their JSON.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// The data of a key, and the index of the write that put it there.
+///
+/// Its JSON is `{"data":"<base64>","index":7}`; `null` is read as empty data.
+///
+/// ```
+/// # use kv_core::Value;
+/// let value = Value::new("eth0", 7);
+/// assert_eq!(serde_json::to_string(&value)?, r#"{"data":"ZXRoMA==","index":7}"#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Value {
+    /// Any bytes, empty included.
+    #[serde(with = "base64_bytes", default)]
+    pub data: Bytes,
+    /// The index of the write; given to [`Kv::update`](crate::Kv::update), the index that the key must have, and 0
+    /// for a key that must not exist.
+    pub index: u64,
+}
+
+impl Value {
+    /// Pairs data with an index.
+    pub fn new(data: impl Into<Bytes>, index: u64) -> Self {
+        Self { data: data.into(), index }
+    }
+}
+
+/// Every key under a prefix with its value, at one point in the store's history (clause R2).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Listing {
+    /// The values by key, sorted by the keys' bytes.
+    pub values: BTreeMap<String, Value>,
+    /// The point in history: a watch with this `after` delivers what came later, and nothing older.
+    pub index: u64,
+}
+
+/// Bytes as a base64 string in JSON, as the Go package that this interface descends from writes them.
+pub(crate) mod base64_bytes {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use bytes::Bytes;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(data))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
+        STANDARD.decode(text).map(Bytes::from).map_err(serde::de::Error::custom)
+    }
+}

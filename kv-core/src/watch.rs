@@ -1,0 +1,67 @@
+//! The stream of events that a watch delivers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+
+use crate::backend::EventStream;
+use crate::{Event, Kv, Result};
+
+/// The changes under a prefix, as a [`Stream`] (clauses E1 to E5): from [`Kv::watch`] or [`Kv::observe`].
+///
+/// It survives disconnects, restarts and leader changes without loss or repetition. Only a permanent failure ends
+/// it: an `Err` is its last item. Dropping it stops the watch.
+#[must_use = "a watch does nothing unless it is polled"]
+pub struct Watch {
+    events: Option<EventStream>,
+    kv: Kv,
+    prefix: Arc<str>,
+}
+
+impl Watch {
+    pub(crate) fn new(events: EventStream, kv: Kv, prefix: &str) -> Self {
+        Self { events: Some(events), kv, prefix: prefix.into() }
+    }
+
+    /// Waits for the next event; `None` after the `Err` that ended the watch.
+    ///
+    /// Dropping the future loses no event.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`](crate::Error::Compacted) when the store has dropped events before this watch saw them:
+    /// [`observe`](Kv::observe) again. [`Error::PermissionDenied`](crate::Error::PermissionDenied).
+    pub async fn next(&mut self) -> Option<Result<Event>> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Stream for Watch {
+    type Item = Result<Event>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Event>>> {
+        let this = self.get_mut();
+        let Some(events) = &mut this.events else { return Poll::Ready(None) };
+        match std::task::ready!(events.as_mut().poll_next(cx)) {
+            Some(Ok(mut event)) => {
+                this.kv.make_relative(&mut event.key);
+                Poll::Ready(Some(Ok(event)))
+            }
+            Some(Err(error)) => {
+                this.events = None;
+                Poll::Ready(Some(Err(this.kv.located(error, "watch", &this.prefix))))
+            }
+            None => {
+                this.events = None;
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
