@@ -1,0 +1,162 @@
+//! The store as a [`Backend`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kv_core::{Backend, EventStream, ExpiryLag, Grant, Guard, Limits, Result, Snapshot, Txn, Value, WatchHistory};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::history::History;
+use crate::lease::MemoryLease;
+use crate::state::LeaseId;
+use crate::store::Store;
+use crate::watch::MemoryWatch;
+
+/// An in-memory store. Clones share it.
+///
+/// [`kv_core::connect`] makes one for a `memory://` address; made by hand, it can be wrapped:
+///
+/// ```
+/// # use std::sync::Arc;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> kv_core::Result<()> {
+/// let kv = kv_core::Kv::new(Arc::new(kv_memory::MemoryBackend::new()));
+/// kv.set("a", "1").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct MemoryBackend {
+    store: Arc<Store>,
+}
+
+impl MemoryBackend {
+    /// Makes an empty store that keeps the last 10,000 events.
+    pub fn new() -> Self {
+        Self::of(Store::new(History::DEFAULT_EVENTS))
+    }
+
+    pub(crate) fn of(store: Arc<Store>) -> Self {
+        Self { store }
+    }
+
+    fn lease(&self, key: &str, id: LeaseId) -> MemoryLease {
+        self.store.watch_clock();
+        MemoryLease { store: self.store.clone(), key: key.to_owned(), id }
+    }
+}
+
+impl Default for MemoryBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for MemoryBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.store.read();
+        f.debug_struct("MemoryBackend")
+            .field("keys", &state.entries.len())
+            .field("revision", &state.revision)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Backend for MemoryBackend {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            key_bytes: 4096,
+            value_bytes: 1 << 20,
+            txn_ops: 128,
+            txn_bytes: 128 << 20,
+            min_ttl: Duration::from_millis(1),
+            max_ttl: Duration::from_secs(365 * 24 * 60 * 60),
+            ttl_step: Duration::from_millis(1),
+            expiry_lag: ExpiryLag { fixed: Duration::from_secs(1), ttls: 0 },
+            watch_history: WatchHistory::Every,
+        }
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn get(&self, key: &str) -> Result<Value> {
+        self.store.get(key)
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Snapshot> {
+        Ok(self.store.list(prefix).await)
+    }
+
+    async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
+        Ok(self.store.keys(prefix))
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Option<u64>> {
+        self.store.write().commit(txn)
+    }
+
+    async fn watch(&self, prefix: &str, after: u64) -> Result<EventStream> {
+        let watch = MemoryWatch::open(&self.store, prefix, after)?;
+        self.store.watch_clock();
+        Ok(watch.into_stream())
+    }
+
+    async fn observe(&self, prefix: &str) -> Result<(Snapshot, EventStream)> {
+        loop {
+            let snapshot = self.store.list(prefix).await;
+            // Compacted: the writers outran the history just now, so that a new snapshot is due.
+            if let Ok(watch) = MemoryWatch::open(&self.store, prefix, snapshot.index) {
+                self.store.watch_clock();
+                return Ok((snapshot, watch.into_stream()));
+            }
+        }
+    }
+
+    async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<Grant> {
+        let since = Instant::now();
+        let (id, index) = self.store.write().create_leased(key, ttl, since)?;
+        Ok(grant(self.lease(key, id), ttl, since, index))
+    }
+
+    async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant> {
+        loop {
+            let granted = Arc::new(Notify::new());
+            let id = self.store.write().queue(key, ttl, granted.clone(), Instant::now())?;
+            // From here on, dropping this future leaves the queue, or frees the lock.
+            let lease = self.lease(key, id);
+            granted.notified().await;
+            let holding = self.store.read().holding(key, id);
+            if let Some(holding) = holding {
+                return Ok(grant(lease, ttl, holding.since, holding.token));
+            }
+            // It was granted, but lapsed before this task ran: the wait begins anew.
+        }
+    }
+
+    async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
+        let since = Instant::now();
+        let mut state = self.store.write();
+        if state.is_locked(key) {
+            return Ok(None);
+        }
+        let id = state.queue(key, ttl, Arc::new(Notify::new()), since)?;
+        let holding = state.holding(key, id);
+        drop(state);
+        let lease = self.lease(key, id);
+        Ok(holding.map(|holding| grant(lease, ttl, holding.since, holding.token)))
+    }
+}
+
+fn grant(lease: MemoryLease, ttl: Duration, since: Instant, token: u64) -> Grant {
+    let guard = Guard { key: lease.key.clone(), owner: lease.id.to_string(), token };
+    Grant { lease: Box::new(lease), ttl, since, guard }
+}

@@ -1,0 +1,54 @@
+//! Leases, as handles see them: each ends with what it keeps alive, or with the wait for it, when it is dropped.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kv_core::{Error, Lease, Result};
+use tokio::time::Instant;
+
+use crate::state::LeaseId;
+use crate::store::Store;
+
+/// A lease on a key or a lock, or a place in the queue for a lock.
+pub(crate) struct MemoryLease {
+    pub(crate) store: Arc<Store>,
+    pub(crate) key: String,
+    pub(crate) id: LeaseId,
+}
+
+impl MemoryLease {
+    fn lost(&self) -> Error {
+        Error::Lost { key: self.key.clone() }
+    }
+}
+
+#[async_trait]
+impl Lease for MemoryLease {
+    async fn renew(&self) -> Result<()> {
+        let renewed = self.store.write().renew(self.id, Instant::now());
+        if renewed { Ok(()) } else { Err(self.lost()) }
+    }
+
+    async fn set(&self, data: Bytes) -> Result<u64> {
+        let mut state = self.store.write();
+        if !state.renew(self.id, Instant::now()) {
+            return Err(self.lost());
+        }
+        state.set_leased(self.id, &self.key, data)
+    }
+
+    async fn release(&self) -> Result<()> {
+        let ended = self.store.write().end(self.id, Instant::now());
+        if ended { Ok(()) } else { Err(self.lost()) }
+    }
+}
+
+impl Drop for MemoryLease {
+    fn drop(&mut self) {
+        let mut state = self.store.write();
+        if !state.end(self.id, Instant::now()) {
+            state.leave(&self.key, self.id);
+        }
+    }
+}

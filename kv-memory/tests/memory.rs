@@ -1,0 +1,226 @@
+//! What is the memory store's own, beside the contract: names, its clock, its bounded history.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv_core::{Error, Kv, Result, connect};
+use kv_memory::MemoryBackend;
+use tokio::time::Instant;
+
+fn private() -> Kv {
+    Kv::new(Arc::new(MemoryBackend::new()))
+}
+
+#[tokio::test]
+async fn a_name_is_one_store_until_its_last_handle_is_gone() -> Result<()> {
+    let first = connect("memory://shared").await?;
+    let second = connect("memory://shared/app").await?;
+    first.set("app/a", "1").await?;
+    assert_eq!(second.get("a").await?.data, "1");
+    assert!(connect("memory://other").await?.get("app/a").await.is_err_and(|error| error.is_key_not_found()));
+
+    drop(first);
+    let watch = second.watch("", 0).await?;
+    drop(second);
+    let third = connect("memory://shared").await?;
+    assert_eq!(third.get("app/a").await?.data, "1", "a watch holds the store too");
+    drop((watch, third));
+    assert_eq!(connect("memory://shared").await?.get_all("").await?.values.len(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_nameless_store_is_private() -> Result<()> {
+    let (first, second) = (connect("memory://").await?, connect("memory://").await?);
+    first.set("a", "1").await?;
+    assert!(second.get("a").await.is_err_and(|error| error.is_key_not_found()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_memory_store_cannot_do_is_refused_by_name() {
+    for (address, part) in [
+        ("memory://a,b", "one name"),
+        ("memory://a:1", "no port"),
+        ("memory://user:secret@a", "no users"),
+        ("memory://?history=0", "`history`"),
+        ("memory://?history=many", "`history`"),
+        ("memory://?size=3", "`size`"),
+    ] {
+        let error = connect(address).await.expect_err(address);
+        assert!(error.to_string().contains(part), "{address}: {error}");
+        assert!(!error.to_string().contains("secret"), "{address}: {error}");
+    }
+    let _kept = connect("memory://sized?history=3").await.expect("new");
+    let error = connect("memory://sized?history=4").await.expect_err("it has another size");
+    assert!(error.to_string().contains("history=3"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_clock_lapses_leases_at_once_and_exactly() -> Result<()> {
+    let kv = private();
+    let mut watch = kv.watch("", 0).await?;
+    let member = kv.ephemeral_key("member", Duration::from_secs(3600)).await?;
+    let began = Instant::now();
+    let _created = watch.next().await;
+    let gone = watch.next().await.expect("goes on")?;
+    assert_eq!(gone.event_type, kv_core::EventType::Delete);
+    assert!(began.elapsed() >= Duration::from_secs(3600) && began.elapsed() < Duration::from_secs(3601));
+    assert!(member.set("late").await.is_err_and(|error| error.is_lost()));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn hold_renews_for_as_long_as_it_takes() -> Result<()> {
+    let kv = private();
+    let lock = kv.lock("lock", Duration::from_secs(3)).await?;
+    lock.hold(tokio::time::sleep(Duration::from_secs(3600))).await?;
+    lock.unlock().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_waiter_comes_after_the_holder_lapses() -> Result<()> {
+    let kv = private();
+    let first = kv.lock("lock", Duration::from_secs(10)).await?;
+    // Shorter than what is left of the first: its own end must be noticed too.
+    let second = kv.lock("lock", Duration::from_secs(1)).await?;
+    let third = kv.lock("lock", Duration::from_secs(1)).await?;
+    assert!(first.token() < second.token() && second.token() < third.token());
+    assert!(first.renew().await.is_err_and(|error| error.is_lost()));
+    assert!(second.renew().await.is_err_and(|error| error.is_lost()));
+    third.unlock().await
+}
+
+#[tokio::test]
+async fn waiters_come_in_the_order_they_asked() -> Result<()> {
+    let kv = private();
+    let ttl = Duration::from_secs(60);
+    let held = kv.lock("lock", ttl).await?;
+    let mut waiting = Vec::new();
+    for number in 0..50 {
+        let kv = kv.clone();
+        let mut wait = Box::pin(async move { kv.lock("lock", ttl).await.map(|lock| (number, lock)) });
+        // Polled once, it stands in the queue.
+        assert!(futures_util::poll!(&mut wait).is_pending());
+        waiting.push(wait);
+    }
+    // Every third gives up: the others move up.
+    let mut number = 0;
+    waiting.retain(|_| {
+        number += 1;
+        number % 3 != 0
+    });
+    held.unlock().await?;
+    let mut order = Vec::new();
+    for wait in waiting {
+        let (number, lock) = wait.await?;
+        order.push((number, lock.token()));
+        lock.unlock().await?;
+    }
+    assert_eq!(order.len(), 34);
+    assert!(order.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1), "{order:?}");
+    assert!(kv.try_lock("lock", ttl).await?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_watch_that_falls_behind_the_history_says_so() -> Result<()> {
+    let kv = connect("memory://?history=100").await?;
+    let mut slow = kv.watch("a/", 0).await?;
+    let mut idle = kv.watch("b/", 0).await?;
+    for number in 0..250 {
+        kv.set(&format!("a/{number}"), "").await?;
+    }
+    assert!(matches!(slow.next().await, Some(Err(Error::Compacted { oldest: Some(_), .. }))));
+    assert!(slow.next().await.is_none());
+    // The history has passed a watch by that had nothing to see: it has missed nothing.
+    kv.set("b/1", "").await?;
+    assert_eq!(idle.next().await.expect("goes on")?.key, "b/1");
+
+    let index = kv.get("a/100").await?.index;
+    assert!(matches!(kv.watch("", index).await, Err(Error::Compacted { .. })));
+    let index = kv.get("a/200").await?.index;
+    let mut recent = kv.watch("a/", index).await?;
+    assert_eq!(recent.next().await.expect("goes on")?.key, "a/201");
+    Ok(())
+}
+
+/// Each transaction moves one unit between two keys, so that a torn snapshot shows another sum.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_read_in_pieces_are_whole() -> Result<()> {
+    const KEYS: usize = 5000;
+    let kv = private();
+    for number in 0..KEYS {
+        kv.set(&format!("{number:04}"), "100").await?;
+    }
+    let writer = {
+        let kv = kv.clone();
+        tokio::spawn(async move {
+            for step in 0.. {
+                let (from, to) = (step * 7919 % KEYS, (step * 104_729 + 1) % KEYS);
+                if from == to {
+                    continue;
+                }
+                let amount = async |number: usize| -> Result<u64> {
+                    let data = kv.get(&format!("{number:04}")).await?.data;
+                    Ok(std::str::from_utf8(&data).expect("digits").parse().expect("a number"))
+                };
+                let (less, more) = (amount(from).await?.wrapping_sub(1), amount(to).await? + 1);
+                if less == u64::MAX {
+                    continue;
+                }
+                let txn = kv.txn().set(&format!("{from:04}"), less.to_string());
+                txn.set(&format!("{to:04}"), more.to_string()).commit().await?;
+                // Some keys come and go as well, at the border of a piece and elsewhere.
+                kv.set(&format!("{from:04}/x"), "0").await?;
+                kv.delete(&format!("{from:04}/x")).await?;
+                tokio::task::yield_now().await;
+            }
+            Ok::<(), Error>(())
+        })
+    };
+    for _ in 0..100 {
+        let listing = kv.get_all("").await?;
+        let sum: usize = listing
+            .values
+            .values()
+            .map(|value| std::str::from_utf8(&value.data).expect("digits").parse::<usize>().expect("a number"))
+            .sum();
+        assert_eq!(sum, KEYS * 100, "at index {}", listing.index);
+        assert!(listing.values.values().all(|value| value.index <= listing.index));
+    }
+    writer.abort();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_snapshot_ends_even_if_writers_outrun_the_history() -> Result<()> {
+    let kv = connect("memory://?history=1").await?;
+    for number in 0..3000 {
+        kv.set(&format!("{number}"), "").await?;
+    }
+    let writer = {
+        let kv = kv.clone();
+        tokio::spawn(async move {
+            loop {
+                kv.set("0", "").await.expect("memory does not fail");
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    assert_eq!(kv.get_all("").await?.values.len(), 3000);
+    writer.abort();
+    Ok(())
+}
+
+#[test]
+fn leases_lapse_after_the_runtime_that_granted_them_is_gone() -> Result<()> {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let kv = private();
+    let first = runtime();
+    let lock = first.block_on(kv.lock("lock", Duration::from_millis(200)))?;
+    drop(first);
+    let next = runtime().block_on(kv.lock("lock", Duration::from_secs(60)))?;
+    assert!(next.token() > lock.token());
+    Ok(())
+}
