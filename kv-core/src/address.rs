@@ -171,14 +171,19 @@ impl Address {
     fn parse_query(&mut self, query: &str) -> Result<()> {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = decode(name, "the name of a parameter")?;
+            // Not quoted: it may be the rest of a password with an unescaped `?`.
+            if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+                return Err(Error::invalid_address(
+                    "the name of a parameter has other characters than letters, digits, `-`, `_`",
+                ));
+            }
             let value = decode(value, &format!("parameter `{name}`"))?;
             if name == "timeout" {
                 self.timeout = parse_duration(&value, "timeout")?;
                 if self.timeout.is_zero() {
                     return Err(Error::invalid_address("parameter `timeout` is zero"));
                 }
-            } else if self.parameters.insert(name.clone(), value).is_some() {
+            } else if self.parameters.insert(name.to_owned(), value).is_some() {
                 return Err(Error::invalid_address(format!("parameter `{name}` is given twice")));
             }
         }

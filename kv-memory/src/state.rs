@@ -131,15 +131,12 @@ impl State {
     /// Writes an entry; a lease that it has stays, unless another is given.
     fn put(&mut self, key: String, value: Value, lease: Option<LeaseId>) {
         let (index, data) = (value.index, value.data.clone());
-        let (event_type, previous) = match self.entries.get_mut(&key) {
-            Some(entry) => {
-                entry.lease = lease.or(entry.lease);
-                (EventType::Update, Some(std::mem::replace(&mut entry.value, value)))
-            }
-            None => {
-                self.entries.insert(key.clone(), Entry { value, lease });
-                (EventType::Create, None)
-            }
+        let (event_type, previous) = if let Some(entry) = self.entries.get_mut(&key) {
+            entry.lease = lease.or(entry.lease);
+            (EventType::Update, Some(std::mem::replace(&mut entry.value, value)))
+        } else {
+            self.entries.insert(key.clone(), Entry { value, lease });
+            (EventType::Create, None)
         };
         self.record(Record { key, event_type, data, index, previous });
     }
@@ -187,7 +184,7 @@ impl State {
             Some(queue) => {
                 queue.waiters.insert(id, waiter);
             }
-            None => self.hold(key.to_owned(), id, waiter, BTreeMap::new(), now),
+            None => self.hold(key.to_owned(), id, &waiter, BTreeMap::new(), now),
         }
         Ok(id)
     }
@@ -206,7 +203,7 @@ impl State {
         &mut self,
         key: String,
         holder: LeaseId,
-        waiter: Waiter,
+        waiter: &Waiter,
         waiters: BTreeMap<LeaseId, Waiter>,
         since: Instant,
     ) {
@@ -221,7 +218,7 @@ impl State {
     fn pass_on(&mut self, key: &str, now: Instant) {
         let Some(mut queue) = self.locks.remove(key) else { return };
         if let Some((id, waiter)) = queue.waiters.pop_first() {
-            self.hold(key.to_owned(), id, waiter, queue.waiters, now);
+            self.hold(key.to_owned(), id, &waiter, queue.waiters, now);
         }
     }
 
