@@ -88,13 +88,14 @@ impl Held {
             let since = *self.since();
             tokio::time::sleep_until(since + pause).await;
             // A renewal that fails for another reason is repeated for as long as the lease may still stand.
+            let deadline = since + self.ttl;
             while *self.since() == since {
-                match tokio::time::timeout_at(since + self.ttl, self.renew()).await {
+                match tokio::time::timeout_at(deadline, self.renew()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) if error.is_lost() => return error,
                     Ok(Err(error)) => {
                         tracing::warn!(key = self.key, %error, "a lease could not be renewed; trying again");
-                        tokio::time::sleep(pause / 8).await;
+                        tokio::time::sleep_until(deadline.min(Instant::now() + pause / 8)).await;
                     }
                     Err(_elapsed) => return self.lost(),
                 }

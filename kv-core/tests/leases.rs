@@ -1,0 +1,267 @@
+//! What the handles of locks and ephemeral keys add to any backend: the local deadline, renewal while holding,
+//! release in the background (clauses L2, L6, L7 and L8). The clock is tokio's, paused.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kv_core::{Backend, Error, EventStream, Grant, Guard, Kv, Lease, Limits, Result, Snapshot, Txn, Value};
+use kv_memory::MemoryBackend;
+use tokio::time::{Instant, sleep};
+
+const TTL: Duration = Duration::from_secs(30);
+
+/// What the store does with the next call of a lease, and how long it takes; afterwards all goes well at once.
+type Script = Arc<Mutex<VecDeque<(Duration, Result<()>)>>>;
+/// Which calls reached the store.
+type Calls = Arc<Mutex<Vec<&'static str>>>;
+
+/// A store whose leases follow a script.
+struct Scripted {
+    memory: MemoryBackend,
+    script: Script,
+    calls: Calls,
+}
+
+struct ScriptedLease {
+    script: Script,
+    calls: Calls,
+}
+
+impl ScriptedLease {
+    async fn act(&self, call: &'static str) -> Result<()> {
+        self.calls.lock().expect("not poisoned").push(call);
+        let next = self.script.lock().expect("not poisoned").pop_front();
+        match next {
+            Some((delay, result)) => {
+                sleep(delay).await;
+                result
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Lease for ScriptedLease {
+    async fn renew(&self) -> Result<()> {
+        self.act("renew").await
+    }
+
+    async fn set(&self, _data: Bytes) -> Result<u64> {
+        self.act("set").await.map(|()| 1)
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.act("release").await
+    }
+}
+
+#[async_trait]
+impl Backend for Scripted {
+    fn name(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { ttl_step: Duration::from_secs(10), min_ttl: Duration::from_secs(2), ..self.memory.limits() }
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn get(&self, key: &str) -> Result<Value> {
+        self.memory.get(key).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Snapshot> {
+        self.memory.list(prefix).await
+    }
+
+    async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
+        self.memory.keys(prefix).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Option<u64>> {
+        self.memory.commit(txn).await
+    }
+
+    async fn watch(&self, prefix: &str, after: u64) -> Result<EventStream> {
+        self.memory.watch(prefix, after).await
+    }
+
+    async fn observe(&self, prefix: &str) -> Result<(Snapshot, EventStream)> {
+        self.memory.observe(prefix).await
+    }
+
+    async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<Grant> {
+        let lease = Box::new(ScriptedLease { script: self.script.clone(), calls: self.calls.clone() });
+        let guard = Guard { key: key.to_owned(), owner: String::new(), token: 7 };
+        Ok(Grant { lease, ttl, since: Instant::now(), guard })
+    }
+
+    async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant> {
+        self.ephemeral_key(key, ttl).await
+    }
+
+    async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
+        self.ephemeral_key(key, ttl).await.map(Some)
+    }
+}
+
+/// A handle on a store with a script, and the calls that reach it.
+fn scripted(script: impl IntoIterator<Item = (u64, Result<()>)>) -> (Kv, Calls) {
+    let script = script.into_iter().map(|(seconds, result)| (Duration::from_secs(seconds), result)).collect();
+    let calls = Calls::default();
+    let backend = Scripted { memory: MemoryBackend::new(), script: Arc::new(Mutex::new(script)), calls: calls.clone() };
+    (Kv::new(Arc::new(backend)).scoped("root").expect("a directory"), calls)
+}
+
+fn made(calls: &Calls) -> Vec<&'static str> {
+    calls.lock().expect("not poisoned").clone()
+}
+
+fn lost() -> Result<()> {
+    Err(Error::Lost { key: "root/key".to_owned() })
+}
+
+fn down() -> Result<()> {
+    Err(Error::unavailable("down"))
+}
+
+/// Lets spawned tasks run until only the clock could wake them.
+async fn settle() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lapsed_handle_asks_nobody() -> Result<()> {
+    let (kv, calls) = scripted([]);
+    let key = kv.ephemeral_key("key", TTL).await?;
+    sleep(TTL - Duration::from_millis(1)).await;
+    key.renew().await?;
+    sleep(TTL - Duration::from_millis(1)).await;
+    key.set("").await?;
+    sleep(TTL).await;
+    assert_eq!(made(&calls), ["renew", "set"]);
+    for result in [key.renew().await, key.set("").await.map(drop), key.hold(async {}).await] {
+        assert!(matches!(&result, Err(Error::Lost { key }) if key == "key"), "{result:?}");
+    }
+    assert_eq!(made(&calls), ["renew", "set"]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_to_live_counts_from_when_the_renewal_began() -> Result<()> {
+    let (kv, _) = scripted([(4, Ok(()))]);
+    let lock = kv.lock("key", TTL).await?;
+    sleep(Duration::from_secs(10)).await;
+    let began = Instant::now();
+    lock.renew().await?;
+    assert_eq!(began.elapsed(), Duration::from_secs(4));
+    sleep(TTL - Duration::from_secs(4)).await;
+    assert!(lock.renew().await.is_err_and(|error| error.is_lost()));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn hold_outlasts_failures_of_renewal_within_the_time_to_live() -> Result<()> {
+    let (kv, calls) = scripted([(1, down()), (60, Ok(())), (0, down()), (0, Ok(()))]);
+    let lock = kv.lock("key", TTL).await?;
+    let began = Instant::now();
+    lock.hold(sleep(TTL)).await?;
+    assert_eq!(began.elapsed(), TTL);
+    assert!(made(&calls).len() >= 4 && made(&calls).iter().all(|call| *call == "renew"), "{:?}", made(&calls));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn hold_drops_the_future_once_the_lease_is_lost() -> Result<()> {
+    // Told by the store at the first renewal; or told by nobody, when no renewal comes through.
+    let told = scripted([(0, lost())]);
+    let untold = scripted((0..1000).map(|_| (1, down())));
+    for ((kv, _), seconds) in [(told, 10), (untold, 30)] {
+        let lock = kv.lock("key", TTL).await?;
+        let began = Instant::now();
+        let alive = Arc::new(());
+        let witness = alive.clone();
+        let result = lock.hold(async move {
+            let _witness = witness;
+            std::future::pending::<()>().await;
+        });
+        assert!(result.await.is_err_and(|error| error.is_lost()));
+        assert_eq!(began.elapsed(), Duration::from_secs(seconds));
+        assert_eq!(Arc::strong_count(&alive), 1, "the future is gone");
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_renews_after_hold() -> Result<()> {
+    let (kv, calls) = scripted([]);
+    let lock = kv.lock("key", TTL).await?;
+    assert_eq!(lock.hold(async { 5 }).await?, 5);
+    assert!(tokio::time::timeout(Duration::from_secs(11), lock.hold(std::future::pending::<()>())).await.is_err());
+    assert_eq!(made(&calls), ["renew"]);
+    sleep(TTL * 3).await;
+    assert_eq!(made(&calls), ["renew"]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_handle_is_released_in_the_background() -> Result<()> {
+    let (kv, calls) = scripted([]);
+    drop(kv.lock("key", TTL).await?);
+    drop(kv.ephemeral_key("key", TTL).await?);
+    settle().await;
+    assert_eq!(made(&calls), ["release", "release"]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_fails_or_is_dropped_is_tried_once_more() -> Result<()> {
+    let (kv, calls) = scripted([(0, down()), (0, Ok(())), (60, Ok(())), (0, Ok(())), (0, lost())]);
+    assert!(kv.lock("key", TTL).await?.unlock().await.is_err_and(|error| error.is_retryable()));
+    settle().await;
+    assert_eq!(made(&calls), ["release"; 2]);
+    let lock = kv.lock("key", TTL).await?;
+    assert!(tokio::time::timeout(Duration::from_secs(1), lock.unlock()).await.is_err());
+    settle().await;
+    assert_eq!(made(&calls), ["release"; 4]);
+    // What the store says is lost needs no second try.
+    assert!(kv.lock("key", TTL).await?.unlock().await.is_err_and(|error| error.is_lost()));
+    settle().await;
+    assert_eq!(made(&calls), ["release"; 5]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fate_of_a_call_that_ran_out_of_time_is_told_by_its_kind() -> Result<()> {
+    let (kv, _) = scripted([(60, Ok(())), (60, Ok(())), (60, Ok(()))]);
+    let key = kv.clone().with_timeout(Duration::from_secs(3)).ephemeral_key("key", TTL).await?;
+    let renewed = key.renew().await.expect_err("late");
+    assert!(renewed.is_retryable(), "renewing twice is harmless: {renewed}");
+    assert!(renewed.to_string().contains("scripted renew \"key\": no answer within 3s"), "{renewed}");
+    assert!(matches!(key.set("").await, Err(Error::Indeterminate { .. })));
+    assert!(matches!(key.destroy().await, Err(Error::Indeterminate { .. })));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_to_live_are_rounded_up_and_bounded_before_anything_is_sent() -> Result<()> {
+    let (kv, _) = scripted([]);
+    for (asked, granted) in [(2, 10), (10, 10), (11, 20)] {
+        let key = kv.ephemeral_key("key", Duration::from_secs(asked)).await?;
+        assert_eq!(key.ttl(), Duration::from_secs(granted));
+    }
+    for ttl in [Duration::ZERO, Duration::from_secs(1), Duration::MAX] {
+        let refused = kv.lock("key", ttl).await.map(drop);
+        assert!(matches!(refused, Err(Error::InvalidTtl { ttl: told, .. }) if told == ttl), "{refused:?}");
+    }
+    Ok(())
+}
