@@ -164,8 +164,8 @@ pub enum Error {
 
     /// No registered backend has the address's scheme (clause A3).
     #[error(
-        "no backend is registered for `{scheme}://`; registered: {}. Is a line such as `use kv_{} as _;` missing?",
-        list(.known), .scheme.trim_end_matches('s')
+        "no backend is registered for `{scheme}://`; registered: {}. Is the line that links its crate missing, such as \
+         `use kv_etcd as _;`?", list(.known)
     )]
     UnknownScheme {
         /// The scheme of the address.
@@ -332,7 +332,8 @@ fn list(names: &[String]) -> String {
 
 fn said(attempts: &[(String, Error)]) -> String {
     if attempts.is_empty() {
-        return "no registered backend speaks HTTP. Is a line such as `use kv_etcd as _;` missing?".to_owned();
+        return "no registered backend speaks HTTP. Is the line that links one missing, such as `use kv_etcd as _;`?"
+            .to_owned();
     }
     let said: Vec<String> = attempts.iter().map(|(backend, error)| format!("{backend} said: {error}")).collect();
     said.join("; ")
