@@ -261,6 +261,30 @@ impl Error {
         matches!(self, Self::Unavailable { .. })
     }
 
+    /// The variant's name, as spans and events show it.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not_found",
+            Self::Conflict { .. } => "conflict",
+            Self::Lost { .. } => "lost",
+            Self::InvalidKey { .. } => "invalid_key",
+            Self::ValueTooLarge { .. } => "value_too_large",
+            Self::TxnTooLarge { .. } => "txn_too_large",
+            Self::OverlappingWrites { .. } => "overlapping_writes",
+            Self::InvalidTtl { .. } => "invalid_ttl",
+            Self::Compacted { .. } => "compacted",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Indeterminate { .. } => "indeterminate",
+            Self::PermissionDenied { .. } => "permission_denied",
+            Self::UnexpectedAnswer { .. } => "unexpected_answer",
+            Self::InvalidAddress { .. } => "invalid_address",
+            Self::UnknownScheme { .. } => "unknown_scheme",
+            Self::DuplicateScheme { .. } => "duplicate_scheme",
+            Self::UnknownParameter { .. } => "unknown_parameter",
+            Self::NoneAnswered { .. } => "none_answered",
+        }
+    }
+
     fn context_mut(&mut self) -> Option<(&mut Context, &mut Option<Source>)> {
         match self {
             Self::Unavailable { context, source }

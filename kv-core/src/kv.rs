@@ -253,8 +253,7 @@ impl Kv {
     pub async fn lock(&self, key: &str, ttl: Duration) -> Result<Lock> {
         let ttl = self.prepare_lease(key, ttl)?;
         let complete = self.complete(key);
-        let waiting = self.backend.lock(&complete, ttl).instrument(self.span("lock", key));
-        let grant = waiting.await.map_err(|error| self.located(error, "lock", key))?;
+        let grant = self.traced("lock", key, self.backend.lock(&complete, ttl)).await?;
         Ok(Lock::new(self.clone(), key, grant))
     }
 
@@ -329,7 +328,7 @@ impl Kv {
         self.call(verb, key, Fate::NotApplied, future).await
     }
 
-    /// Every call to the store but `lock` goes through here: span, timeout, and the one wrapping of errors.
+    /// Every call to the store but `lock` goes through here, which bounds it by the request timeout.
     pub(crate) async fn call<T>(
         &self,
         verb: &'static str,
@@ -340,19 +339,31 @@ impl Kv {
         let bounded = async {
             let mut future = std::pin::pin!(future);
             // A store in this process answers at once: it is spared the timer.
-            match futures_util::poll!(future.as_mut()) {
-                Poll::Ready(result) => Ok(result),
-                Poll::Pending => tokio::time::timeout(self.timeout, future).await,
+            if let Poll::Ready(result) = futures_util::poll!(future.as_mut()) {
+                return result;
             }
-        };
-        let result = bounded.instrument(self.span(verb, key)).await.unwrap_or_else(|_elapsed| {
-            let reason = format!("no answer within {:?}", self.timeout);
-            Err(match fate {
-                Fate::NotApplied => Error::unavailable(reason),
-                Fate::Unknown => Error::indeterminate(reason),
+            tokio::time::timeout(self.timeout, future).await.unwrap_or_else(|_elapsed| {
+                let reason = format!("no answer within {:?}", self.timeout);
+                Err(match fate {
+                    Fate::NotApplied => Error::unavailable(reason),
+                    Fate::Unknown => Error::indeterminate(reason),
+                })
             })
-        });
-        result.map_err(|error| self.located(error, verb, key))
+        };
+        self.traced(verb, key, bounded).await
+    }
+
+    /// Runs a call in a span of its own, and wraps its error.
+    async fn traced<T>(&self, operation: &'static str, key: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let backend = self.backend.name();
+        let span = tracing::debug_span!("kv", operation, backend, key, outcome = tracing::field::Empty);
+        let result = call.instrument(span.clone()).await.map_err(|error| self.located(error, operation, key));
+        if !span.is_disabled() {
+            let outcome = result.as_ref().map_or_else(Error::outcome, |_| "ok");
+            span.record("outcome", outcome);
+            tracing::debug!(parent: &span, outcome, "done");
+        }
+        result
     }
 
     pub(crate) fn located(&self, error: Error, verb: &str, key: &str) -> Error {
@@ -364,10 +375,6 @@ impl Kv {
         if !self.root.is_empty() && key.starts_with(&*self.root) {
             key.drain(..self.root.len());
         }
-    }
-
-    fn span(&self, operation: &'static str, key: &str) -> tracing::Span {
-        tracing::debug_span!("kv", operation, backend = self.backend.name(), key)
     }
 
     fn listing(&self, mut snapshot: Snapshot) -> Listing {

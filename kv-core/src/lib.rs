@@ -22,6 +22,12 @@
 //!
 //! A backend's crate must be linked for [`connect`] to find it: `use kv_memory as _;`. Where that is not wanted,
 //! `Registry::new().with(kv_memory::REGISTRATION)` names it.
+//!
+//! # Tracing
+//! Every call is a `tracing` span `kv` at debug level, with the fields `operation` (such as `get`), `backend`, `key`
+//! (without the root) and, once it is done, `outcome` (`ok`, or the error's variant, such as `not_found`). What goes
+//! on by itself and may need an operator (reconnects, leases that cannot be renewed, foreign keys that cannot be
+//! shown) is an event at warn level. No value of a key and no secret is ever recorded.
 
 mod address;
 mod backend;
