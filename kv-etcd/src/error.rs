@@ -1,0 +1,381 @@
+//! What failures mean: from the transport and from gRPC's codes and messages to [`Error`].
+
+use std::error::Error as StdError;
+
+use kv_core::Error;
+use tonic::{Code, Status};
+
+/// Why a call has no answer to give.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// There was nobody to send it to.
+    Unreachable(Unreachable),
+    /// It was sent, or was about to be.
+    Status {
+        status: Status,
+        /// Whether the call may change the store.
+        writes: bool,
+    },
+}
+
+/// Why there is no connection; so nothing was sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Unreachable {
+    why: Why,
+    reason: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
+    /// It may be there later.
+    ForNow,
+    /// It answered, but is not the server that was meant.
+    Wrong,
+    /// It refuses this client.
+    Denied,
+}
+
+/// The request never left this process.
+#[derive(Debug)]
+pub(crate) struct NotSent(pub(crate) hyper::Error);
+
+impl std::fmt::Display for NotSent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection ended before the request was sent")
+    }
+}
+
+impl StdError for NotSent {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// What an answer that is an error says about the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Certainly not applied; another member, or a later attempt, may do better.
+    NotNow,
+    /// Certainly not applied: this client may not do it.
+    Denied,
+    /// Certainly not applied, and never will be.
+    Refused,
+    /// A write may have been applied.
+    Unsure,
+    /// A write may have been applied, and a read need not be tried again.
+    Odd,
+}
+
+/// The table: what the codes and messages of etcd's API mean for the fate of the call.
+///
+/// Codes alone do not tell: etcd uses `Unavailable` for what it refused at once as well as for what it gave up
+/// waiting for. Messages are those of the published package `api/v3rpc/rpctypes`.
+fn judge(code: Code, message: &str) -> Verdict {
+    const NOT_NOW: [&str; 5] = [
+        "no leader",
+        "too many requests",
+        "database space exceeded",
+        "future revision",
+        "rpc not supported for learner",
+    ];
+    const DENIED: [&str; 5] = [
+        "user name is empty",
+        "authentication failed",
+        "revision of auth store is old",
+        "invalid auth token",
+        "permission denied",
+    ];
+    if code != Code::Unknown && NOT_NOW.iter().any(|known| message.ends_with(known)) {
+        return Verdict::NotNow;
+    }
+    match code {
+        Code::Unauthenticated | Code::PermissionDenied => Verdict::Denied,
+        Code::InvalidArgument | Code::FailedPrecondition if DENIED.iter().any(|known| message.contains(known)) => {
+            Verdict::Denied
+        }
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss => Verdict::Refused,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => Verdict::Unsure,
+        Code::Ok | Code::Unknown | Code::Internal => Verdict::Odd,
+    }
+}
+
+impl Failed {
+    /// An answer that etcd does not give.
+    pub(crate) fn odd(what: &str) -> Self {
+        Self::Status { status: Status::internal(what), writes: false }
+    }
+
+    /// Whether the same call may be sent to another endpoint: it was not applied, or cannot matter if it was.
+    pub(crate) fn moves_on(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => false,
+            Self::Status { status, writes } if transport(status) => not_sent(status) || !writes,
+            Self::Status { status, writes } => match judge(status.code(), status.message()) {
+                Verdict::NotNow => status.code() == Code::Unavailable,
+                Verdict::Unsure => !writes,
+                Verdict::Denied | Verdict::Refused | Verdict::Odd => false,
+            },
+        }
+    }
+
+    /// Whether the credentials are good, but the token is stale, so that a new one may help: nothing was applied.
+    pub(crate) fn is_stale_token(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if !transport(status) && is_stale_token(status.code(), status.message()))
+    }
+
+    /// Whether etcd does not know the lease of the call.
+    pub(crate) fn is_lease_not_found(&self) -> bool {
+        self.says(Code::NotFound, "lease not found")
+    }
+
+    /// Whether another lease has the id that was asked for.
+    pub(crate) fn is_lease_exists(&self) -> bool {
+        self.says(Code::FailedPrecondition, "lease already exists")
+    }
+
+    /// Whether the revision asked for is gone.
+    pub(crate) fn is_compacted(&self) -> bool {
+        self.says(Code::OutOfRange, "has been compacted")
+    }
+
+    /// Whether the answer would have been too large for the server to send.
+    pub(crate) fn is_too_large_to_send(&self) -> bool {
+        self.says(Code::ResourceExhausted, "larger than max")
+    }
+
+    /// Whether the server has no users.
+    pub(crate) fn is_auth_not_enabled(&self) -> bool {
+        self.says(Code::FailedPrecondition, "authentication is not enabled")
+    }
+
+    /// Whether the cluster refused this client at the end of everything else, so that it can serve.
+    pub(crate) fn is_permission_denied(&self) -> bool {
+        self.says(Code::PermissionDenied, "permission denied")
+    }
+
+    fn says(&self, code: Code, text: &str) -> bool {
+        matches!(self, Self::Status { status, .. } if status.code() == code && status.message().contains(text))
+    }
+}
+
+/// As [`Failed::is_stale_token`], for the reason that a watch was refused for.
+pub(crate) fn is_stale_token(code: Code, message: &str) -> bool {
+    message.contains("invalid auth token")
+        || code == Code::InvalidArgument
+            && (message.contains("revision of auth store is old") || message.contains("user name is empty"))
+}
+
+impl From<Unreachable> for Failed {
+    fn from(unreachable: Unreachable) -> Self {
+        Self::Unreachable(unreachable)
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        let (status, writes) = match failed {
+            Failed::Unreachable(unreachable) => return unreachable.into(),
+            Failed::Status { status, writes } => (status, writes),
+        };
+        let reason = if transport(&status) {
+            format!("the connection failed: {}", chain(&status))
+        } else {
+            format!("the server answered {:?}: {}", status.code(), status.message())
+        };
+        let error = match judge(status.code(), status.message()) {
+            _ if transport(&status) => match writes && !not_sent(&status) {
+                true => Self::indeterminate(reason),
+                false => Self::unavailable(reason),
+            },
+            Verdict::NotNow => Self::unavailable(reason),
+            Verdict::Denied => Self::permission_denied(reason),
+            Verdict::Refused => Self::unexpected_answer(reason),
+            Verdict::Unsure | Verdict::Odd if writes => Self::indeterminate(reason),
+            Verdict::Unsure => Self::unavailable(reason),
+            Verdict::Odd => Self::unexpected_answer(reason),
+        };
+        error.with_source(status)
+    }
+}
+
+/// A status that a server sent has nothing below it.
+fn transport(status: &Status) -> bool {
+    status.source().is_some()
+}
+
+fn not_sent(status: &Status) -> bool {
+    status.source().is_some_and(|below| below.is::<NotSent>())
+}
+
+/// The errors below an error.
+fn below<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(error.source(), |error| (*error).source())
+}
+
+/// What lies below an error, in one line.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let said: Vec<String> = below(error).map(ToString::to_string).collect();
+    if said.is_empty() { error.to_string() } else { said.join(": ") }
+}
+
+impl Unreachable {
+    pub(crate) fn for_now(reason: impl Into<String>) -> Self {
+        Self { why: Why::ForNow, reason: reason.into() }
+    }
+
+    pub(crate) fn wrong(reason: impl Into<String>) -> Self {
+        Self { why: Why::Wrong, reason: reason.into() }
+    }
+
+    pub(crate) fn denied(reason: impl Into<String>) -> Self {
+        Self { why: Why::Denied, reason: reason.into() }
+    }
+
+    /// What the first call on a new connection says about the server: `failed` is not an answer of etcd.
+    pub(crate) fn from_first_call(status: &Status, encrypted: bool) -> Self {
+        if !transport(status) {
+            let said = format!("it answered {:?}: {}", status.code(), status.message());
+            return match judge(status.code(), status.message()) {
+                Verdict::NotNow | Verdict::Unsure => Self::for_now(said),
+                Verdict::Denied => Self::denied(said),
+                Verdict::Refused | Verdict::Odd => Self::wrong(said),
+            };
+        }
+        let said = chain(status);
+        // With TLS 1.3 a server refuses the client's certificate only after the handshake.
+        if said.contains("received fatal alert") {
+            return Self::denied(format!("it wants a certificate of this client's (`cert` and `key`): {said}"));
+        }
+        // Framing that cannot be read is not HTTP/2; everything else may be a server that starts or stops.
+        let protocol = below(status).any(|cause| {
+            let text = cause.to_string();
+            [
+                "FRAME_SIZE_ERROR",
+                "PROTOCOL_ERROR",
+                "frame with invalid size",
+                "unspecific protocol error",
+                "HTTP_1_1_REQUIRED",
+            ]
+            .iter()
+            .any(|known| text.contains(known))
+        });
+        match protocol {
+            true if encrypted => Self::wrong(format!("it does not speak gRPC: {said}")),
+            true => Self::wrong(format!("it does not speak gRPC, or wants TLS (`etcds://`): {said}")),
+            false => Self::for_now(said),
+        }
+    }
+
+    /// One failure for several endpoints: the one that a caller can do most about decides.
+    pub(crate) fn all(failures: Vec<(String, Self)>) -> Self {
+        let why = failures.iter().map(|(_, failure)| failure.why).max().unwrap_or(Why::ForNow);
+        let said: Vec<String> = failures.iter().map(|(endpoint, one)| format!("{endpoint}: {}", one.reason)).collect();
+        Self { why, reason: said.join("; ") }
+    }
+}
+
+impl From<Unreachable> for Error {
+    fn from(unreachable: Unreachable) -> Self {
+        match unreachable.why {
+            Why::ForNow => Self::unavailable(unreachable.reason),
+            Why::Wrong => Self::unexpected_answer(unreachable.reason),
+            Why::Denied => Self::permission_denied(unreachable.reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn error(code: Code, message: &str, writes: bool) -> Error {
+        Failed::Status { status: Status::new(code, message), writes }.into()
+    }
+
+    #[test]
+    fn a_write_of_unknown_fate_is_indeterminate_and_a_refused_one_is_not() {
+        let table = [
+            (Code::Unavailable, "etcdserver: no leader", "unavailable", "unavailable"),
+            (Code::Unavailable, "etcdserver: leader changed", "indeterminate", "unavailable"),
+            (Code::Unavailable, "etcdserver: request timed out", "indeterminate", "unavailable"),
+            (Code::Unavailable, "etcdserver: server stopped", "indeterminate", "unavailable"),
+            (Code::Unavailable, "etcdserver: rpc not supported for learner", "unavailable", "unavailable"),
+            (Code::DeadlineExceeded, "context deadline exceeded", "indeterminate", "unavailable"),
+            (Code::ResourceExhausted, "etcdserver: too many requests", "unavailable", "unavailable"),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", "unavailable", "unavailable"),
+            (Code::ResourceExhausted, "grpc: received message larger than max", "unexpected", "unexpected"),
+            (Code::InvalidArgument, "etcdserver: request is too large", "unexpected", "unexpected"),
+            (Code::InvalidArgument, "etcdserver: user name is empty", "denied", "denied"),
+            (
+                Code::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+                "denied",
+                "denied",
+            ),
+            (Code::Unauthenticated, "etcdserver: invalid auth token", "denied", "denied"),
+            (Code::PermissionDenied, "etcdserver: permission denied", "denied", "denied"),
+            (
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision is a future revision",
+                "unavailable",
+                "unavailable",
+            ),
+            (Code::Unimplemented, "unknown service etcdserverpb.KV", "unexpected", "unexpected"),
+            (Code::Unknown, "raft: stopped", "indeterminate", "unexpected"),
+            (Code::Internal, "what a proxy makes up", "indeterminate", "unexpected"),
+        ];
+        for (code, message, write, read) in table {
+            for (writes, expected) in [(true, write), (false, read)] {
+                let got = match error(code, message, writes) {
+                    Error::Unavailable { .. } => "unavailable",
+                    Error::Indeterminate { .. } => "indeterminate",
+                    Error::PermissionDenied { .. } => "denied",
+                    Error::UnexpectedAnswer { .. } => "unexpected",
+                    other => panic!("{other}"),
+                };
+                assert_eq!(got, expected, "{code:?} {message}, writes: {writes}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_cut_off_is_not_taken_for_an_answer() {
+        let cut = || {
+            let mut status = Status::new(Code::Unknown, "transport");
+            status.set_source(Arc::new(std::io::Error::other("reset")));
+            status
+        };
+        assert!(matches!(Failed::Status { status: cut(), writes: true }.into(), Error::Indeterminate { .. }));
+        assert!(matches!(Failed::Status { status: cut(), writes: false }.into(), Error::Unavailable { .. }));
+        assert!(!Failed::Status { status: cut(), writes: true }.moves_on());
+        assert!(Failed::Status { status: cut(), writes: false }.moves_on());
+    }
+
+    #[test]
+    fn a_member_without_a_leader_is_left_for_another() {
+        let no_leader = |writes| Failed::Status { status: Status::unavailable("etcdserver: no leader"), writes };
+        assert!(no_leader(true).moves_on() && no_leader(false).moves_on());
+        let leader_changed = Failed::Status { status: Status::unavailable("etcdserver: leader changed"), writes: true };
+        assert!(!leader_changed.moves_on());
+    }
+
+    #[test]
+    fn of_several_endpoints_the_most_telling_failure_decides() {
+        let failures = vec![
+            ("a:1".to_owned(), Unreachable::for_now("connection refused")),
+            ("b:2".to_owned(), Unreachable::wrong("it does not speak gRPC")),
+        ];
+        let error = Error::from(Unreachable::all(failures));
+        assert!(matches!(error, Error::UnexpectedAnswer { .. }));
+        assert!(error.to_string().contains("a:1: connection refused; b:2: it does not speak gRPC"));
+    }
+}

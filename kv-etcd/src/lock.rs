@@ -1,0 +1,220 @@
+//! Locks, by the recipe of etcd's own client and of `etcdctl lock`, so that all exclude one another (clause L9).
+//!
+//! A contender for the lock `NAME` creates the key `NAME/<lease id in hexadecimal>`, empty, on its lease. The one
+//! whose key was created first holds the lock. Each of the others waits for the deletion of the key just before its
+//! own, so a hand-over wakes one waiter. The recipe is that of the package `concurrency` of etcd's client:
+//! <https://pkg.go.dev/go.etcd.io/etcd/client/v3/concurrency#Mutex>.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use kv_core::{Error, EventType, Grant, Result};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::backend::Shared;
+use crate::backoff::Backoff;
+use crate::lease::Claim;
+use crate::proto::{
+    Compare, PutRequest, RangeRequest, Request, RequestOp, Response, ResponseOp, SortOrder, SortTarget, TxnRequest,
+};
+use crate::range::{Range, index, revision, signed};
+use crate::txn::absent;
+
+/// What an attempt to queue up came to.
+enum Entry {
+    /// The contender's key was created at this revision, and it may hold the lock already.
+    Queued { token: u64, first: bool },
+    /// Others contend for the lock.
+    Taken,
+}
+
+impl Shared {
+    pub(crate) async fn try_lock(self: &Arc<Self>, name: &str, ttl: Duration) -> Result<Option<Grant>> {
+        let claim = Claim::grant(&self.client, ttl).await?;
+        let owner = contender(name, claim.id);
+        let alone = [absent(Range::key(name)), absent(Range::prefix(&contenders(name)))];
+        match self.enter(name, &claim, alone.into()).await {
+            Ok(Entry::Queued { token, .. }) => Ok(Some(claim.hand_over(name, &owner, token))),
+            Ok(Entry::Taken) => {
+                claim.end().await;
+                Ok(None)
+            }
+            Err(error) => {
+                if error.is_conflict() {
+                    claim.end().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) async fn lock(self: &Arc<Self>, name: &str, ttl: Duration) -> Result<Grant> {
+        let mut backoff = patience();
+        let mut waited = false;
+        loop {
+            match self.try_wait(name, ttl, &mut waited).await {
+                Ok(Some(grant)) => return Ok(grant),
+                // The lease lapsed while the cluster was out of reach, and with it the place in the queue.
+                Ok(None) => tracing::debug!(key = name, "the wait for a lock lost its place and begins anew"),
+                // Nothing is left of the failed attempt that would not lapse, so it may be made again.
+                Err(error) if waited && passes(&error) => sleep(backoff.next()).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Queues up and waits; `None` if the lease lapsed before the lock was free.
+    async fn try_wait(self: &Arc<Self>, name: &str, ttl: Duration, waited: &mut bool) -> Result<Option<Grant>> {
+        let mut claim = Claim::grant(&self.client, ttl).await?;
+        let owner = contender(name, claim.id);
+        let entry = self.enter(name, &claim, vec![absent(Range::key(name))]).await;
+        let token = match entry {
+            Ok(Entry::Queued { token, first: true }) => return Ok(Some(claim.hand_over(name, &owner, token))),
+            Ok(Entry::Queued { token, first: false }) => token,
+            Ok(Entry::Taken) => return Err(Error::unexpected_answer("the lock was refused without a reason")),
+            Err(error) => {
+                if error.is_conflict() {
+                    claim.end().await;
+                }
+                return Err(error);
+            }
+        };
+        *waited = true;
+        let lapsed = tokio::select! {
+            result = self.wait_for_those_before(name, token) => { result?; false }
+            () = keep(&mut claim) => true,
+        };
+        // Whoever waited may have lost its key meanwhile, so the key is looked at again, on a fresh renewal.
+        if lapsed || !self.still_queued(&mut claim, &owner, token).await? {
+            return Ok(None);
+        }
+        Ok(Some(claim.hand_over(name, &owner, token)))
+    }
+
+    /// Creates the contender's key, if `conditions` hold.
+    async fn enter(&self, name: &str, claim: &Claim, mut conditions: Vec<Compare>) -> Result<Entry> {
+        let own = Range::key(&contender(name, claim.id));
+        conditions.push(absent(own.clone()));
+        let first = RangeRequest {
+            limit: 1,
+            keys_only: true,
+            sort_order: SortOrder::Ascend.into(),
+            sort_target: SortTarget::Create.into(),
+            ..Range::prefix(&contenders(name)).request()
+        };
+        let put = PutRequest { key: own.key.clone(), value: Bytes::new(), lease: claim.id };
+        let value = RangeRequest { keys_only: true, ..Range::key(name).request() };
+        let request = TxnRequest {
+            compare: conditions,
+            success: vec![Request::Put(put).into(), Request::Range(first).into()],
+            failure: vec![RequestOp::from(Request::Range(value))],
+        };
+        let answer = self.client.call(request).await?;
+        let found = answer.responses.into_iter().find_map(first_key);
+        if answer.succeeded {
+            let first = found.is_some_and(|found| found == own.key);
+            return Ok(Entry::Queued { token: revision(answer.header.as_ref())?, first });
+        }
+        // What was found is the value of a key with the lock's own name.
+        if found.is_some() { Err(Error::Conflict { key: name.to_owned() }) } else { Ok(Entry::Taken) }
+    }
+
+    /// Returns once no contender is left that came before revision `token`, through any disconnect.
+    async fn wait_for_those_before(self: &Arc<Self>, name: &str, token: u64) -> Result<()> {
+        let mut backoff = patience();
+        loop {
+            match self.wait_for_one_before(name, token).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => backoff.reset(),
+                Err(error) if passes(&error) => {
+                    tracing::debug!(%error, key = name, "the wait for a lock goes on after a failure");
+                    sleep(backoff.next()).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits until the contender just before revision `token` is gone; true if there is none.
+    async fn wait_for_one_before(self: &Arc<Self>, name: &str, token: u64) -> Result<bool> {
+        let before = RangeRequest {
+            limit: 1,
+            keys_only: true,
+            sort_order: SortOrder::Descend.into(),
+            sort_target: SortTarget::Create.into(),
+            max_create_revision: signed(token) - 1,
+            ..Range::prefix(&contenders(name)).request()
+        };
+        let answer = self.client.call(before).await?;
+        let at = revision(answer.header.as_ref())?;
+        let Some(before) = answer.kvs.into_iter().next() else { return Ok(true) };
+        let mut events = self.hub().open(Range { key: before.key, end: Bytes::new() }, at).await?;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) if event.event_type == EventType::Delete => break,
+                // The deletion is among what is gone: look again.
+                Err(Error::Compacted { .. }) => break,
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Renews, and looks whether the contender's key is still the one that was created.
+    async fn still_queued(&self, claim: &mut Claim, owner: &str, token: u64) -> Result<bool> {
+        let request = RangeRequest { keys_only: true, ..Range::key(owner).request() };
+        let id = claim.id;
+        let (alive, answer) = tokio::join!(claim.renew(), self.client.call(request));
+        let mut kvs = answer?.kvs.into_iter();
+        Ok(alive? && kvs.any(|kv| index(kv.create_revision) == token && kv.lease == id))
+    }
+}
+
+/// Renews the lease of one who waits; returns once it has lapsed.
+async fn keep(claim: &mut Claim) {
+    loop {
+        sleep_until(claim.since + claim.ttl / 3).await;
+        let lapses = claim.since + claim.ttl;
+        loop {
+            match tokio::time::timeout_at(lapses, claim.renew()).await {
+                Ok(Ok(true)) => break,
+                Ok(Ok(false)) | Err(_) => return,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the lease of a waiter could not be renewed; trying again");
+                    if Instant::now() >= lapses {
+                        return;
+                    }
+                    sleep(claim.ttl / 24).await;
+                }
+            }
+        }
+    }
+}
+
+fn patience() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_secs(2))
+}
+
+/// Whether one who waits goes on waiting.
+fn passes(error: &Error) -> bool {
+    matches!(error, Error::Unavailable { .. } | Error::Indeterminate { .. })
+}
+
+/// What every contender's key begins with.
+fn contenders(name: &str) -> String {
+    format!("{name}/")
+}
+
+fn contender(name: &str, lease: i64) -> String {
+    format!("{name}/{lease:x}")
+}
+
+fn first_key(answer: ResponseOp) -> Option<Bytes> {
+    match answer.response {
+        Some(Response::Range(range)) => range.kvs.into_iter().next().map(|kv| kv.key),
+        None => None,
+    }
+}

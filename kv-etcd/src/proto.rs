@@ -1,0 +1,372 @@
+//! The messages of etcd's API, as far as this crate uses them.
+//!
+//! Names and field numbers are those of the published API: <https://etcd.io/docs/latest/dev-guide/api_reference_v3/>.
+//! Fields that are left out are skipped in answers and take their default, zero, in requests.
+
+use bytes::Bytes;
+use prost::{Enumeration, Message, Oneof};
+
+/// A unary call: its request names the method, the answer, and what a lost call may have done.
+pub(crate) trait Call: Message + Clone + 'static {
+    /// The gRPC method.
+    const METHOD: &'static str;
+    /// Whether it may change the store, so that a call of unknown fate must not be repeated (clause W6).
+    const WRITES: bool;
+    /// What comes back.
+    type Answer: Message + Default + 'static;
+}
+
+macro_rules! calls {
+    ($($request:ty => $answer:ty, $method:literal, writes: $writes:literal;)*) => {
+        $(impl Call for $request {
+            const METHOD: &'static str = $method;
+            const WRITES: bool = $writes;
+            type Answer = $answer;
+        })*
+    };
+}
+
+calls! {
+    RangeRequest => RangeResponse, "/etcdserverpb.KV/Range", writes: false;
+    PutRequest => PutResponse, "/etcdserverpb.KV/Put", writes: true;
+    DeleteRangeRequest => DeleteRangeResponse, "/etcdserverpb.KV/DeleteRange", writes: true;
+    TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn", writes: true;
+    // A lease that nobody knows of holds no key and ends by itself.
+    LeaseGrantRequest => LeaseGrantResponse, "/etcdserverpb.Lease/LeaseGrant", writes: false;
+    LeaseRevokeRequest => LeaseRevokeResponse, "/etcdserverpb.Lease/LeaseRevoke", writes: true;
+    // A stream to etcd, but one request with one answer is a stream, too.
+    LeaseKeepAliveRequest => LeaseKeepAliveResponse, "/etcdserverpb.Lease/LeaseKeepAlive", writes: false;
+    StatusRequest => StatusResponse, "/etcdserverpb.Maintenance/Status", writes: false;
+    AuthenticateRequest => AuthenticateResponse, "/etcdserverpb.Auth/Authenticate", writes: false;
+}
+
+/// The method of the watch stream.
+pub(crate) const WATCH: &str = "/etcdserverpb.Watch/Watch";
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ResponseHeader {
+    #[prost(int64, tag = "3")]
+    pub(crate) revision: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct KeyValue {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    #[prost(int64, tag = "2")]
+    pub(crate) create_revision: i64,
+    #[prost(int64, tag = "3")]
+    pub(crate) mod_revision: i64,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub(crate) value: Bytes,
+    #[prost(int64, tag = "6")]
+    pub(crate) lease: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub(crate) enum SortOrder {
+    None = 0,
+    Ascend = 1,
+    Descend = 2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub(crate) enum SortTarget {
+    Key = 0,
+    Create = 2,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RangeRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) range_end: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(crate) limit: i64,
+    #[prost(int64, tag = "4")]
+    pub(crate) revision: i64,
+    #[prost(enumeration = "SortOrder", tag = "5")]
+    pub(crate) sort_order: i32,
+    #[prost(enumeration = "SortTarget", tag = "6")]
+    pub(crate) sort_target: i32,
+    #[prost(bool, tag = "7")]
+    pub(crate) serializable: bool,
+    #[prost(bool, tag = "8")]
+    pub(crate) keys_only: bool,
+    #[prost(int64, tag = "13")]
+    pub(crate) max_create_revision: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RangeResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) kvs: Vec<KeyValue>,
+    #[prost(bool, tag = "3")]
+    pub(crate) more: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PutRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) value: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(crate) lease: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PutResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct DeleteRangeRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) range_end: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct DeleteRangeResponse {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RequestOp {
+    #[prost(oneof = "Request", tags = "1, 2, 3")]
+    pub(crate) request: Option<Request>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum Request {
+    #[prost(message, tag = "1")]
+    Range(RangeRequest),
+    #[prost(message, tag = "2")]
+    Put(PutRequest),
+    #[prost(message, tag = "3")]
+    DeleteRange(DeleteRangeRequest),
+}
+
+impl From<Request> for RequestOp {
+    fn from(request: Request) -> Self {
+        Self { request: Some(request) }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ResponseOp {
+    #[prost(oneof = "Response", tags = "1")]
+    pub(crate) response: Option<Response>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum Response {
+    #[prost(message, tag = "1")]
+    Range(RangeResponse),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub(crate) enum CompareTarget {
+    Version = 0,
+    Create = 1,
+    Mod = 2,
+    Value = 3,
+    Lease = 4,
+}
+
+/// A comparison for equality, which is all that is used: `result` stays 0.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Compare {
+    #[prost(enumeration = "CompareTarget", tag = "2")]
+    pub(crate) target: i32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) key: Bytes,
+    #[prost(oneof = "Operand", tags = "5, 6, 8")]
+    pub(crate) operand: Option<Operand>,
+    #[prost(bytes = "bytes", tag = "64")]
+    pub(crate) range_end: Bytes,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum Operand {
+    #[prost(int64, tag = "5")]
+    CreateRevision(i64),
+    #[prost(int64, tag = "6")]
+    ModRevision(i64),
+    #[prost(int64, tag = "8")]
+    Lease(i64),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct TxnRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) compare: Vec<Compare>,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) success: Vec<RequestOp>,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) failure: Vec<RequestOp>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct TxnResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
+    #[prost(bool, tag = "2")]
+    pub(crate) succeeded: bool,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) responses: Vec<ResponseOp>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct WatchRequest {
+    #[prost(oneof = "WatchCommand", tags = "1, 2")]
+    pub(crate) command: Option<WatchCommand>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum WatchCommand {
+    #[prost(message, tag = "1")]
+    Create(WatchCreateRequest),
+    #[prost(message, tag = "2")]
+    Cancel(WatchCancelRequest),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct WatchCreateRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) range_end: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(crate) start_revision: i64,
+    #[prost(int64, tag = "7")]
+    pub(crate) watch_id: i64,
+    #[prost(bool, tag = "8")]
+    pub(crate) fragment: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct WatchCancelRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) watch_id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct WatchResponse {
+    #[prost(int64, tag = "2")]
+    pub(crate) watch_id: i64,
+    #[prost(bool, tag = "3")]
+    pub(crate) created: bool,
+    #[prost(bool, tag = "4")]
+    pub(crate) canceled: bool,
+    #[prost(int64, tag = "5")]
+    pub(crate) compact_revision: i64,
+    #[prost(string, tag = "6")]
+    pub(crate) cancel_reason: String,
+    #[prost(bool, tag = "7")]
+    pub(crate) fragment: bool,
+    #[prost(message, repeated, tag = "11")]
+    pub(crate) events: Vec<Event>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub(crate) enum EventType {
+    Put = 0,
+    Delete = 1,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Event {
+    #[prost(enumeration = "EventType", tag = "1")]
+    pub(crate) event_type: i32,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) kv: Option<KeyValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct LeaseGrantRequest {
+    /// Seconds.
+    #[prost(int64, tag = "1")]
+    pub(crate) ttl: i64,
+    #[prost(int64, tag = "2")]
+    pub(crate) id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct LeaseGrantResponse {
+    /// Seconds; may be more than was asked for.
+    #[prost(int64, tag = "3")]
+    pub(crate) ttl: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct LeaseRevokeRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct LeaseRevokeResponse {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct LeaseKeepAliveRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct LeaseKeepAliveResponse {
+    /// Seconds; 0 for a lease that does not exist, which is no error to etcd.
+    #[prost(int64, tag = "3")]
+    pub(crate) ttl: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct StatusRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct StatusResponse {
+    /// The member id of the leader; 0: none.
+    #[prost(uint64, tag = "4")]
+    pub(crate) leader: u64,
+    #[prost(bool, tag = "10")]
+    pub(crate) is_learner: bool,
+}
+
+/// Without `Debug` of its fields: one is a password.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(crate) struct AuthenticateRequest {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
+    #[prost(string, tag = "2")]
+    pub(crate) password: String,
+}
+
+impl std::fmt::Debug for AuthenticateRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AuthenticateRequest(hidden)")
+    }
+}
+
+/// Without `Debug` of its field, which is a secret.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(crate) struct AuthenticateResponse {
+    #[prost(string, tag = "2")]
+    pub(crate) token: String,
+}
+
+impl std::fmt::Debug for AuthenticateResponse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AuthenticateResponse(hidden)")
+    }
+}

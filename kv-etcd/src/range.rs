@@ -1,0 +1,85 @@
+//! Ranges of keys, and what comes back for them.
+
+use bytes::Bytes;
+use kv_core::Result;
+
+use crate::error::Failed;
+use crate::proto::{KeyValue, RangeRequest, ResponseHeader};
+
+/// A half-open range of keys, as etcd names it:
+/// <https://etcd.io/docs/latest/learning/api/#key-ranges>.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) key: Bytes,
+    /// Empty: only `key`. A single NUL byte: everything from `key` on.
+    pub(crate) end: Bytes,
+}
+
+impl Range {
+    /// One key.
+    pub(crate) fn key(key: &str) -> Self {
+        Self { key: Bytes::copy_from_slice(key.as_bytes()), end: Bytes::new() }
+    }
+
+    /// Every key that begins with `prefix`; every key if it is empty.
+    pub(crate) fn prefix(prefix: &str) -> Self {
+        // etcd refuses an empty key; a single NUL byte is the smallest there is.
+        let key = if prefix.is_empty() { "\0" } else { prefix };
+        Self { key: Bytes::copy_from_slice(key.as_bytes()), end: after_prefix(prefix.as_bytes()) }
+    }
+
+    pub(crate) fn request(&self) -> RangeRequest {
+        RangeRequest { key: self.key.clone(), range_end: self.end.clone(), ..RangeRequest::default() }
+    }
+}
+
+/// The first string after all that begin with `prefix`, as etcd takes it for the end of a range.
+pub(crate) fn after_prefix(prefix: &[u8]) -> Bytes {
+    let kept = prefix.iter().rposition(|byte| *byte != 0xff).map_or(0, |last| last + 1);
+    let mut end = prefix[..kept].to_vec();
+    match end.last_mut() {
+        Some(last) => *last += 1,
+        None => end.push(0),
+    }
+    end.into()
+}
+
+/// The point in history that an answer is from, which every answer about keys has.
+pub(crate) fn revision(header: Option<&ResponseHeader>) -> Result<u64, Failed> {
+    let revision = header.and_then(|header| u64::try_from(header.revision).ok()).filter(|revision| *revision > 0);
+    revision.ok_or_else(|| Failed::odd("the answer has no revision"))
+}
+
+/// An index as etcd takes it; none that it ever gave is out of range.
+pub(crate) fn signed(index: u64) -> i64 {
+    i64::try_from(index).unwrap_or(i64::MAX)
+}
+
+/// A revision of a key, which is never negative.
+pub(crate) fn index(revision: i64) -> u64 {
+    u64::try_from(revision).unwrap_or(0)
+}
+
+/// The key as a string; others are none of ours, and are left out.
+pub(crate) fn utf8(kv: &KeyValue) -> Option<String> {
+    let text = std::str::from_utf8(&kv.key);
+    if text.is_err() {
+        tracing::warn!(key = ?kv.key, "a key that is not UTF-8 is left out");
+    }
+    text.ok().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_string() {
+        for (prefix, end) in [("a", &b"b"[..]), ("a/", b"a0"), ("", b"\0"), ("é", b"\xc3\xaa"), ("\u{7f}", b"\x80")] {
+            assert_eq!(after_prefix(prefix.as_bytes()), end, "{prefix:?}");
+        }
+        assert_eq!(after_prefix(b"a\xff\xff"), &b"b"[..]);
+        assert_eq!(after_prefix(b"\xff"), &b"\0"[..]);
+        assert_eq!(Range::prefix("").key, &b"\0"[..]);
+    }
+}

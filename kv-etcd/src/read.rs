@@ -1,0 +1,152 @@
+//! Reading: one key, a snapshot, a directory.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use kv_core::{Error, Result, Snapshot, Value};
+
+use crate::client::Client;
+use crate::error::Failed;
+use crate::proto::{KeyValue, RangeRequest, RangeResponse};
+use crate::range::{Range, after_prefix, index, revision, signed, utf8};
+
+/// How many entries the first page of a snapshot asks for: most snapshots fit into it.
+const FIRST_PAGE: i64 = 10_000;
+/// How large the later pages are to be, in bytes, as far as the entries before let one guess.
+const PAGE_BYTES: usize = 8 << 20;
+/// How many keys a page of a directory has.
+const KEYS_PAGE: i64 = 1_000;
+
+impl Client {
+    /// A read, linearizable unless the address asks for less.
+    async fn read(&self, mut request: RangeRequest) -> Result<RangeResponse, Failed> {
+        request.serializable = self.config.serializable;
+        self.call(request).await
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Result<Value> {
+        let answer = self.read(Range::key(key).request()).await?;
+        let kv = answer.kvs.into_iter().next().ok_or_else(|| Error::NotFound { key: key.to_owned() })?;
+        Ok(value(kv))
+    }
+
+    /// The cluster's present point in history, as one who may read `range` may ask for it.
+    pub(crate) async fn present(&self, range: &Range) -> Result<u64> {
+        // Never a weaker read: what is already past must not count as the present.
+        let request = RangeRequest { key: range.key.clone(), keys_only: true, ..RangeRequest::default() };
+        let answer = self.call(request).await?;
+        Ok(revision(answer.header.as_ref())?)
+    }
+
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Snapshot> {
+        loop {
+            match self.try_list(prefix).await {
+                // The revision went away between two pages; there is a newer one to read.
+                Err(failed) if failed.is_compacted() => tracing::debug!("a snapshot was compacted while it was read"),
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    async fn try_list(&self, prefix: &str) -> Result<Snapshot, Failed> {
+        let mut entries = Vec::new();
+        let (mut bytes, mut limit) = (0, FIRST_PAGE);
+        let mut request = Range::prefix(prefix).request();
+        loop {
+            request.limit = limit;
+            let page = match self.read(request.clone()).await {
+                Err(failed) if failed.is_too_large_to_send() && limit > 1 => {
+                    limit = (limit / 8).max(1);
+                    continue;
+                }
+                result => result?,
+            };
+            let at = if request.revision == 0 { revision(page.header.as_ref())? } else { index(request.revision) };
+            let last = page.kvs.last().map(|kv| kv.key.clone());
+            bytes += page.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum::<usize>();
+            entries.reserve(page.kvs.len());
+            entries.extend(page.kvs.into_iter().filter_map(|kv| Some((utf8(&kv)?, value(kv)))));
+            let Some(last) = last.filter(|_| page.more) else {
+                return Ok(Snapshot { entries, index: at });
+            };
+            let average = (bytes / entries.len().max(1)).max(1);
+            limit = i64::try_from((PAGE_BYTES / average).clamp(1, 100_000)).unwrap_or(FIRST_PAGE);
+            request.key = next_key(&last);
+            // Every page is from the first one's point in history.
+            request.revision = signed(at);
+        }
+    }
+
+    /// The children of a directory; `prefix` is empty or ends in `/`.
+    ///
+    /// What lies below a child is skipped, so the cost grows with the children, not with all that is below them.
+    pub(crate) async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
+        loop {
+            match self.try_keys(prefix).await {
+                Err(failed) if failed.is_compacted() => tracing::debug!("a listing was compacted while it was read"),
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    async fn try_keys(&self, prefix: &str) -> Result<Vec<String>, Failed> {
+        let mut children: Vec<String> = Vec::new();
+        let mut request = Range::prefix(prefix).request();
+        request.keys_only = true;
+        request.limit = KEYS_PAGE;
+        loop {
+            let page = self.read(request.clone()).await?;
+            if request.revision == 0 {
+                request.revision = signed(revision(page.header.as_ref())?);
+            }
+            for kv in &page.kvs {
+                let Some(key) = utf8(kv) else { continue };
+                let child = child(&key, prefix.len());
+                if children.last().is_none_or(|last| last != child) {
+                    children.push(child.to_owned());
+                }
+            }
+            let Some(last) = page.kvs.last().filter(|_| page.more) else { return Ok(children) };
+            request.key = match children.last() {
+                Some(child)
+                    if child.len() > prefix.len() && child.ends_with('/') && last.key.starts_with(child.as_bytes()) =>
+                {
+                    after_prefix(child.as_bytes())
+                }
+                _ => next_key(&last.key),
+            };
+        }
+    }
+}
+
+/// The child of a directory that a key is or lies below; `directory` is the length of the directory's path.
+fn child(key: &str, directory: usize) -> &str {
+    let end = key[directory..].find('/').map_or(key.len(), |slash| directory + slash + 1);
+    &key[..end]
+}
+
+/// The smallest key that is greater.
+fn next_key(key: &Bytes) -> Bytes {
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.put_slice(key);
+    next.put_u8(0);
+    next.freeze()
+}
+
+fn value(kv: KeyValue) -> Value {
+    Value { index: index(kv.mod_revision), data: kv.value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_is_a_key_or_a_directory() {
+        assert_eq!(child("a", 0), "a");
+        assert_eq!(child("a/b/c", 0), "a/");
+        assert_eq!(child("a/b/c", 2), "a/b/");
+        assert_eq!(child("a/b", 2), "a/b");
+        // What other programs leave is shown as it is.
+        assert_eq!(child("a//b", 2), "a//");
+        assert_eq!(child("a/", 2), "a/");
+    }
+}

@@ -1,0 +1,198 @@
+//! Writing: transactions, and the cheaper native forms of those with one operation.
+
+use bytes::Bytes;
+use kv_core::{Check, Error, Operation, Result, Txn};
+
+use crate::client::Client;
+use crate::proto::{
+    Compare, CompareTarget, DeleteRangeRequest, KeyValue, Operand, PutRequest, RangeResponse, Request, RequestOp,
+    Response, ResponseOp, TxnRequest,
+};
+use crate::range::{Range, index, revision, signed};
+
+/// What etcd takes in one request, by default (`--max-request-bytes`), envelope included.
+const REQUEST_BYTES: usize = 1_572_864;
+/// What the envelope of a full transaction may take: some 40 bytes for each of 128 checks and operations, and etcd's
+/// own header.
+const ENVELOPE_BYTES: usize = 16 << 10;
+/// The longest key. etcd itself has no limit but the request's.
+pub(crate) const KEY_BYTES: usize = 4096;
+/// The most bytes of keys and values in one transaction.
+pub(crate) const TXN_BYTES: usize = REQUEST_BYTES - ENVELOPE_BYTES;
+/// The largest value: with any key it makes a transaction that may be sent.
+pub(crate) const VALUE_BYTES: usize = TXN_BYTES - KEY_BYTES;
+/// The most checks and operations (`--max-txn-ops`), which etcd counts apart.
+pub(crate) const TXN_OPS: usize = 128;
+
+impl Client {
+    pub(crate) async fn commit(&self, mut txn: Txn) -> Result<Option<u64>> {
+        let sets = txn.operations.iter().any(|operation| matches!(operation, Operation::Set { .. }));
+        if txn.checks.is_empty()
+            && txn.operations.len() == 1
+            && let Some(only) = txn.operations.pop()
+        {
+            return self.apply(only).await;
+        }
+        let request = TxnRequest {
+            compare: txn.checks.iter().map(compare).collect(),
+            success: txn.operations.iter().map(|operation| Request::from(operation).into()).collect(),
+            failure: if tells_which(&txn) { questions(&txn.checks) } else { Vec::new() },
+        };
+        let answer = self.call(request).await?;
+        if answer.succeeded {
+            return Ok(if sets { Some(revision(answer.header.as_ref())?) } else { None });
+        }
+        let told = if answer.responses.is_empty() && txn.checks.len() > 1 {
+            // There was no room for the question in the request: ask now. The transaction has failed either way.
+            let ask = TxnRequest { success: questions(&txn.checks), ..TxnRequest::default() };
+            self.call(ask).await.map(|answer| answer.responses).unwrap_or_default()
+        } else {
+            answer.responses
+        };
+        Err(first_failure(&txn.checks, told))
+    }
+
+    async fn apply(&self, operation: Operation) -> Result<Option<u64>> {
+        match Request::from(&operation) {
+            Request::Put(put) => {
+                let answer = self.call(put).await?;
+                Ok(Some(revision(answer.header.as_ref())?))
+            }
+            Request::DeleteRange(delete) => {
+                self.call(delete).await?;
+                Ok(None)
+            }
+            Request::Range(_) => Ok(None),
+        }
+    }
+}
+
+impl From<&Operation> for Request {
+    fn from(operation: &Operation) -> Self {
+        let delete = |Range { key, end }| Self::DeleteRange(DeleteRangeRequest { key, range_end: end });
+        match operation {
+            Operation::Set { key, data } => {
+                Self::Put(PutRequest { key: Range::key(key).key, value: data.clone(), lease: 0 })
+            }
+            Operation::Delete { key } => delete(Range::key(key)),
+            Operation::DeletePrefix { prefix } => delete(Range::prefix(prefix)),
+        }
+    }
+}
+
+fn compare(check: &Check) -> Compare {
+    match check {
+        Check::Index { key, index } => {
+            equal(CompareTarget::Mod, Range::key(key).key, Operand::ModRevision(signed(*index)))
+        }
+        // The rule of etcd's own locks: the contender's key is still the one that was created under this revision.
+        Check::Held(guard) => {
+            equal(CompareTarget::Create, Range::key(&guard.owner).key, Operand::CreateRevision(signed(guard.token)))
+        }
+    }
+}
+
+/// A comparison of one key.
+pub(crate) fn equal(target: CompareTarget, key: Bytes, operand: Operand) -> Compare {
+    Compare { target: target.into(), key, operand: Some(operand), range_end: Bytes::new() }
+}
+
+/// A comparison that holds if the range has no key: what does not exist has revision 0.
+pub(crate) fn absent(range: Range) -> Compare {
+    Compare { range_end: range.end, ..equal(CompareTarget::Create, range.key, Operand::CreateRevision(0)) }
+}
+
+/// Whether the transaction itself asks what the checked keys are like when it fails.
+///
+/// With one check it is known; and the keys must not make a full request too large.
+fn tells_which(txn: &Txn) -> bool {
+    let asked: usize = txn.checks.iter().map(|check| checked_key(check).len()).sum();
+    txn.checks.len() > 1 && txn.bytes() + asked <= TXN_BYTES
+}
+
+fn questions(checks: &[Check]) -> Vec<RequestOp> {
+    let question = |check| {
+        let mut request = Range::key(checked_key(check)).request();
+        request.keys_only = true;
+        Request::Range(request).into()
+    };
+    checks.iter().map(question).collect()
+}
+
+fn checked_key(check: &Check) -> &str {
+    match check {
+        Check::Index { key, .. } => key,
+        Check::Held(guard) => &guard.owner,
+    }
+}
+
+/// The error for the first check that the answers contradict; for the first at all if none does, which is right
+/// when there is only one, and the best guess when the keys were read later than they were checked.
+fn first_failure(checks: &[Check], answers: Vec<ResponseOp>) -> Error {
+    let found = |answer: ResponseOp| match answer.response {
+        Some(Response::Range(RangeResponse { kvs, .. })) => kvs.into_iter().next(),
+        None => None,
+    };
+    let mut answered = checks.iter().zip(answers.into_iter().map(found));
+    let failed = answered.find(|(check, kv)| !holds(check, kv.as_ref())).map(|(check, _)| check);
+    match failed.or(checks.first()) {
+        Some(Check::Index { key, .. }) => Error::Conflict { key: key.clone() },
+        Some(Check::Held(guard)) => Error::Lost { key: guard.key.clone() },
+        None => Error::unexpected_answer("a transaction without conditions was refused"),
+    }
+}
+
+fn holds(check: &Check, kv: Option<&KeyValue>) -> bool {
+    match check {
+        Check::Index { index: expected, .. } => kv.map_or(0, |kv| index(kv.mod_revision)) == *expected,
+        Check::Held(guard) => kv.is_some_and(|kv| index(kv.create_revision) == guard.token),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kv_core::Guard;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn answer(mod_revision: i64, create_revision: i64) -> ResponseOp {
+        let kvs = vec![KeyValue { mod_revision, create_revision, ..KeyValue::default() }];
+        ResponseOp { response: Some(Response::Range(RangeResponse { kvs, ..RangeResponse::default() })) }
+    }
+
+    fn nothing() -> ResponseOp {
+        ResponseOp { response: Some(Response::Range(RangeResponse::default())) }
+    }
+
+    #[test]
+    fn the_check_that_failed_is_named() {
+        let checks = [
+            Check::Index { key: "a".into(), index: 5 },
+            Check::Index { key: "b".into(), index: 0 },
+            Check::Held(Guard { key: "lock".into(), owner: "lock/1f".into(), token: 3 }),
+        ];
+        let conflict = |answers| first_failure(&checks, answers);
+        assert!(matches!(conflict(vec![nothing(), nothing(), answer(3, 3)]), Error::Conflict { key } if key == "a"));
+        assert!(matches!(conflict(vec![answer(5, 2), answer(6, 6), nothing()]), Error::Conflict { key } if key == "b"));
+        assert!(matches!(conflict(vec![answer(5, 2), nothing(), nothing()]), Error::Lost { key } if key == "lock"));
+        assert!(matches!(conflict(vec![answer(5, 2), nothing(), answer(9, 4)]), Error::Lost { key } if key == "lock"));
+    }
+
+    #[test]
+    fn the_largest_transaction_fits_into_a_request() {
+        let checks: Vec<Check> =
+            (0..TXN_OPS - 1).map(|i| Check::Index { key: format!("{i:0>4096}"), index: u64::MAX >> 1 }).collect();
+        let keys: usize = checks.iter().map(|check| checked_key(check).len()).sum();
+        let value = Operation::Set { key: "k".into(), data: vec![0; TXN_BYTES - keys - 1].into() };
+        let txn = Txn { checks, operations: vec![value] };
+        assert_eq!(txn.bytes(), TXN_BYTES);
+        assert!(!tells_which(&txn));
+        let request = TxnRequest {
+            compare: txn.checks.iter().map(compare).collect(),
+            success: txn.operations.iter().map(|operation| Request::from(operation).into()).collect(),
+            failure: Vec::new(),
+        };
+        assert!(request.encoded_len() + 512 < REQUEST_BYTES, "{}", request.encoded_len());
+    }
+}

@@ -1,0 +1,212 @@
+//! One life of the watch stream: from opening it until it fails or is not needed.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures_util::stream::poll_fn;
+use kv_core::Error;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+use tonic::Code;
+
+use super::hub::{Command, Watches};
+use crate::backoff::Backoff;
+use crate::client::Client;
+use crate::error::{Failed, is_stale_token};
+use crate::proto::{WATCH, WatchCancelRequest, WatchCommand, WatchCreateRequest, WatchRequest, WatchResponse};
+
+/// Why a session is over.
+pub(super) enum End {
+    /// No watch is left that the server should send for.
+    Idle,
+    /// The backend is gone.
+    Gone,
+    /// The server knows who is asking, and refuses.
+    Denied(String),
+    /// Anything that may pass.
+    Failed(String),
+}
+
+/// The watches as the server knows them, under numbers that are never used twice: what was still under way for a
+/// watch that was stopped cannot be taken for what it gets once it is started again.
+struct Session {
+    requests: UnboundedSender<WatchRequest>,
+    /// The hub's number of each watch, by the server's.
+    ids: HashMap<i64, u64>,
+    /// The server's number of each watch, by the hub's.
+    numbers: HashMap<u64, i64>,
+    /// What the server has not confirmed yet; it does so in the order of the requests.
+    unconfirmed: VecDeque<i64>,
+    next_number: i64,
+}
+
+/// Carries the watches until something happens to the stream.
+pub(super) async fn run(
+    client: &Arc<Client>,
+    watches: &mut Watches,
+    commands: &mut UnboundedReceiver<Command>,
+    backoff: &mut Backoff,
+) -> End {
+    let (requests, mut receiver) = unbounded_channel();
+    let mut session = Session {
+        requests,
+        ids: HashMap::new(),
+        numbers: HashMap::new(),
+        unconfirmed: VecDeque::new(),
+        next_number: 1,
+    };
+    for (id, watch) in watches.iter().filter(|(_, watch)| !watch.stopped) {
+        session.create(*id, watch);
+    }
+    // etcd answers the opening together with the first watch, so that has to be on its way already.
+    let opening = client.stream(WATCH, poll_fn(move |cx| receiver.poll_recv(cx)));
+    let (connection, mut answers) = match timeout(client.config.timeout, opening).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(failed)) => return session.cannot_open(client, failed).await,
+        Err(_elapsed) => return End::Failed("no answer in time".to_owned()),
+    };
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(command) => session.obey(watches, command),
+                None => return End::Gone,
+            },
+            answer = answers.message() => match answer {
+                Ok(Some(answer)) => {
+                    backoff.reset();
+                    if let Err(end) = session.take(client, watches, answer).await {
+                        return end;
+                    }
+                }
+                Ok(None) => {
+                    client.abandon(&connection);
+                    return End::Failed("the server ended it".to_owned());
+                }
+                Err(status) => {
+                    client.abandon(&connection);
+                    return session.cannot_open(client, Failed::Status { status, writes: false }).await;
+                }
+            },
+        }
+        if session.numbers.is_empty() {
+            return End::Idle;
+        }
+    }
+}
+
+impl Session {
+    fn create(&mut self, id: u64, watch: &super::hub::Watch) {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.ids.insert(number, id);
+        self.numbers.insert(id, number);
+        self.unconfirmed.push_back(number);
+        self.send(WatchCommand::Create(WatchCreateRequest {
+            key: watch.range.key.clone(),
+            range_end: watch.range.end.clone(),
+            start_revision: watch.next,
+            watch_id: number,
+            fragment: true,
+        }));
+    }
+
+    fn cancel(&mut self, id: u64) {
+        if let Some(number) = self.numbers.remove(&id) {
+            self.ids.remove(&number);
+            self.send(WatchCommand::Cancel(WatchCancelRequest { watch_id: number }));
+        }
+    }
+
+    /// A stream that is gone is noticed where its answers are read.
+    fn send(&self, command: WatchCommand) {
+        let _ = self.requests.send(WatchRequest { command: Some(command) });
+    }
+
+    fn obey(&mut self, watches: &mut Watches, command: Command) {
+        match command {
+            Command::Open(id, watch) => {
+                self.create(id, &watch);
+                watches.insert(id, watch);
+            }
+            Command::Start(id) => {
+                if let Some(watch) = watches.get_mut(&id) {
+                    watch.stopped = false;
+                    self.create(id, watch);
+                }
+            }
+            Command::Close(id) => {
+                watches.remove(&id);
+                self.cancel(id);
+            }
+        }
+    }
+
+    async fn take(&mut self, client: &Client, watches: &mut Watches, answer: WatchResponse) -> Result<(), End> {
+        // A watch that is refused may be answered without its number.
+        let number = match answer.created {
+            true => self.unconfirmed.pop_front().unwrap_or(answer.watch_id),
+            false => answer.watch_id,
+        };
+        // Not one of those that are left: it was closed, or stopped, while this was under way.
+        let Some(&id) = self.ids.get(&number) else { return Ok(()) };
+        let Some(watch) = watches.get_mut(&id) else { return Ok(()) };
+        if answer.canceled {
+            self.ids.remove(&number);
+            self.numbers.remove(&id);
+            return end_of_watch(client, watches, id, answer).await;
+        }
+        if answer.created {
+            watch.confirmed();
+        }
+        if let Some(batch) = watch.joiner.join(answer.events, answer.fragment, watch.next) {
+            watch.deliver(batch);
+            if watch.stopped {
+                self.cancel(id);
+                watch.stay_stopped();
+                if !watch.stopped {
+                    self.create(id, watch);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn cannot_open(&self, client: &Client, failed: Failed) -> End {
+        if failed.is_stale_token() && client.has_credentials() {
+            client.forget_token().await;
+            return End::Failed("the token has lapsed".to_owned());
+        }
+        match Error::from(failed) {
+            Error::PermissionDenied { context, .. } => End::Denied(context.reason),
+            other => End::Failed(other.to_string()),
+        }
+    }
+}
+
+/// The server has ended one watch, and the others go on unless a new token is needed.
+async fn end_of_watch(client: &Client, watches: &mut Watches, id: u64, answer: WatchResponse) -> Result<(), End> {
+    let reason = answer.cancel_reason;
+    if answer.compact_revision != 0 {
+        if let Some(watch) = watches.remove(&id) {
+            watch.compacted(answer.compact_revision);
+        }
+        return Ok(());
+    }
+    let denied = reason.contains("permission denied") || is_stale_token(Code::InvalidArgument, &reason);
+    if !denied {
+        return Err(End::Failed(format!("the server ended a watch: {reason}")));
+    }
+    // A stream keeps the token it was opened with, and older servers call one that has lapsed a lack of permission.
+    let again = client.has_credentials() && watches.get(&id).is_some_and(|watch| !watch.refused);
+    if again {
+        if let Some(watch) = watches.get_mut(&id) {
+            watch.refused = true;
+        }
+        client.forget_token().await;
+        return Err(End::Failed("a watch was refused; trying with a new token".to_owned()));
+    }
+    if let Some(watch) = watches.remove(&id) {
+        watch.fail(Error::permission_denied(format!("the server refused the watch: {reason}")));
+    }
+    Ok(())
+}
