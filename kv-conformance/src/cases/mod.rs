@@ -1,0 +1,59 @@
+//! Every case, by subject.
+
+mod keys;
+mod reads;
+mod roots;
+mod transactions;
+mod values;
+mod writes;
+
+use crate::case::Case;
+
+const FILES: [&[Case]; 6] =
+    [keys::CASES, values::CASES, roots::CASES, reads::CASES, writes::CASES, transactions::CASES];
+
+/// Every case, file by file.
+pub static CASES: &[Case] = &flat();
+
+const fn count() -> usize {
+    let (mut count, mut file) = (0, 0);
+    while file < FILES.len() {
+        count += FILES[file].len();
+        file += 1;
+    }
+    count
+}
+
+const fn flat() -> [Case; count()] {
+    let mut all = [FILES[0][0]; count()];
+    let (mut at, mut file) = (0, 0);
+    while file < FILES.len() {
+        let mut case = 0;
+        while case < FILES[file].len() {
+            all[at] = FILES[file][case];
+            at += 1;
+            case += 1;
+        }
+        file += 1;
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn cases_have_names_of_their_own_and_name_clauses_that_exist() {
+        let names: BTreeSet<_> = CASES.iter().map(|case| case.name).collect();
+        assert_eq!(names.len(), CASES.len());
+        for case in CASES {
+            for clause in case.clauses {
+                assert!(kv_core::contract::sentence(clause).is_some(), "{}: {clause}", case.name);
+            }
+            assert!(case.sentence.ends_with('.'), "{}", case.name);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What a case works with: clients on a directory of its own, and the store's times.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kv_core::Limits;
+
+use crate::case::{Broke, Outcome};
+use crate::client::Client;
+use crate::fixture::Fixture;
+use crate::log::Log;
+
+/// What a case is given.
+#[derive(Clone)]
+pub struct Context {
+    fixture: Arc<dyn Fixture>,
+    directory: String,
+    log: Log,
+    limits: Limits,
+    clients: Arc<AtomicUsize>,
+    seed: u64,
+}
+
+impl Context {
+    pub(crate) fn new(fixture: Arc<dyn Fixture>, directory: String, log: Log, limits: Limits, seed: u64) -> Self {
+        Self { fixture, directory, log, limits, clients: Arc::default(), seed }
+    }
+
+    /// A new client, independent of every other, below the directory of this case.
+    pub(crate) async fn client(&self) -> Outcome<Client> {
+        let kv = self.fixture.connect().await?.scoped(&self.directory)?;
+        let number = self.clients.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(Client::new(kv, format!("client {number}"), self.log.clone(), self.patience()))
+    }
+
+    pub(crate) fn fixture(&self) -> &dyn Fixture {
+        &*self.fixture
+    }
+
+    /// The directory of this case, from the store's root.
+    pub(crate) fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The seed of whatever is random.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// How long to wait for what should happen at once.
+    pub(crate) fn patience(&self) -> Duration {
+        self.fixture.patience()
+    }
+
+    /// A time to live to be waited for.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.fixture.ttl(&self.limits)
+    }
+
+    /// A time to live that does not lapse while a case runs.
+    pub(crate) fn long_ttl(&self) -> Duration {
+        (self.ttl() * 10).max(Duration::from_secs(300)).min(self.limits.max_ttl)
+    }
+
+    /// How long after its last renewal a lease of [`ttl`](Self::ttl) must have been seen to end.
+    pub(crate) fn expiry(&self) -> Duration {
+        self.ttl() + self.limits.expiry_lag.after(self.ttl()) + self.patience()
+    }
+
+    pub(crate) fn note(&self, what: impl std::fmt::Display) {
+        self.log.note(what);
+    }
+
+    /// Asks again and again, ever more slowly, until the answer is there; the clause is broken if it never comes.
+    pub(crate) async fn until<T>(
+        &self,
+        clause: &'static str,
+        what: &str,
+        mut ask: impl AsyncFnMut() -> Outcome<Option<T>>,
+    ) -> Outcome<T> {
+        let asking = async {
+            let mut pause = Duration::from_millis(5);
+            loop {
+                if let Some(answer) = ask().await? {
+                    return Ok(answer);
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(250));
+            }
+        };
+        let late = |_| Err(Broke::new(clause, format!("{what}: not within {:?}", self.expiry())));
+        tokio::time::timeout(self.expiry(), asking).await.unwrap_or_else(late)
+    }
+}

@@ -1,0 +1,166 @@
+//! What a backend gives the suite: connections to one store, and, where it can, the means to hurt it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kv_core::{Address, Environment, Error, Kv, Limits, Registry};
+
+/// The store under test. It lives exactly as long as the run.
+///
+/// Only [`name`](Self::name) and [`connect`](Self::connect) must be written. Whatever else a fixture can offer opens
+/// more cases; those it cannot offer are listed as not run, with the reason.
+///
+/// The store may hold other data and may be in use: every case keeps to a directory of its own and removes it
+/// afterwards.
+#[async_trait]
+pub trait Fixture: Send + Sync + 'static {
+    /// What the table and the test names call it, such as `etcd 3.5`.
+    fn name(&self) -> String;
+
+    /// Connects a new client that shares nothing with those before it but the store.
+    ///
+    /// # Errors
+    /// What connecting said; the case that asked fails with it.
+    async fn connect(&self) -> kv_core::Result<Kv>;
+
+    /// The time to live of leases that a case lets lapse; the shortest at which the store keeps its promises.
+    ///
+    /// Two round trips of the slowest machine that runs the suite should fit into it several times.
+    fn ttl(&self, limits: &Limits) -> Duration {
+        limits.min_ttl.max(Duration::from_millis(500))
+    }
+
+    /// How long a case waits for what should happen at once. Only a broken store ever uses it up.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(20)
+    }
+
+    /// An address of the store and the backends to connect through, for the cases about addresses.
+    fn address(&self) -> Option<(Registry, String)> {
+        None
+    }
+
+    /// An address that names no server, such as `etcd://`, and an environment whose variables do, for clause A2.
+    fn environment(&self) -> Option<(Environment, String)> {
+        None
+    }
+
+    /// The means to hurt the store, for the cases about faults.
+    fn faults(&self) -> Option<&dyn Faults> {
+        None
+    }
+}
+
+/// Faults of a server or of the members of a cluster, which are numbered from 0.
+///
+/// Every method returns once the fault is in effect; healing returns once the member takes part again. Cases with
+/// faults run one at a time, and heal what they hurt, but a fixture should clean up after a case that failed as well.
+#[async_trait]
+pub trait Faults: Send + Sync {
+    /// How many members there are.
+    fn members(&self) -> usize;
+
+    /// Connects a client that knows one member only.
+    async fn connect_to(&self, member: usize) -> kv_core::Result<Kv>;
+
+    /// The member that leads; of a single server, 0.
+    async fn leader(&self) -> Result<usize, String>;
+
+    /// Ends a member's process without warning; its data is kept.
+    async fn kill(&self, member: usize) -> Result<(), String>;
+
+    /// Starts a killed member again, with its data and at its old address.
+    async fn start_again(&self, member: usize) -> Result<(), String>;
+
+    /// Stops a member's process in its tracks; its connections stay open.
+    async fn pause(&self, member: usize) -> Result<(), String>;
+
+    /// Lets a paused member go on.
+    async fn resume(&self, member: usize) -> Result<(), String>;
+
+    /// Cuts a member off from its peers; clients still reach it.
+    async fn isolate(&self, member: usize) -> Result<(), String>;
+
+    /// Connects an isolated member to its peers again.
+    async fn rejoin(&self, member: usize) -> Result<(), String>;
+}
+
+/// The store at an address: in memory, or on any server that runs.
+///
+/// ```
+/// # use kv_conformance::{AddressFixture, Fixture as _};
+/// # use kv_core::Registry;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let nowhere = AddressFixture::new(Registry::new(), "memory://suite").await;
+/// assert!(nowhere.is_err_and(|error| error.contains("use kv_memory as _;")));
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct AddressFixture {
+    registry: Registry,
+    address: String,
+    /// Keeps a store alive that lives only as long as somebody is connected.
+    first: Kv,
+    patience: Duration,
+}
+
+impl AddressFixture {
+    /// Connects to the store at an address, through the given backends.
+    ///
+    /// # Errors
+    /// Why there is nothing to test: the store does not answer, or each connection gets a store of its own.
+    pub async fn new(registry: Registry, address: &str) -> Result<Self, String> {
+        let told = |error: Error| error.to_string();
+        let first = registry.connect(address).await.map_err(told)?;
+        let second = registry.connect(address).await.map_err(told)?;
+        let key = format!("{}/here", crate::suite::unique_name());
+        first.set(&key, "").await.map_err(told)?;
+        let shared = second.get(&key).await;
+        first.delete(&key).await.map_err(told)?;
+        match shared {
+            Ok(_) => {
+                let patience = Duration::from_secs(20);
+                Ok(Self { registry, address: address.to_owned(), first, patience })
+            }
+            Err(error) if error.is_key_not_found() => {
+                Err("each connection to this address has a store of its own; name one, as in `memory://suite`".into())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Waits this long for what should happen at once, instead of 20 s.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+}
+
+#[async_trait]
+impl Fixture for AddressFixture {
+    fn name(&self) -> String {
+        self.first.backend_name().to_owned()
+    }
+
+    async fn connect(&self) -> kv_core::Result<Kv> {
+        self.registry.connect(&self.address).await
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    fn address(&self) -> Option<(Registry, String)> {
+        Some((self.registry.clone(), self.address.clone()))
+    }
+}
+
+/// Whether the backend of an address speaks to a server over the network.
+pub(crate) fn is_remote(registry: &Registry, address: &str) -> bool {
+    Address::parse(address, Environment::default()).is_ok_and(|address| {
+        let mut serving = registry.registrations().iter().filter(|one| one.schemes.contains(&&*address.scheme));
+        serving.any(|one| one.generic_http)
+    })
+}
