@@ -1,0 +1,237 @@
+//! What the address and the environment say (clauses A1 and A2).
+
+use std::time::Duration;
+
+use hyper::header::HeaderValue;
+use kv_core::{Address, Error, HostPort, Result};
+
+use crate::path;
+use crate::tls::Files;
+
+/// Consul's own default port.
+const PORT: u16 = 8500;
+
+/// The longest lock delay that Consul keeps to; a longer one it stores, but does not observe.
+const MAX_LOCK_DELAY: Duration = Duration::from_secs(60);
+
+/// How reads that are not part of a watch or lock are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Consistency {
+    /// The leader asks a quorum whether it still leads.
+    Consistent,
+    /// The leader trusts its lease.
+    Default,
+    /// Any server answers.
+    Stale,
+}
+
+impl Consistency {
+    /// The query parameter that asks for it.
+    pub(crate) fn parameter(self) -> &'static str {
+        match self {
+            Self::Consistent => "consistent",
+            Self::Default => "",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// An address, with what the environment adds.
+pub(crate) struct Config {
+    /// At least one.
+    pub(crate) hosts: Vec<HostPort>,
+    pub(crate) tls: Option<Files>,
+    pub(crate) server_name: Option<String>,
+    /// Both of these are marked as sensitive, so that nothing prints them.
+    pub(crate) token: Option<HeaderValue>,
+    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) datacenter: Option<String>,
+    pub(crate) consistency: Consistency,
+    pub(crate) lock_delay: Duration,
+    pub(crate) timeout: Duration,
+}
+
+impl Config {
+    pub(crate) fn read(address: &Address) -> Result<Self> {
+        path::check_root(&address.root)?;
+        let (hosts, secure) = hosts(address)?;
+        let lock_delay = address.duration("lock-delay")?.unwrap_or_default();
+        if lock_delay > MAX_LOCK_DELAY {
+            return Err(Error::invalid_address(format!("parameter `lock-delay` is over {MAX_LOCK_DELAY:?}")));
+        }
+        let consistency = match address.parameter("consistency") {
+            None | Some("consistent") => Consistency::Consistent,
+            Some("default") => Consistency::Default,
+            Some("stale") => Consistency::Stale,
+            Some(_) => {
+                let what = "parameter `consistency` is none of `consistent`, `default` and `stale`";
+                return Err(Error::invalid_address(what));
+            }
+        };
+        Ok(Self {
+            hosts,
+            tls: secure.then(|| files(address)).transpose()?,
+            server_name: address.setting("server-name", "CONSUL_TLS_SERVER_NAME").filter(|_| secure),
+            token: token(address)?,
+            authorization: authorization(address)?,
+            datacenter: address.parameter("datacenter").map(str::to_owned),
+            consistency,
+            lock_delay,
+            timeout: address.timeout,
+        })
+    }
+}
+
+/// The agents, and whether to speak TLS with them.
+fn hosts(address: &Address) -> Result<(Vec<HostPort>, bool)> {
+    let secure = matches!(&*address.scheme, "consuls" | "https");
+    if !address.hosts.is_empty() {
+        let hosts = address.hosts.iter().map(|host| with_port(host, PORT)).collect();
+        return Ok((hosts, secure));
+    }
+    let wanted = address.environment("CONSUL_HTTP_SSL").is_some_and(|value| is_true(&value));
+    let Some(text) = address.environment("CONSUL_HTTP_ADDR") else {
+        let host = HostPort { host: "127.0.0.1".to_owned(), port: Some(PORT) };
+        return Ok((vec![host], secure || wanted));
+    };
+    let wrong = |why: &str| Error::invalid_address(format!("CONSUL_HTTP_ADDR {why}"));
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", &text));
+    match scheme {
+        "" | "http" | "https" => {}
+        "unix" => return Err(wrong("names a Unix socket, which is not supported: name a host and port")),
+        _ => return Err(wrong("has a scheme that is neither http nor https")),
+    }
+    let rest = rest.split('/').next().unwrap_or_default();
+    let parsed = Address::parse(&format!("consul://{rest}"), kv_core::Environment::from([]))
+        .map_err(|_| wrong("is not a host and port"))?;
+    if parsed.hosts.is_empty() || parsed.credentials.is_some() {
+        return Err(wrong("is not a host and port"));
+    }
+    // The native tools take a scheme's own port here, and Consul's where there is none.
+    let port = match scheme {
+        "http" => 80,
+        "https" => 443,
+        _ => PORT,
+    };
+    let hosts = parsed.hosts.iter().map(|host| with_port(host, port)).collect();
+    Ok((hosts, secure || wanted || scheme == "https"))
+}
+
+fn with_port(host: &HostPort, port: u16) -> HostPort {
+    HostPort { host: host.host.clone(), port: host.port.or(Some(port)) }
+}
+
+fn files(address: &Address) -> Result<Files> {
+    if address.environment("CONSUL_HTTP_SSL_VERIFY").is_some_and(|value| is_false(&value)) {
+        let what = "CONSUL_HTTP_SSL_VERIFY turns verification off, which is not supported: name the authority in `ca`";
+        return Err(Error::invalid_address(what));
+    }
+    Ok(Files {
+        ca: address.setting("ca", "CONSUL_CACERT"),
+        cert: address.setting("cert", "CONSUL_CLIENT_CERT"),
+        key: address.setting("key", "CONSUL_CLIENT_KEY"),
+    })
+}
+
+fn token(address: &Address) -> Result<Option<HeaderValue>> {
+    let from_file = || {
+        let Some(path) = address.environment("CONSUL_HTTP_TOKEN_FILE") else { return Ok(None) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::invalid_address(format!("CONSUL_HTTP_TOKEN_FILE cannot be read: {error}")))?;
+        Ok(Some(text.trim().to_owned()))
+    };
+    let token = match address.setting("token", "CONSUL_HTTP_TOKEN") {
+        Some(token) => Some(token),
+        None => from_file()?,
+    };
+    token.map(|token| secret(&token, "the token")).transpose()
+}
+
+fn authorization(address: &Address) -> Result<Option<HeaderValue>> {
+    use base64::Engine as _;
+    let given = address.credentials.as_ref().map(|given| format!("{}:{}", given.user, given.password));
+    let Some(text) = given.or_else(|| address.environment("CONSUL_HTTP_AUTH")) else { return Ok(None) };
+    let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+    secret(&format!("Basic {encoded}"), "the user name and password").map(Some)
+}
+
+fn secret(text: &str, what: &str) -> Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(text)
+        .map_err(|_| Error::invalid_address(format!("{what} cannot stand in an HTTP header")))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// What Go's `strconv.ParseBool`, which the native tools use, takes for true.
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+fn is_false(text: &str) -> bool {
+    matches!(text, "0" | "f" | "F" | "false" | "FALSE" | "False")
+}
+
+#[cfg(test)]
+mod tests {
+    use kv_core::Environment;
+
+    use super::*;
+
+    fn read<const N: usize>(address: &str, environment: [(&str, &str); N]) -> Result<Config> {
+        Config::read(&Address::parse(address, Environment::from(environment))?)
+    }
+
+    fn hosts_of(config: &Config) -> Vec<String> {
+        config.hosts.iter().map(|host| host.with_port(0)).collect()
+    }
+
+    #[test]
+    fn the_address_goes_before_the_environment() {
+        let environment = [("CONSUL_HTTP_ADDR", "https://h:1"), ("CONSUL_HTTP_SSL", "true")];
+        let config = read("consul://a,b:2/app", environment).expect("valid");
+        assert_eq!(hosts_of(&config), ["a:8500", "b:2"]);
+        assert!(config.tls.is_none());
+        let config = read("consuls://a", []).expect("valid");
+        assert!(config.tls.is_some());
+    }
+
+    #[test]
+    fn the_environment_gives_what_the_address_leaves_open() {
+        let of = |text| read("", [("CONSUL_HTTP_ADDR", text)]);
+        assert_eq!(hosts_of(&read("", []).expect("valid")), ["127.0.0.1:8500"]);
+        assert_eq!(hosts_of(&of("10.0.0.1").expect("valid")), ["10.0.0.1:8500"]);
+        assert_eq!(hosts_of(&of("h:1").expect("valid")), ["h:1"]);
+        assert_eq!(hosts_of(&of("http://h").expect("valid")), ["h:80"]);
+        assert!(of("https://h:1").expect("valid").tls.is_some());
+        assert!(read("", [("CONSUL_HTTP_SSL", "1")]).expect("valid").tls.is_some());
+        for text in ["unix:///run/consul", "ftp://h", "h:x", "u:p@h:1", "http://"] {
+            assert!(matches!(of(text), Err(Error::InvalidAddress { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_marked() {
+        let config = read("consul://u:pass@a?token=hidden", []).expect("valid");
+        for value in [config.token, config.authorization] {
+            let value = value.expect("given");
+            assert_eq!(format!("{value:?}"), "Sensitive");
+        }
+        let error = read("consul://a?token=%0ahidden", []).err().expect("refused").to_string();
+        assert!(!error.contains("hidden"), "{error}");
+        let config = read("consul://a", [("CONSUL_HTTP_TOKEN", "t")]).expect("valid");
+        assert_eq!(config.token.expect("given"), "t");
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused() {
+        for address in
+            ["consul://a/a//b", "consul://a?consistency=weak", "consul://a?lock-delay=61s", "consuls://a?cert=/none"]
+        {
+            let result = read(address, [])
+                .and_then(|config| config.tls.as_ref().map_or(Ok(()), |files| crate::tls::config(files).map(drop)));
+            assert!(matches!(result, Err(Error::InvalidAddress { .. })), "{address}");
+        }
+        let insecure = read("consuls://a", [("CONSUL_HTTP_SSL_VERIFY", "false")]);
+        assert!(matches!(insecure, Err(Error::InvalidAddress { .. })));
+    }
+}

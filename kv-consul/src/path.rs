@@ -1,0 +1,70 @@
+//! Keys as paths of Consul's HTTP API, which cleans paths as file systems do.
+
+use kv_core::{Error, Result};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// What a path keeps as it is; `/` separates segments in keys as in paths.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// The path of a key or prefix below `/v1/kv/`.
+pub(crate) fn kv(key: &str) -> String {
+    let mut path = String::with_capacity("/v1/kv/".len() + key.len());
+    path.push_str("/v1/kv/");
+    path.extend(utf8_percent_encode(key, ENCODED));
+    path
+}
+
+/// Encodes the value of a query parameter.
+pub(crate) fn parameter(name: &str, value: &str) -> String {
+    format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
+}
+
+/// The longest beginning of a prefix whose path Consul leaves as it is: `a/.` would become `a/`, and `a/..` nothing.
+pub(crate) fn queryable(prefix: &str) -> &str {
+    let last = prefix.rfind('/').map_or(0, |slash| slash + 1);
+    if matches!(&prefix[last..], "." | "..") { &prefix[..last] } else { prefix }
+}
+
+/// Refuses a root below which no key could be read: Consul redirects to the cleaned path.
+pub(crate) fn check_root(root: &str) -> Result<()> {
+    let Some(bare) = root.strip_suffix('/') else { return Ok(()) };
+    match bare.split('/').find(|segment| matches!(*segment, "" | "." | "..")) {
+        None => Ok(()),
+        Some("") => Err(Error::invalid_address("the root begins with `/` or holds `//`, which Consul rewrites")),
+        Some(segment) => {
+            Err(Error::invalid_address(format!("the root has a segment `{segment}`, which Consul rewrites")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_character_of_a_segment_is_data() {
+        assert_eq!(kv("a b/%2F+?#&é"), "/v1/kv/a%20b/%252F%2B%3F%23%26%C3%A9");
+        assert_eq!(kv("d/.lock"), "/v1/kv/d/.lock");
+        assert_eq!(parameter("dc", "a&b/c"), "dc=a%26b%2Fc");
+    }
+
+    #[test]
+    fn a_prefix_that_would_be_cleaned_is_asked_for_through_its_parent() {
+        for (prefix, asked) in [("", ""), ("a", "a"), ("a/", "a/"), ("a/.", "a/"), ("a/..", "a/"), (".", "")] {
+            assert_eq!(queryable(prefix), asked);
+        }
+        for prefix in ["a/...", "a/.b", "a/b."] {
+            assert_eq!(queryable(prefix), prefix);
+        }
+    }
+
+    #[test]
+    fn roots_that_consul_rewrites_are_refused() {
+        for root in ["", "app/", "a/b/", ".a/", "a b/"] {
+            assert!(check_root(root).is_ok(), "{root:?}");
+        }
+        for root in ["/", "/app/", "a//b/", "a//", "./", "../", "a/./b/", "a/../"] {
+            assert!(matches!(check_root(root), Err(Error::InvalidAddress { .. })), "{root:?}");
+        }
+    }
+}

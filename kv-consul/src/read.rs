@@ -1,0 +1,199 @@
+//! Reads, and what a listing is made of.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hyper::StatusCode;
+use kv_core::{Error, Result, Snapshot, Value};
+use tokio::time::Instant;
+
+use crate::client::{Answer, Client, LISTING, SMALL};
+use crate::diff::{Scope, State};
+use crate::error;
+use crate::path;
+use crate::wire::Entry;
+
+/// Whose existence `ping` asks for: nothing.
+const PING: &str = "/v1/kv/.kv-ping/";
+
+/// Every entry of a scope at one moment, with the values still in the JSON they came in.
+pub(crate) struct Listing {
+    /// When the request was sent: what was seen before that is in it, if the read was consistent.
+    pub(crate) asked: Instant,
+    /// When it came.
+    pub(crate) received: Instant,
+    /// `X-Consul-Index`: the largest index of what is, or was lately deleted, under the path that was asked for; and
+    /// where that is nothing, of any write to the store.
+    pub(crate) index: u64,
+    pub(crate) state: Arc<State>,
+    body: Bytes,
+    /// Where in `body` the base64 of each row's value stands.
+    values: Vec<Range<usize>>,
+}
+
+impl Listing {
+    /// The value of a row, decoded.
+    pub(crate) fn value(&self, row: usize) -> Result<Bytes> {
+        decode(&self.body[self.values[row].clone()])
+    }
+
+    /// Every entry, decoded.
+    pub(crate) fn entries(&self) -> Result<Vec<(String, Value)>> {
+        let entry = |row| {
+            let value = Value { data: self.value(row)?, index: self.state.modify_index(row) };
+            Ok((self.state.key(row).to_owned(), value))
+        };
+        (0..self.state.len()).map(entry).collect()
+    }
+
+    fn parse(answer: &Answer, asked: Instant, scope: Scope<'_>) -> Result<Self> {
+        let received = Instant::now();
+        let index = index(answer)?;
+        let mut listed = entries(answer)?;
+        listed.retain(|entry| scope.has(&entry.key));
+        // Consul lists in this order; that the rest relies on it is no reason to rely on Consul.
+        if !listed.is_sorted_by(|a, b| a.key < b.key) {
+            listed.sort_by(|a, b| a.key.cmp(&b.key));
+            listed.dedup_by(|a, b| a.key == b.key);
+        }
+        let mut state = State::with_capacity(listed.len());
+        let mut values = Vec::with_capacity(listed.len());
+        for entry in &listed {
+            state.push(&entry.key, entry.create_index, entry.modify_index);
+            let text = entry.value.unwrap_or_default();
+            let start = if text.is_empty() { 0 } else { text.as_ptr() as usize - answer.body.as_ptr() as usize };
+            values.push(start..start + text.len());
+        }
+        Ok(Self { asked, received, index, state: Arc::new(state), body: answer.body.clone(), values })
+    }
+}
+
+/// A lock's entry, as far as locking goes.
+#[derive(Debug)]
+pub(crate) struct LockEntry {
+    pub(crate) flags: u64,
+    pub(crate) session: Option<String>,
+    pub(crate) modify_index: u64,
+}
+
+impl Client {
+    /// Succeeds if this is Consul, there is a leader, and a quorum follows it.
+    pub(crate) async fn ping(&self) -> Result<()> {
+        let result = self.get(self.target(PING, &["keys", "separator=/", "consistent"]), SMALL).await;
+        match result.and_then(|answer| index(&answer)) {
+            // The token is one that Consul knows, but it may not read everywhere; of the leader anybody may ask.
+            Err(Error::PermissionDenied { context, .. }) if context.reason.contains("Permission denied") => {
+                let answer = self.get(self.target("/v1/status/leader", &[]), SMALL).await?;
+                match serde_json::from_slice::<String>(&answer.body) {
+                    Ok(leader) if leader.is_empty() => Err(Error::unavailable("the cluster has no leader")),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(unexpected(&answer).with_source(error)),
+                }
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Reads one key.
+    pub(crate) async fn read(&self, key: &str) -> Result<Value> {
+        let answer = self.get(self.target(&path::kv(key), &[self.consistency()]), SMALL).await?;
+        index(&answer)?;
+        let Some(entry) = entries(&answer)?.pop() else {
+            return Err(Error::NotFound { key: key.to_owned() });
+        };
+        Ok(Value { data: decode(entry.value.unwrap_or_default().as_bytes())?, index: entry.modify_index })
+    }
+
+    /// Reads what a lock's key holds, consistently.
+    pub(crate) async fn read_lock(&self, key: &str) -> Result<(Listing, Option<LockEntry>)> {
+        let asked = Instant::now();
+        let answer = self.get(self.target(&path::kv(key), &["consistent"]), SMALL).await?;
+        let listing = Listing::parse(&answer, asked, Scope::Key(key))?;
+        let entry = entries(&answer)?.pop().map(|entry| LockEntry {
+            flags: entry.flags,
+            session: entry.session.filter(|session| !session.is_empty()).map(str::to_owned),
+            modify_index: entry.modify_index,
+        });
+        Ok((listing, entry))
+    }
+
+    /// Reads every key that begins with `prefix`.
+    pub(crate) async fn snapshot(&self, prefix: &str) -> Result<Snapshot> {
+        let path = path::kv(path::queryable(prefix));
+        let answer = self.get(self.target(&path, &["recurse", self.consistency()]), LISTING).await?;
+        let index = index(&answer)?;
+        let listed = entries(&answer)?.into_iter().filter(|entry| entry.key.starts_with(prefix));
+        let decoded = listed.map(|entry| {
+            let data = decode(entry.value.unwrap_or_default().as_bytes())?;
+            Ok((entry.key.into_owned(), Value { data, index: entry.modify_index }))
+        });
+        Ok(Snapshot { entries: decoded.collect::<Result<_>>()?, index })
+    }
+
+    /// Reads every key that begins with `prefix`, consistently: what a watch begins with.
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Listing> {
+        let path = path::kv(path::queryable(prefix));
+        let asked = Instant::now();
+        let answer = self.get(self.target(&path, &["recurse", "consistent"]), LISTING).await?;
+        Listing::parse(&answer, asked, Scope::Prefix(prefix))
+    }
+
+    /// Waits until the store has gone beyond `index` as far as the scope goes, and reads it then; 0 does not wait.
+    ///
+    /// It returns without a change too, when its time is up (<https://developer.hashicorp.com/consul/api-docs/features/blocking>).
+    pub(crate) async fn next(&self, scope: Scope<'_>, index: u64) -> Result<Listing> {
+        use crate::blocking::{LIMIT, WAIT};
+        let (path, recurse) = match scope {
+            Scope::Prefix(prefix) => (path::kv(path::queryable(prefix)), "recurse"),
+            Scope::Key(key) => (path::kv(key), ""),
+        };
+        let (from, wait) = (format!("index={index}"), format!("wait={}s", WAIT.as_secs()));
+        let target = self.target(&path, &[recurse, "consistent", &from, &wait]);
+        let asked = Instant::now();
+        let answer = self.wait(target, LIMIT).await?;
+        Listing::parse(&answer, asked, scope)
+    }
+
+    /// Lists what stands directly below `prefix`, which is empty or ends in `/`.
+    pub(crate) async fn children(&self, prefix: &str) -> Result<Vec<String>> {
+        let target = self.target(&path::kv(prefix), &["keys", "separator=/", self.consistency()]);
+        let answer = self.get(target, LISTING).await?;
+        index(&answer)?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(Vec::new());
+        }
+        let mut keys: Vec<String> =
+            serde_json::from_slice(&answer.body).map_err(|error| unexpected(&answer).with_source(error))?;
+        // An entry that is named like the directory itself is none of its children.
+        keys.retain(|key| key != prefix);
+        Ok(keys)
+    }
+}
+
+/// The index of an answer about keys, which no other kind of server sends.
+fn index(answer: &Answer) -> Result<u64> {
+    // Consul asks for 0, which means nothing was ever written, to be taken for 1.
+    answer.index.map(|index| index.max(1)).ok_or_else(|| unexpected(answer))
+}
+
+/// The entries of an answer about keys; none if it says that there is none.
+fn entries(answer: &Answer) -> Result<Vec<Entry<'_>>> {
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(Vec::new());
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| unexpected(answer).with_source(error))
+}
+
+fn decode(text: &[u8]) -> Result<Bytes> {
+    let decoded = STANDARD.decode(text).map(Bytes::from);
+    decoded.map_err(|error| Error::unexpected_answer("a value that is not base64").with_source(error))
+}
+
+/// Neither an error that Consul reports nor an answer that it gives.
+pub(crate) fn unexpected(answer: &Answer) -> Error {
+    let (status, text) = (answer.status.as_u16(), error::excerpt(&answer.body));
+    Error::unexpected_answer(format!("this is not how Consul answers: {status} with {text}"))
+}

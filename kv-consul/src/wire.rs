@@ -1,0 +1,138 @@
+//! The JSON of Consul's API: what is sent, and what of the answers is read.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+/// The flags of every entry that Consul's own lock made or may take, in its API's client and in `consul lock`.
+pub(crate) const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
+
+/// An entry, as reads return it (<https://developer.hashicorp.com/consul/api-docs/kv>).
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Entry<'a> {
+    #[serde(borrow)]
+    pub(crate) key: Cow<'a, str>,
+    #[serde(default)]
+    pub(crate) flags: u64,
+    /// Base64; null for an empty value.
+    #[serde(default)]
+    pub(crate) value: Option<&'a str>,
+    /// Who holds the lock on it.
+    #[serde(default)]
+    pub(crate) session: Option<&'a str>,
+    pub(crate) create_index: u64,
+    pub(crate) modify_index: u64,
+}
+
+/// One operation of a transaction (<https://developer.hashicorp.com/consul/api-docs/txn>).
+#[derive(Debug, Serialize)]
+pub(crate) struct Operation<'a> {
+    #[serde(rename = "KV")]
+    pub(crate) kv: KvOperation<'a>,
+}
+
+/// What an operation does to one key.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct KvOperation<'a> {
+    pub(crate) verb: &'static str,
+    pub(crate) key: &'a str,
+    /// Base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) flags: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) index: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) session: Option<&'a str>,
+}
+
+/// A transaction's answer, applied or not.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct TxnAnswer<'a> {
+    #[serde(default)]
+    pub(crate) results: Option<Vec<TxnResult>>,
+    #[serde(default, borrow)]
+    pub(crate) errors: Option<Vec<TxnError<'a>>>,
+}
+
+/// The entry that an operation wrote or checked; deletions have none.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) struct TxnResult {
+    pub(crate) kv: Option<Indices>,
+}
+
+/// The indices of an entry.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Indices {
+    pub(crate) modify_index: u64,
+}
+
+/// Why an operation kept its transaction from being applied.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct TxnError<'a> {
+    #[serde(default)]
+    pub(crate) op_index: usize,
+    #[serde(borrow)]
+    pub(crate) what: Cow<'a, str>,
+}
+
+/// What a session is to be like (<https://developer.hashicorp.com/consul/api-docs/session>).
+#[derive(Debug, Serialize)]
+pub(crate) struct NewSession<'a> {
+    #[serde(rename = "Name")]
+    pub(crate) name: &'a str,
+    #[serde(rename = "TTL")]
+    pub(crate) ttl: String,
+    #[serde(rename = "LockDelay")]
+    pub(crate) lock_delay: String,
+    #[serde(rename = "Behavior")]
+    pub(crate) behavior: &'static str,
+    /// None, where Consul's default is that the session ends once the agent's node is thought dead.
+    #[serde(rename = "NodeChecks")]
+    pub(crate) node_checks: [&'static str; 0],
+    /// The same for Consul before 1.7, which knows no other name for them.
+    #[serde(rename = "Checks")]
+    pub(crate) checks: [&'static str; 0],
+}
+
+/// The session that was made.
+#[derive(Debug, Deserialize)]
+pub(crate) struct CreatedSession {
+    #[serde(rename = "ID")]
+    pub(crate) id: String,
+}
+
+/// What an agent tells of itself (<https://developer.hashicorp.com/consul/api-docs/agent#read-configuration>).
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct AgentSelf {
+    pub(crate) config: AgentConfig,
+    pub(crate) debug_config: DebugConfig,
+}
+
+/// The stable part of it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct AgentConfig {
+    /// Whether it is a server, whose limits are those that count.
+    pub(crate) server: bool,
+}
+
+/// The part that may change from version to version.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct DebugConfig {
+    #[serde(rename = "SessionTTLMin")]
+    pub(crate) session_ttl_min: String,
+    #[serde(rename = "TxnMaxReqLen")]
+    pub(crate) txn_max_req_len: usize,
+    #[serde(rename = "KVMaxValueSize")]
+    pub(crate) kv_max_value_size: usize,
+}
