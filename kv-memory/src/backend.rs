@@ -75,7 +75,7 @@ impl Backend for MemoryBackend {
             key_bytes: 4096,
             value_bytes: 1 << 20,
             txn_ops: 128,
-            txn_bytes: 128 << 20,
+            txn_bytes: 8 << 20,
             min_ttl: Duration::from_millis(1),
             max_ttl: Duration::from_secs(365 * 24 * 60 * 60),
             ttl_step: Duration::from_millis(1),
