@@ -16,7 +16,8 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::client::Grpc;
 use tonic::metadata::AsciiMetadataValue;
@@ -24,7 +25,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::config::Endpoint;
-use crate::error::{NotSent, Unreachable};
+use crate::error::{NotSent, Unreachable, chain};
 use crate::proto::{Call, StatusRequest};
 
 /// A quiet connection is asked for a sign of life this often, while something waits on it. etcd closes connections
@@ -42,7 +43,7 @@ pub(crate) struct Connection {
     origin: http::Uri,
     /// Which of the configured endpoints it leads to.
     pub(crate) endpoint: usize,
-    _driver: Driver,
+    driver: Driver,
 }
 
 impl Connection {
@@ -56,9 +57,14 @@ impl Connection {
             None => handshake(tcp).await?,
         };
         let origin = endpoint.origin.clone();
-        let connection = Self { grpc: Sender(sender), origin, endpoint: index, _driver: driver };
-        connection.prove(endpoint.tls.is_some()).await?;
-        Ok(connection)
+        let mut connection = Self { grpc: Sender(sender), origin, endpoint: index, driver };
+        match connection.prove().await {
+            Ok(()) => Ok(connection),
+            Err(status) => {
+                let ended = connection.driver.reason().await;
+                Err(Unreachable::from_first_call(&status, ended.as_deref(), endpoint.tls.is_some()))
+            }
+        }
     }
 
     /// Whether it cannot take another request.
@@ -103,21 +109,18 @@ impl Connection {
 
     /// Only an etcd member that has a leader is worth sending to, and a server that does not answer shows here,
     /// before any request is at stake.
-    async fn prove(&self, encrypted: bool) -> Result<(), Unreachable> {
-        let status = match self.unary(StatusRequest {}, None).await {
-            Ok(status) => status,
+    async fn prove(&self) -> Result<(), Status> {
+        match self.unary(StatusRequest {}, None).await {
+            Ok(member) if member.is_learner => {
+                Err(Status::unavailable("it is a learner, which does not serve clients"))
+            }
+            Ok(member) if member.leader == 0 => Err(Status::unavailable("it has no leader")),
+            Ok(_) => Ok(()),
             // It is etcd all right, and keeps its status to those who are logged in.
-            Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => return Ok(()),
-            Err(status) if status.message().ends_with("user name is empty") => return Ok(()),
-            Err(status) => return Err(Unreachable::from_first_call(&status, encrypted)),
-        };
-        if status.is_learner {
-            return Err(Unreachable::for_now("it is a learner, which does not serve clients"));
+            Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => Ok(()),
+            Err(status) if status.message().ends_with("user name is empty") => Ok(()),
+            Err(status) => Err(status),
         }
-        if status.leader == 0 {
-            return Err(Unreachable::for_now("it has no leader"));
-        }
-        Ok(())
     }
 }
 
@@ -131,8 +134,16 @@ fn with_metadata<T>(message: T, token: Option<AsciiMetadataValue>) -> Request<T>
     request
 }
 
-/// Ends the connection when the last request on it is done and nobody holds it any more.
-struct Driver(AbortHandle);
+/// Moves the bytes; dropping it ends the connection.
+struct Driver(JoinHandle<Option<hyper::Error>>);
+
+impl Driver {
+    /// Why the connection ended, if it did: a request that met the end may know less.
+    async fn reason(&mut self) -> Option<String> {
+        let ended = timeout(Duration::from_millis(100), &mut self.0).await;
+        ended.ok()?.ok()?.map(|error| chain(&error))
+    }
+}
 
 impl Drop for Driver {
     fn drop(&mut self) {
@@ -154,11 +165,11 @@ where
         .await
         .map_err(|error| Unreachable::for_now(format!("HTTP/2 could not be begun: {error}")))?;
     let driver = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection to etcd ended");
-        }
+        let error = connection.await.err()?;
+        tracing::debug!(%error, "a connection to etcd ended");
+        Some(error)
     });
-    Ok((sender, Driver(driver.abort_handle())))
+    Ok((sender, Driver(driver)))
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -238,8 +238,9 @@ impl Unreachable {
         Self { why: Why::Denied, reason: reason.into() }
     }
 
-    /// What the first call on a new connection says about the server: `failed` is not an answer of etcd.
-    pub(crate) fn from_first_call(status: &Status, encrypted: bool) -> Self {
+    /// What it says about a server that the first call on a new connection failed, and why the connection ended if
+    /// it did.
+    pub(crate) fn from_first_call(status: &Status, ended: Option<&str>, encrypted: bool) -> Self {
         if !transport(status) {
             let said = format!("it answered {:?}: {}", status.code(), status.message());
             return match judge(status.code(), status.message()) {
@@ -248,29 +249,20 @@ impl Unreachable {
                 Verdict::Refused | Verdict::Odd => Self::wrong(said),
             };
         }
-        let said = chain(status);
+        let said = ended.map_or_else(|| chain(status), str::to_owned);
+        let has = |known: &[&str]| known.iter().any(|known| said.contains(known));
         // With TLS 1.3 a server refuses the client's certificate only after the handshake.
-        if said.contains("received fatal alert") {
+        if has(&["received fatal alert"]) {
             return Self::denied(format!("it wants a certificate of this client's (`cert` and `key`): {said}"));
         }
-        // Framing that cannot be read is not HTTP/2; everything else may be a server that starts or stops.
-        let protocol = below(status).any(|cause| {
-            let text = cause.to_string();
-            [
-                "FRAME_SIZE_ERROR",
-                "PROTOCOL_ERROR",
-                "frame with invalid size",
-                "unspecific protocol error",
-                "HTTP_1_1_REQUIRED",
-            ]
-            .iter()
-            .any(|known| text.contains(known))
-        });
-        match protocol {
-            true if encrypted => Self::wrong(format!("it does not speak gRPC: {said}")),
-            true => Self::wrong(format!("it does not speak gRPC, or wants TLS (`etcds://`): {said}")),
-            false => Self::for_now(said),
+        // Whose frames cannot be read does not speak HTTP/2.
+        if has(&["frame with invalid size", "unspecific protocol error", "FRAME_SIZE_ERROR", "PROTOCOL_ERROR"]) {
+            let or = if encrypted { "" } else { ", or wants TLS (`etcds://`)" };
+            return Self::wrong(format!("it does not speak gRPC{or}: {said}"));
         }
+        // What a server that stops does, and one that takes plain text for a broken handshake.
+        let hint = if encrypted { "" } else { " (if it wants TLS, write `etcds://`)" };
+        Self::for_now(format!("it hung up{hint}: {said}"))
     }
 
     /// One failure for several endpoints: the one that a caller can do most about decides.

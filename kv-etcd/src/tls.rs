@@ -96,7 +96,7 @@ fn failed(error: &std::io::Error) -> Unreachable {
         Some(Tls::InvalidCertificate(why)) => Unreachable::wrong(format!("its certificate is not accepted: {why}")),
         Some(Tls::AlertReceived(alert)) => Unreachable::denied(format!("it refused the TLS handshake: {alert:?}")),
         Some(other) => Unreachable::wrong(format!("the TLS handshake failed: {other}")),
-        // Cut off: perhaps it is starting, or stopping.
-        None => Unreachable::for_now(format!("the TLS handshake failed: {error}")),
+        // What a server that stops does, and one that takes the handshake for broken plain text.
+        None => Unreachable::for_now(format!("it hung up during the TLS handshake (does it speak TLS?): {error}")),
     }
 }

@@ -1,0 +1,100 @@
+//! Users, passwords and tokens that lapse.
+
+use kv_conformance::servers::{Access, Credential, Options};
+use kv_core::Error;
+
+use crate::support::{connect, servers, soon, try_connect, until};
+
+fn address_as(cluster: &kv_conformance::servers::Cluster, credential: &Credential) -> String {
+    cluster.address_as(credential).replacen("pass/", "pass%2F", 1)
+}
+
+fn protected() -> Options {
+    Options::default().access_control()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wrong_user_is_refused_without_telling_the_password() {
+    let cluster = servers(1, protected()).await;
+    let admin = cluster.admin().expect("an administrator").clone();
+    let Credential::User { name, .. } = &admin else { panic!("etcd has users") };
+    let wrong = cluster.address().replace("://", &format!("://{name}:wr0ng-passw0rd@"));
+    for address in [cluster.address(), wrong] {
+        let error = try_connect(&address).await.expect_err("it is protected");
+        assert!(matches!(error, Error::PermissionDenied { .. }), "{error}");
+        let told = format!("{error} {error:?}");
+        assert!(!told.contains("passw0rd"), "{told}");
+    }
+    let kv = connect(&address_as(&cluster, &admin)).await;
+    kv.set("key", "value").await.expect("a write");
+    assert!(!format!("{kv:?}").contains("pass"));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_does_what_the_user_may() {
+    let cluster = servers(1, protected()).await;
+    let admin = connect(&address_as(&cluster, cluster.admin().expect("an administrator"))).await;
+    let user = cluster.grant("app/", Access::Read).await.expect("a user");
+    // Its ping may not read the key that it asks for, and yet tells that the cluster serves.
+    let kv = connect(&address_as(&cluster, &user)).await;
+    admin.set("app/key", "value").await.expect("a write");
+    let mut watch = kv.watch("app/", 0).await.expect("a watch");
+    assert_eq!(kv.get("app/key").await.expect("a value").data, "value");
+    assert_eq!(kv.keys("app").await.expect("a listing"), ["app/key"]);
+    let denied = [
+        kv.get("other").await.map(drop),
+        kv.get_all("").await.map(drop),
+        kv.set("app/key", "").await.map(drop),
+        kv.watch("", 0).await.map(drop),
+        kv.watch("other", 5).await.map(drop),
+        kv.lock("app/lock", std::time::Duration::from_secs(10)).await.map(drop),
+    ];
+    for result in denied {
+        let error = result.expect_err("not permitted");
+        assert!(matches!(error, Error::PermissionDenied { .. }), "{error}");
+    }
+    // The watch beside those that were refused goes on.
+    admin.set("app/key", "again").await.expect("a write");
+    let event = soon("an event", watch.next()).await.expect("the watch goes on").expect("an event");
+    assert_eq!(event.data, "again");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_the_server_forgot_is_renewed() {
+    let cluster = servers(1, protected()).await;
+    let kv = connect(&address_as(&cluster, cluster.admin().expect("an administrator"))).await;
+    let mut watch = kv.watch("w/", 0).await.expect("a watch");
+    kv.set("w/a", "").await.expect("a write");
+    // Tokens live in memory only.
+    cluster.kill(0).await.expect("a fault");
+    cluster.start_again(0).await.expect("a healed fault");
+    until("a write", || async { kv.set("w/b", "").await.is_ok() }).await;
+    let mut other = kv.watch("w/", 0).await.expect("another watch");
+    kv.set("w/c", "").await.expect("a write");
+    for key in ["w/a", "w/b", "w/c"] {
+        let event = soon("an event", watch.next()).await.expect("the watch goes on").expect("an event");
+        assert_eq!(event.key, key);
+    }
+    assert_eq!(soon("an event", other.next()).await.expect("the watch goes on").expect("an event").key, "w/c");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_lapsed_is_renewed() {
+    let cluster = servers(1, protected().argument("--auth-token-ttl=1")).await;
+    let kv = connect(&address_as(&cluster, cluster.admin().expect("an administrator"))).await;
+    let mut watch = kv.watch("w/", 0).await.expect("a watch");
+    for key in ["w/a", "w/b"] {
+        // Only time makes a token lapse, and nothing but a use of it would show that it has, which makes it last.
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        // A stream keeps the token that it was opened with.
+        let mut other = kv.watch("w/", 0).await.expect("another watch");
+        kv.set(key, "").await.expect("a write");
+        for watch in [&mut watch, &mut other] {
+            assert_eq!(soon("an event", watch.next()).await.expect("the watch goes on").expect("an event").key, key);
+        }
+    }
+    cluster.stop().await;
+}

@@ -1,0 +1,9 @@
+//! What is etcd's own, on real servers: the suite of `kv-conformance` proves the rest.
+
+mod auth;
+mod lock;
+mod snapshot;
+mod support;
+mod tls;
+mod unreachable;
+mod watch;

@@ -1,0 +1,93 @@
+//! Servers, connections, and waiting for a condition.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kv_conformance::servers::{Cluster, Kind, Options};
+use kv_core::{Environment, Kv, Registry, Result};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Only ever waited out by what has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) async fn servers(members: usize, options: Options) -> Cluster {
+    Cluster::start(Kind::Etcd, members, options).await.expect("etcd starts")
+}
+
+pub(crate) async fn server() -> Cluster {
+    servers(1, Options::default()).await
+}
+
+/// Connects without regard to this process's environment.
+pub(crate) async fn try_connect(address: &str) -> Result<Kv> {
+    let registry = Registry::new().with(kv_etcd::REGISTRATION).with_environment(Environment::from([]));
+    registry.connect(address).await
+}
+
+pub(crate) async fn connect(address: &str) -> Kv {
+    try_connect(address).await.expect("etcd answers")
+}
+
+/// Fails the test if it takes too long.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: nothing within {PATIENCE:?}"))
+}
+
+/// Asks until it is so.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// How many leases the server knows.
+pub(crate) async fn leases(cluster: &Cluster) -> usize {
+    let output = cluster.exec(0, &["etcdctl", "lease", "list"]).await.expect("etcdctl runs");
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    // The first line counts them.
+    output.stdout.lines().skip(1).filter(|line| !line.trim().is_empty()).count()
+}
+
+/// A TCP relay on loopback that counts the connections made through it.
+pub(crate) struct Relay {
+    pub(crate) address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    pub(crate) async fn to(endpoint: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (endpoint, counter) = (endpoint.to_owned(), Arc::clone(&connections));
+        let task = tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                let endpoint = endpoint.clone();
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(endpoint).await?;
+                    tokio::io::copy_bidirectional(&mut near, &mut far).await
+                });
+            }
+        });
+        Self { address, connections, task }
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,234 @@
+//! Watches through faults, and what many of them cost.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kv_conformance::servers::{Cluster, Options};
+use kv_core::{Error, Event, EventType, Kv, Watch};
+
+use crate::support::{Relay, connect, server, servers, soon, until};
+
+const WRITES: usize = 10_000;
+const WRITERS: usize = 32;
+
+/// Writes keys of their own from many tasks, until enough writes were acknowledged; gives the index of each.
+async fn write(kv: &Kv, acknowledged: &Arc<AtomicUsize>) -> BTreeMap<String, u64> {
+    let writers = (0..WRITERS).map(|writer| {
+        let (kv, acknowledged) = (kv.clone(), Arc::clone(acknowledged));
+        tokio::spawn(async move {
+            let mut indices = BTreeMap::new();
+            for number in 0.. {
+                if acknowledged.load(Ordering::SeqCst) >= WRITES {
+                    break;
+                }
+                let key = format!("w/{writer}/{number}");
+                match kv.set(&key, "value").await {
+                    Ok(index) => {
+                        acknowledged.fetch_add(1, Ordering::SeqCst);
+                        indices.insert(key, index);
+                    }
+                    Err(Error::Unavailable { .. } | Error::Indeterminate { .. }) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            indices
+        })
+    });
+    let mut all = BTreeMap::new();
+    for writer in writers.collect::<Vec<_>>() {
+        all.extend(writer.await.expect("a writer"));
+    }
+    all
+}
+
+/// Every event up to that of the key `end`.
+async fn events_until_end(watch: &mut Watch) -> Vec<Event> {
+    let mut events = Vec::new();
+    loop {
+        let event = soon("an event", watch.next()).await.expect("the watch goes on").expect("no error");
+        if event.key == "w/end" {
+            return events;
+        }
+        events.push(event);
+    }
+}
+
+/// Every acknowledged write is seen once, at its index; none is seen twice; indices never go backwards.
+fn judge(events: &[Event], acknowledged: &BTreeMap<String, u64>) {
+    let mut seen = BTreeMap::new();
+    for pair in events.windows(2) {
+        assert!(pair[0].index <= pair[1].index, "{pair:?}");
+    }
+    for event in events {
+        assert_eq!(event.event_type, EventType::Create, "{event:?}");
+        assert_eq!(seen.insert(event.key.clone(), event.index), None, "{event:?} was delivered twice");
+    }
+    for (key, index) in acknowledged {
+        assert_eq!(seen.get(key), Some(index), "{key}");
+    }
+}
+
+async fn survives(cluster: &Cluster, members_to_kill: &[usize]) {
+    let kv = connect(&cluster.address()).await;
+    let watching = connect(&cluster.address()).await;
+    let mut watch = watching.watch("w/", 0).await.expect("a watch");
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let reader = tokio::spawn(async move { events_until_end(&mut watch).await });
+    let hurt = async {
+        let step = WRITES / (members_to_kill.len() + 1);
+        for (i, member) in members_to_kill.iter().enumerate() {
+            until("writes", || async { acknowledged.load(Ordering::SeqCst) > step * (i + 1) }).await;
+            cluster.kill(*member).await.expect("a fault");
+            cluster.start_again(*member).await.expect("a healed fault");
+        }
+    };
+    let (indices, ()) = tokio::join!(write(&kv, &acknowledged), hurt);
+    assert!(indices.len() >= WRITES);
+    kv.set("w/end", "").await.expect("the last write");
+    judge(&reader.await.expect("a reader"), &indices);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn survives_the_death_of_the_only_server() {
+    let cluster = server().await;
+    survives(&cluster, &[0]).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn survives_the_loss_of_its_endpoint_and_of_the_leader() {
+    let cluster = servers(3, Options::default()).await;
+    // Clients are connected to the first member.
+    survives(&cluster, &[0, 1, 2]).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn survives_an_endpoint_that_falls_silent() {
+    let cluster = servers(3, Options::default()).await;
+    let kv = connect(&cluster.address_of(1)).await;
+    let watching = connect(&format!("{}?timeout=2s", cluster.address())).await;
+    let mut watch = watching.watch("w/", 0).await.expect("a watch");
+    cluster.pause(0).await.expect("a fault");
+    until("a write", || async { kv.set("w/a", "").await.is_ok() }).await;
+    let event = soon("an event from another member", watch.next()).await.expect("the watch goes on").expect("an event");
+    assert_eq!(event.key, "w/a");
+    until("a read by another member", || async { watching.get("w/a").await.is_ok() }).await;
+    cluster.resume(0).await.expect("a healed fault");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn survives_an_endpoint_that_is_cut_off_from_its_cluster() {
+    let cluster = servers(3, Options::default()).await;
+    let kv = connect(&cluster.address_of(1)).await;
+    let watching = connect(&cluster.address()).await;
+    let mut watch = watching.watch("w/", 0).await.expect("a watch");
+    cluster.isolate(0).await.expect("a fault");
+    until("a write", || async { kv.set("w/a", "").await.is_ok() }).await;
+    let event = soon("an event from another member", watch.next()).await.expect("the watch goes on").expect("an event");
+    assert_eq!(event.key, "w/a");
+    cluster.rejoin(0).await.expect("a healed fault");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn history_that_is_gone_is_compacted_never_skipped() {
+    let cluster = server().await;
+    let kv = connect(&cluster.address()).await;
+    let first = kv.set("k", "1").await.expect("a write");
+    for number in 2..10 {
+        kv.set("k", number.to_string()).await.expect("a write");
+    }
+    let last = kv.get("k").await.expect("a value").index;
+    let output = cluster.exec(0, &["etcdctl", "compact", &(last - 1).to_string()]).await.expect("etcdctl runs");
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let error = match kv.watch("k", first).await {
+        Ok(mut watch) => {
+            let error = soon("the end", watch.next()).await.expect("an item").expect_err("no events");
+            assert!(watch.next().await.is_none());
+            error
+        }
+        Err(error) => error,
+    };
+    let Error::Compacted { after, oldest: Some(oldest) } = error else { panic!("{error}") };
+    assert_eq!((after, oldest), (first, last - 1));
+    let mut watch = kv.watch("k", oldest).await.expect("a watch");
+    let event = soon("an event", watch.next()).await.expect("the watch goes on").expect("an event");
+    assert_eq!((event.index, event.data.as_ref()), (last, b"9".as_ref()));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_watches_take_one_connection() {
+    let cluster = server().await;
+    let relay = Relay::to(&cluster.endpoints()[0]).await;
+    let kv = connect(&format!("etcd://{}", relay.address)).await;
+    let mut watches = Vec::new();
+    for number in 0..1000 {
+        watches.push(kv.watch(&format!("w/{number}/"), 0).await.expect("a watch"));
+    }
+    for number in 0..1000 {
+        kv.set(&format!("w/{number}/key"), number.to_string()).await.expect("a write");
+    }
+    for (number, watch) in watches.iter_mut().enumerate() {
+        let event = soon("an event", watch.next()).await.expect("the watch goes on").expect("an event");
+        assert_eq!(event.key, format!("w/{number}/key"));
+    }
+    assert_eq!(relay.connections(), 1);
+    drop(watches);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_is_not_read_holds_up_no_other_and_loses_nothing() {
+    const EVENTS: u64 = 5000;
+    let cluster = server().await;
+    let kv = connect(&cluster.address()).await;
+    let mut slow = kv.watch("w/", 0).await.expect("a watch");
+    let mut fast = kv.watch("w/", 0).await.expect("a watch");
+    let writes = async {
+        for number in 0..EVENTS {
+            kv.set(&format!("w/{number}"), vec![0; 1000]).await.expect("a write");
+        }
+    };
+    let reads = async {
+        for number in 0..EVENTS {
+            let event = soon("an event", fast.next()).await.expect("the watch goes on").expect("an event");
+            assert_eq!(event.key, format!("w/{number}"));
+        }
+    };
+    tokio::join!(writes, reads);
+    for number in 0..EVENTS {
+        let event = soon("an event", slow.next()).await.expect("the watch goes on").expect("an event");
+        assert_eq!(event.key, format!("w/{number}"));
+    }
+    // It is up to date, and goes on.
+    kv.set("w/last", "").await.expect("a write");
+    assert_eq!(soon("an event", slow.next()).await.expect("the watch goes on").expect("an event").key, "w/last");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_histories_come_whole_and_in_order() {
+    const TRANSACTIONS: usize = 12;
+    const KEYS: usize = 7;
+    let cluster = server().await;
+    let kv = connect(&cluster.address()).await;
+    let before = kv.set("start", "").await.expect("a write");
+    let mut indices = Vec::new();
+    for _ in 0..TRANSACTIONS {
+        // Larger than half of what etcd sends at a time, so that it cuts between and within transactions.
+        let txn = (0..KEYS).fold(kv.txn(), |txn, key| txn.set(&format!("w/{key}"), vec![1; 200_000]));
+        indices.push(txn.commit().await.expect("a transaction").expect("an index"));
+    }
+    let mut watch = kv.watch("w/", before).await.expect("a watch");
+    for index in indices {
+        for key in 0..KEYS {
+            let event = soon("an event", watch.next()).await.expect("the watch goes on").expect("an event");
+            assert_eq!((event.index, event.key, event.data.len()), (index, format!("w/{key}"), 200_000));
+        }
+    }
+    cluster.stop().await;
+}
