@@ -77,11 +77,11 @@ impl Context {
     }
 
     /// Asks again and again, ever more slowly, until the answer is there; the clause is broken if it never comes.
-    pub(crate) async fn until<T>(
+    pub(crate) async fn until<T, F: Future<Output = Outcome<Option<T>>>>(
         &self,
         clause: &'static str,
         what: &str,
-        mut ask: impl AsyncFnMut() -> Outcome<Option<T>>,
+        ask: impl Fn() -> F,
     ) -> Outcome<T> {
         let asking = async {
             let mut pause = Duration::from_millis(5);

@@ -1,16 +1,30 @@
 //! Every case, by subject.
 
+mod addresses;
+mod ephemeral;
 mod keys;
+mod locks;
 mod reads;
 mod roots;
 mod transactions;
 mod values;
+mod watches;
 mod writes;
 
 use crate::case::Case;
 
-const FILES: [&[Case]; 6] =
-    [keys::CASES, values::CASES, roots::CASES, reads::CASES, writes::CASES, transactions::CASES];
+const FILES: [&[Case]; 10] = [
+    keys::CASES,
+    values::CASES,
+    roots::CASES,
+    reads::CASES,
+    writes::CASES,
+    transactions::CASES,
+    watches::CASES,
+    ephemeral::CASES,
+    locks::CASES,
+    addresses::CASES,
+];
 
 /// Every case, file by file.
 pub static CASES: &[Case] = &flat();

@@ -1,0 +1,261 @@
+//! Addresses, secrets, errors and the request timeout: clauses A1 to A6.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use kv_core::{Error, Registry};
+use tokio::net::TcpListener;
+
+use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::context::Context;
+
+cases! { "addresses":
+    the_root_is_the_path ["A1", "K4"] needs [Address] "The path of an address is the root of its keys, encoded or not."
+    what_cannot_be_read_is_refused ["A1"] needs [Address] "Addresses that cannot be read are refused with what is wrong with them."
+    unknown_parameters_are_named ["A1"] needs [Address] "A parameter that the backend does not know is an error that names it and those it knows."
+    a_scheme_has_one_backend ["A1"] needs [Address] "Two backends for one scheme are an error that names both."
+    the_timeout_is_a_parameter ["A1", "A6"] needs [Address] "The request timeout is taken from the address, and a wrong one is refused."
+    the_environment_completes_it ["A2"] needs [Environment] "What the address leaves open is taken from the native tools' variables."
+    unknown_schemes_are_explained ["A3"] needs [Address] "A scheme without a backend is an error with the registered ones and the likely cause."
+    secrets_stay_secret ["A4"] needs [Address] "Neither errors nor debug output show a password or a token of the address."
+    errors_tell_what_to_do ["A5"] "The same failures are the same variants everywhere, with predicates that agree."
+    ping_answers ["A6"] "A store that serves answers a ping."
+    a_closed_port_is_unavailable ["A5", "A6"] needs [Server] "Where nobody listens, connecting fails in time, and may be tried again."
+    a_silent_server_is_not_waited_for ["A6"] needs [Server] "Where nobody answers, connecting ends with the request timeout."
+    a_stranger_is_told_apart ["A5", "A6"] needs [Server] "Where something else answers, connecting fails in time with a typed error."
+}
+
+fn address(cx: &Context) -> Outcome<(Registry, String)> {
+    cx.fixture().address().ok_or_else(|| Broke::new("A1", "the fixture has no address"))
+}
+
+/// The address with more path and more parameters.
+fn extended(address: &str, path: &str, parameters: &str) -> String {
+    let (before, query) = address.split_once('?').unwrap_or((address, ""));
+    let separator = if before.ends_with('/') || path.is_empty() { "" } else { "/" };
+    let all = [query, parameters].map(str::to_owned).into_iter().filter(|one| !one.is_empty()).collect::<Vec<_>>();
+    let mark = if all.is_empty() { "" } else { "?" };
+    format!("{before}{separator}{path}{mark}{}", all.join("&"))
+}
+
+/// The scheme, and what follows it.
+fn scheme(address: &str) -> Outcome<(&str, &str)> {
+    address.split_once("://").ok_or_else(|| Broke::new("A1", "the fixture's address has no scheme"))
+}
+
+async fn the_root_is_the_path(cx: Context) -> Outcome {
+    let (registry, address) = address(&cx)?;
+    let kv = cx.client().await?;
+    let directory = cx.directory();
+    for (written, root) in [("app", "app"), ("app/", "app"), ("a%20b+c/%64", "a b+c/d"), ("é", "é"), ("%C3%A9", "é")]
+    {
+        let rooted = registry.connect(&extended(&address, &format!("{directory}/{written}"), "")).await.keeps("A1")?;
+        let index = rooted.set("key", written).await?;
+        let complete = format!("{root}/key");
+        let found = kv.get(&complete).await.keeps("A1")?;
+        same!("A1", (&found.data[..], found.index), (written.as_bytes(), index), "what is at {complete:?}");
+        let listed: Vec<_> = rooted.get_all("").await?.values.into_keys().collect();
+        same!("K4", listed, ["key"], "what the address with the root {written:?} lists");
+    }
+    Ok(())
+}
+
+async fn what_cannot_be_read_is_refused(cx: Context) -> Outcome {
+    let (registry, address) = address(&cx)?;
+    let (scheme, rest) = scheme(&address)?;
+    for wrong in [
+        extended(&address, "%zz", ""),
+        extended(&address, "%", ""),
+        extended(&address, "a%ff", ""),
+        extended(&address, "a%00b", ""),
+        extended(&address, "", "timeout=soon"),
+        extended(&address, "", "timeout=0s"),
+        format!("{address}#fragment"),
+        rest.to_owned(),
+        format!("{scheme}:{rest}"),
+        format!("{scheme}://a b/"),
+        format!("{scheme}://host:99999/"),
+        format!("{scheme}://,/"),
+        "://".to_owned(),
+    ] {
+        let refused = registry.connect(&wrong).await;
+        refused!("A1", refused, Error::InvalidAddress { reason } if !reason.is_empty());
+    }
+    Ok(())
+}
+
+async fn unknown_parameters_are_named(cx: Context) -> Outcome {
+    let (registry, address) = address(&cx)?;
+    let refused = registry.connect(&extended(&address, "", "no-such-thing=1")).await;
+    refused!(
+        "A1",
+        refused,
+        Error::UnknownParameter { parameter, known, .. }
+            if parameter == "no-such-thing" && known.iter().any(|known| known == "timeout")
+    );
+    Ok(())
+}
+
+async fn a_scheme_has_one_backend(cx: Context) -> Outcome {
+    let (registry, address) = address(&cx)?;
+    let (scheme, _) = scheme(&address)?;
+    let twice = registry.registrations().iter().find(|one| one.schemes.contains(&scheme)).copied();
+    let Some(twice) = twice else { return Err(Broke::new("A1", "nobody serves the fixture's scheme")) };
+    let doubled = registry.clone().with(twice).connect(&address).await;
+    refused!("A1", doubled, Error::DuplicateScheme { first, second, .. } if first == twice.name && second == twice.name);
+    Ok(())
+}
+
+async fn the_timeout_is_a_parameter(cx: Context) -> Outcome {
+    let (registry, address) = address(&cx)?;
+    let kv = registry.connect(&extended(&address, "", "timeout=9s")).await.keeps("A1")?;
+    kv.ping().await.keeps("A6")?;
+    for wrong in ["timeout=9", "timeout=s", "timeout=-1s", "timeout=1d", "timeout="] {
+        refused!("A1", registry.connect(&extended(&address, "", wrong)).await, Error::InvalidAddress { .. });
+    }
+    Ok(())
+}
+
+async fn the_environment_completes_it(cx: Context) -> Outcome {
+    let (registry, _) = address(&cx)?;
+    let Some((environment, bare)) = cx.fixture().environment() else {
+        return Err(Broke::new("A2", "the fixture has no environment"));
+    };
+    let kv = cx.client().await?;
+    let index = kv.set("key", "1").await?;
+    let registry = registry.with_environment(environment);
+    let completed = registry.connect(&extended(&bare, cx.directory(), "")).await.keeps("A2")?;
+    same!("A2", completed.get("key").await.keeps("A2")?.index, index, "the index read through the environment");
+    Ok(())
+}
+
+async fn unknown_schemes_are_explained(cx: Context) -> Outcome {
+    let (registry, address) = address(&cx)?;
+    let (scheme, _) = scheme(&address)?;
+    let unknown = registry.connect("no-such-store://host").await;
+    refused!(
+        "A3",
+        unknown,
+        Error::UnknownScheme { scheme: told, known } if told == "no-such-store" && known.iter().any(|known| known == scheme)
+    );
+    let text = unknown.map_or_else(|error| error.to_string(), |kv| format!("{kv:?}"));
+    check!("A3", text.contains(scheme) && text.contains("use kv_"), "the message does not explain: {text}");
+    refused!("A3", Registry::new().connect(&address).await, Error::UnknownScheme { known, .. } if known.is_empty());
+    Ok(())
+}
+
+async fn secrets_stay_secret(cx: Context) -> Outcome {
+    const SECRETS: [&str; 3] = ["hunter2", "hunter3", "hunter/2"];
+    let (registry, address) = address(&cx)?;
+    let (scheme, rest) = scheme(&address)?;
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    let [password, token, slashed] = SECRETS;
+    let mut shown = Vec::new();
+    for told in [
+        format!("{scheme}://user:{password}@{rest}"),
+        format!("{scheme}://user:{password}@{}", extended(rest, "%zz", "")),
+        format!("{scheme}://user:{slashed}@{rest}"),
+        format!("{scheme}://user:{password}@127.0.0.1:1/?timeout=300ms"),
+        extended(&address, "", &format!("token={token}")),
+        extended(&address, "", &format!("token={token}&timeout=x")),
+        format!("no-such-store://user:{password}@host"),
+    ] {
+        match registry.connect(&told).await {
+            Ok(kv) => shown.push(format!("{kv:?} {:?}", kv.get("absent").await)),
+            Err(error) => shown.push(format!("{error} {error:?}")),
+        }
+        if let Ok(parsed) = kv_core::Address::parse(&told, kv_core::Environment::from([("TOKEN", token)])) {
+            shown.push(format!("{parsed:?} {:?}", parsed.credentials));
+        }
+    }
+    for text in shown {
+        let secret = SECRETS.iter().find(|secret| text.contains(*secret));
+        check!("A4", secret.is_none(), "{secret:?} is shown in {text}");
+    }
+    Ok(())
+}
+
+async fn errors_tell_what_to_do(cx: Context) -> Outcome {
+    let kv = cx.client().await?;
+    kv.set("a", "1").await?;
+    let lock = kv.lock("lock", cx.long_ttl()).await?;
+    let guarded = kv.kv().txn().held(&lock).set("b", "1");
+    kv.call("unlock", lock.unlock()).await?;
+    let failures = [
+        ("a missing key", kv.get("absent").await.map(drop), [true, false, false]),
+        ("a conflict", kv.update("a", "2", 0).await.map(drop), [false, true, false]),
+        ("a conflict of a removal", kv.remove("absent", 5).await, [false, true, false]),
+        ("a lost lock", kv.commit(guarded).await.map(drop), [false, false, true]),
+        ("a key that is none", kv.set("/", "").await.map(drop), [false, false, false]),
+    ];
+    for (what, failure, expected) in failures {
+        let Err(error) = failure else { return Err(Broke::new("A5", format!("{what} is no error"))) };
+        let predicates = [error.is_key_not_found(), error.is_conflict(), error.is_lost()];
+        same!("A5", predicates, expected, "whether {what} is not found, a conflict, lost");
+        check!("A5", !error.is_retryable(), "{what} is to be tried again: {error:?}");
+        check!("A5", !error.to_string().contains(cx.directory()), "{what} shows the root: {error}");
+    }
+    Ok(())
+}
+
+async fn ping_answers(cx: Context) -> Outcome {
+    let kv = cx.client().await?;
+    for _ in 0..3 {
+        kv.call("ping", kv.kv().ping()).await.keeps("A6")?;
+    }
+    Ok(())
+}
+
+/// Connects with a request timeout of a second; more than a few seconds are too long.
+async fn connect_in_time(cx: &Context, port: u16) -> Outcome<Error> {
+    let (registry, address) = address(cx)?;
+    let (scheme, _) = scheme(&address)?;
+    let target = format!("{scheme}://127.0.0.1:{port}/?timeout=1s");
+    cx.note(format_args!("connect to {target}"));
+    let began = Instant::now();
+    let connecting = tokio::time::timeout(cx.patience(), registry.connect(&target)).await;
+    let took = began.elapsed();
+    check!("A6", took < Duration::from_secs(1) + cx.patience() / 2, "connecting took {took:?} of the second it had");
+    match connecting {
+        Ok(Err(error)) => Ok(error),
+        Ok(Ok(kv)) => Err(Broke::new("A6", format!("connecting to nobody succeeded: {kv:?}"))),
+        Err(_elapsed) => Err(Broke::new("A6", "connecting did not end")),
+    }
+}
+
+async fn a_closed_port_is_unavailable(cx: Context) -> Outcome {
+    // A port that was free just now.
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.and_then(|listener| listener.local_addr());
+    let port = free.map_err(|error| Broke::new("A6", error.to_string()))?.port();
+    let error = connect_in_time(&cx, port).await?;
+    check!("A5", error.is_retryable(), "where nobody listens the error is {error:?}");
+    Ok(())
+}
+
+async fn a_silent_server_is_not_waited_for(cx: Context) -> Outcome {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.map_err(|error| Broke::new("A6", error.to_string()))?;
+    let port = listener.local_addr().map_err(|error| Broke::new("A6", error.to_string()))?.port();
+    let error = connect_in_time(&cx, port).await?;
+    drop(listener);
+    check!("A5", error.is_retryable(), "where nobody answers the error is {error:?}");
+    Ok(())
+}
+
+async fn a_stranger_is_told_apart(cx: Context) -> Outcome {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.map_err(|error| Broke::new("A6", error.to_string()))?;
+    let port = listener.local_addr().map_err(|error| Broke::new("A6", error.to_string()))?.port();
+    let stranger = tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt as _;
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let _ = connection.write_all(b"220 mail.example.org ESMTP\r\n").await;
+        }
+    });
+    let error = connect_in_time(&cx, port).await;
+    stranger.abort();
+    let error = error?;
+    let typed = matches!(error, Error::Unavailable { .. } | Error::UnexpectedAnswer { .. });
+    check!("A5", typed, "where something else answers the error is {error:?}");
+    Ok(())
+}
