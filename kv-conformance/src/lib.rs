@@ -8,6 +8,7 @@ mod cases;
 mod client;
 mod context;
 mod fixture;
+pub mod judge;
 mod log;
 mod runner;
 #[cfg(feature = "servers")]

@@ -1,0 +1,19 @@
+//! Record, then judge: what clients did to single keys, and pure functions that say whether a store may answer so.
+//!
+//! A [`History`] is recorded while clients work at the same time; the judges read it afterwards, and know nothing of
+//! stores or time. Each gives the clause that is broken and the operations that show it.
+
+mod events;
+mod history;
+mod linear;
+mod order;
+mod tenure;
+
+pub use events::{Change, Completeness, judge_events};
+pub use history::{History, Op, Outcome, Record};
+pub use linear::{Linearizability, linearizable};
+pub use order::{judge_order, judge_winners};
+pub use tenure::{Tenure, judge_tenures};
+
+/// What a judge finds: the clause that is broken, and by which operations.
+pub type Judgement = Result<(), crate::Broke>;
