@@ -291,11 +291,11 @@ impl Backend for FileBackend {
     fn limits(&self) -> Limits {
         Limits {
             key_bytes: 4096,
-            value_bytes: 1 << 20,
+            value_bytes: 64 << 10,
             txn_ops: 64,
-            txn_bytes: 4 << 20,
+            txn_bytes: 256 << 10,
             // Each change writes the whole file, and renewals wait for it.
-            min_ttl: Duration::from_secs(2),
+            min_ttl: Duration::from_secs(1),
             max_ttl: Duration::from_secs(24 * 60 * 60),
             ttl_step: Duration::from_millis(1),
             expiry_lag: ExpiryLag { fixed: Duration::from_secs(1), ttls: 0 },
