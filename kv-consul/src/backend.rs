@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::error::go_duration;
 use crate::hub::{Hub, Query};
 use crate::lock::{self, Turns};
+use crate::recent::Recent;
 use crate::session;
 use crate::wire::AgentSelf;
 
@@ -44,6 +45,7 @@ pub(crate) struct Store {
 struct Consul {
     store: Arc<Store>,
     hub: Arc<Hub>,
+    recent: Recent,
     turns: Turns,
 }
 
@@ -54,7 +56,8 @@ pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
     let (limits, body_limit) = limits(&about(&client).await);
     let nonce = AtomicU64::new(random());
     let store = Store { client: client.clone(), limits, body_limit, lock_delay: config.lock_delay, nonce };
-    Ok(Arc::new(Consul { store: Arc::new(store), hub: Hub::new(client), turns: Turns::default() }))
+    let (recent, turns) = (Recent::default(), Turns::default());
+    Ok(Arc::new(Consul { store: Arc::new(store), hub: Hub::new(client), recent, turns }))
 }
 
 /// What an agent tells of itself; nothing, where it may not or cannot. Whether it can serve, `ping` asks.
@@ -117,7 +120,9 @@ impl Backend for Consul {
     }
 
     async fn list(&self, prefix: &str) -> Result<Snapshot> {
-        self.store.client.snapshot(prefix).await
+        let (snapshot, state) = self.store.client.snapshot(prefix).await?;
+        self.recent.remember(prefix, snapshot.index, Arc::new(state));
+        Ok(snapshot)
     }
 
     async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
@@ -130,18 +135,20 @@ impl Backend for Consul {
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<EventStream> {
         let base = self.store.client.list(prefix).await?;
-        // Of what is gone since then nothing is left to see, so only that nothing happened can be known.
-        if after != 0 && base.index > after {
+        let older = if after == 0 { None } else { self.recent.recall(prefix, after) };
+        // Of what was deleted since then nothing is left to see, so that only that nothing happened can be known.
+        if after != 0 && base.index > after && older.is_none() {
             return Err(Error::Compacted { after, oldest: Some(base.index) });
         }
-        Ok(Box::pin(self.hub.subscribe(Query::Prefix(prefix.to_owned()), &base, after)))
+        Ok(Box::pin(self.hub.subscribe(Query::Prefix(prefix.to_owned()), base, after, older)))
     }
 
     async fn observe(&self, prefix: &str) -> Result<(Snapshot, EventStream)> {
         let base = self.store.client.list(prefix).await?;
-        let entries = base.entries()?;
-        let watch = self.hub.subscribe(Query::Prefix(prefix.to_owned()), &base, 0);
-        Ok((Snapshot { entries, index: base.index }, Box::pin(watch)))
+        self.recent.remember(prefix, base.index, base.state.clone());
+        let snapshot = Snapshot { entries: base.entries()?, index: base.index };
+        let watch = self.hub.subscribe(Query::Prefix(prefix.to_owned()), base, 0, None);
+        Ok((snapshot, Box::pin(watch)))
     }
 
     async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<Grant> {

@@ -78,10 +78,13 @@ pub(crate) async fn follow(hub: Weak<Hub>, client: Arc<Client>, id: u64, query: 
         let pause = match answer {
             Ok(listing) => {
                 failed.reset();
+                let (before, now) = (index, listing.index);
                 // An index that goes backwards is that of another history: what is there now is read once more.
-                index = if listing.index < index { 0 } else { listing.index };
+                index = if now < before { 0 } else { now };
+                let Some(mut update) = hub.upgrade().and_then(|hub| hub.compare(id, listing)) else { return };
+                client.date_deletions(&mut update.changes, before, now).await;
                 let Some(hub) = hub.upgrade() else { return };
-                if hub.publish(id, listing) {
+                if hub.publish(id, update) {
                     idle.reset();
                     None
                 } else if asked.elapsed() < WAIT {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::{Config, Consistency};
 use crate::error::{self, Kind};
 use crate::path;
+use crate::tls;
 
 /// How many ordinary calls are in flight at a time; more wait for their turn.
 ///
@@ -200,14 +201,13 @@ impl Agent {
             .tcp_keepalive_retries(3)
             .pool_max_idle_per_host(CALLS)
             .connect_timeout(connect);
+        let tls = config.tls.as_ref().map_or_else(tls::none, tls::config)?;
+        builder = builder.tls_backend_preconfigured(tls);
         let mut shown = host.clone();
-        if let Some(files) = &config.tls {
-            builder = builder.tls_backend_preconfigured(crate::tls::config(files)?);
-            if let Some(name) = &config.server_name {
-                // The name in the URL is the one that TLS asks for and checks; only its address is the host's.
-                builder = builder.dns_resolver(Elsewhere { host: host.host.clone() });
-                shown.host.clone_from(name);
-            }
+        if let Some(name) = &config.server_name {
+            // The name in the URL is the one that TLS asks for and checks; only its address is the host's.
+            builder = builder.dns_resolver(Elsewhere { host: host.host.clone() });
+            shown.host.clone_from(name);
         }
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         let base = format!("{scheme}://{}", shown.with_port(8500));

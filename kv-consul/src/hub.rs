@@ -87,8 +87,20 @@ impl Hub {
     }
 
     /// Watches from what a listing of the query showed, for changes with an index above `after`.
-    pub(crate) fn subscribe(self: &Arc<Self>, query: Query, base: &Listing, after: u64) -> Subscription {
-        let slot = Arc::new(Slot::new(query, base));
+    ///
+    /// If the state of an older listing is given, the changes since then come first.
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        query: Query,
+        base: Listing,
+        after: u64,
+        older: Option<Arc<State>>,
+    ) -> Subscription {
+        let slot = Arc::new(Slot::new(query, &base));
+        let start = (base.state.clone(), base.index);
+        if let Some(older) = older {
+            slot.step_back(older, after, base);
+        }
         let mut inner = self.inner();
         let at = inner
             .followers
@@ -97,8 +109,7 @@ impl Hub {
         if let Some(at) = at {
             inner.followers[at].join(slot.clone());
         } else if inner.followers.len() < QUERIES {
-            let start = Some((base.state.clone(), base.index));
-            let follower = self.follower(&mut inner, slot.query.clone(), vec![slot.clone()], start);
+            let follower = self.follower(&mut inner, slot.query.clone(), vec![slot.clone()], Some(start));
             inner.followers.push(follower);
         } else {
             self.merge(&mut inner, slot.clone());
@@ -122,10 +133,10 @@ impl Hub {
         }
     }
 
-    /// Hands a listing to every watch of a query, and says whether it changed anything for one of them.
-    pub(crate) fn publish(&self, id: u64, mut listing: Listing) -> bool {
+    /// What changed since a query's last listing; none for a query that nobody needs any more.
+    pub(crate) fn compare(&self, id: u64, mut listing: Listing) -> Option<Update> {
         // Only the one task that calls this changes the state, so that the long work needs no lock.
-        let Some(before) = self.inner().find(id).map(|follower| follower.state.clone()) else { return true };
+        let before = self.inner().find(id)?.state.clone();
         let mut changes = Vec::new();
         if let Some(before) = &before {
             changes = before.changes(&listing.state, Scope::Prefix(""), listing.index);
@@ -133,10 +144,15 @@ impl Hub {
                 listing.state = before.clone();
             }
         }
+        Some(Update { listing, before, changes })
+    }
+
+    /// Hands an update to every watch of a query, and says whether it changed anything for one of them.
+    pub(crate) fn publish(&self, id: u64, update: Update) -> bool {
         let mut inner = self.inner();
         let Some(follower) = inner.find(id) else { return true };
-        follower.state = Some(listing.state.clone());
-        let update = Arc::new(Update { listing, before, changes });
+        follower.state = Some(update.listing.state.clone());
+        let update = Arc::new(update);
         let mut woken = false;
         for slot in &follower.slots {
             woken |= slot.offer(&update);

@@ -41,9 +41,10 @@
 //!   number of its own in the entry's flags. A value must fit the 512 KiB of a transaction's JSON body in base64.
 //! - **Watches** are
 //!   [blocking queries](https://developer.hashicorp.com/consul/api-docs/features/blocking), compared with the state
-//!   seen before. Changes of one key between two answers are merged; the index of a deletion is that of the answer
-//!   which showed it, never smaller than the deletion's own. `after` older than the last change under the prefix
-//!   is `Compacted`, since Consul keeps no history of deletions. Watches of one prefix share one query; past a
+//!   seen before. Changes of one key between two answers are merged; the index of a deletion is its own or, where
+//!   Consul does not tell that one, that of the answer which showed it: never a smaller one. `after` older than the
+//!   last change under the prefix is `Compacted`, since Consul keeps no history of deletions, unless it is the index of
+//!   one of the listings that this client made lately. Watches of one prefix share one query; past a
 //!   number of queries, neighbouring prefixes share one that covers them, since an agent takes a limited number of
 //!   connections from one address (`limits.http_max_conns_per_client`, 200).
 //! - **Leases** are [sessions](https://developer.hashicorp.com/consul/api-docs/session) without health checks: only
@@ -56,12 +57,14 @@ mod backend;
 mod blocking;
 mod client;
 mod config;
+mod deletions;
 mod diff;
 mod error;
 mod hub;
 mod lock;
 mod path;
 mod read;
+mod recent;
 mod session;
 mod tls;
 mod txn;

@@ -110,7 +110,7 @@ pub(crate) async fn lock(store: &Arc<Store>, hub: &Arc<Hub>, turns: &Turns, key:
             Ok(Look::Free(index)) => index,
             Ok(Look::Ours(token)) => return Ok(session.grant(key, token, Use::Lock)),
             Ok(Look::Held(listing)) => {
-                let query = || hub.subscribe(Query::Key(key.to_owned()), &listing, 0);
+                let query = || hub.subscribe(Query::Key(key.to_owned()), listing, 0, None);
                 wait(watch.get_or_insert_with(query), &session).await?;
                 pause.reset();
                 // It was deleted, most likely.

@@ -19,10 +19,41 @@ pub(crate) fn parameter(name: &str, value: &str) -> String {
     format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
 }
 
-/// The longest beginning of a prefix whose path Consul leaves as it is: `a/.` would become `a/`, and `a/..` nothing.
+/// The longest beginning of a prefix whose path Consul takes, and takes as it is.
+///
+/// `a/.` would become `a/`, and `a/..` nothing; and a path with a character that is not printable is refused with 400
+/// unless the agent's `disable_http_unprintable_char_filter` is set.
 pub(crate) fn queryable(prefix: &str) -> &str {
+    let prefix = prefix.find(|c| !is_printable(c)).map_or(prefix, |end| &prefix[..end]);
     let last = prefix.rfind('/').map_or(0, |slash| slash + 1);
     if matches!(&prefix[last..], "." | "..") { &prefix[..last] } else { prefix }
+}
+
+/// Whether a key or prefix can be asked for by its path.
+pub(crate) fn is_queryable(key: &str) -> bool {
+    queryable(key).len() == key.len()
+}
+
+/// Whether Go counts a character as printable: letters, marks, numbers, punctuation, symbols, and the one space.
+///
+/// What is missing here costs a detour, and what is wrongly in here an answer; so of what is neither letter nor number,
+/// the common blocks are named that hold nothing else.
+fn is_printable(c: char) -> bool {
+    match c {
+        '\u{80}'..='\u{a0}' | '\u{ad}' => false,
+        // ASCII, Latin punctuation, combining accents, general punctuation, currencies, arrows and mathematics, CJK
+        // punctuation, emoji.
+        ' '..='~'
+        | '\u{a1}'..='\u{ff}'
+        | '\u{300}'..='\u{36f}'
+        | '\u{2010}'..='\u{2027}'
+        | '\u{2030}'..='\u{205e}'
+        | '\u{20a0}'..='\u{20bf}'
+        | '\u{2190}'..='\u{23ff}'
+        | '\u{3001}'..='\u{303f}'
+        | '\u{1f300}'..='\u{1f64f}' => true,
+        other => other.is_alphanumeric(),
+    }
 }
 
 /// Refuses a root below which no key could be read: Consul redirects to the cleaned path.
@@ -53,7 +84,13 @@ mod tests {
         for (prefix, asked) in [("", ""), ("a", "a"), ("a/", "a/"), ("a/.", "a/"), ("a/..", "a/"), (".", "")] {
             assert_eq!(queryable(prefix), asked);
         }
-        for prefix in ["a/...", "a/.b", "a/b."] {
+        for (prefix, asked) in
+            [("a/\tb", "a/"), ("a\u{7f}", "a"), ("a/.\n", "a/"), ("é\u{200b}", "é"), ("a\u{a0}", "a")]
+        {
+            assert_eq!(queryable(prefix), asked);
+            assert!(!is_queryable(prefix));
+        }
+        for prefix in ["a/...", "a/.b", "a/b.", "a b", "e\u{301}", "鍵/値", "🔑", "€/ключ"] {
             assert_eq!(queryable(prefix), prefix);
         }
     }

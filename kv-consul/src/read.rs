@@ -12,9 +12,10 @@ use tokio::time::Instant;
 
 use crate::client::{Answer, Client, LISTING, SMALL};
 use crate::diff::{Scope, State};
-use crate::error;
+use crate::error::{self, Kind};
 use crate::path;
-use crate::wire::Entry;
+use crate::txn::{Outcome, fault, outcome};
+use crate::wire::{Entry, Operation, ReadAnswer, ReadResult};
 
 /// Whose existence `ping` asks for: nothing.
 const PING: &str = "/v1/kv/.kv-ping/";
@@ -52,13 +53,7 @@ impl Listing {
     fn parse(answer: &Answer, asked: Instant, scope: Scope<'_>) -> Result<Self> {
         let received = Instant::now();
         let index = index(answer)?;
-        let mut listed = entries(answer)?;
-        listed.retain(|entry| scope.has(&entry.key));
-        // Consul lists in this order; that the rest relies on it is no reason to rely on Consul.
-        if !listed.is_sorted_by(|a, b| a.key < b.key) {
-            listed.sort_by(|a, b| a.key.cmp(&b.key));
-            listed.dedup_by(|a, b| a.key == b.key);
-        }
+        let listed = listed(answer, scope)?;
         let mut state = State::with_capacity(listed.len());
         let mut values = Vec::with_capacity(listed.len());
         for entry in &listed {
@@ -99,6 +94,9 @@ impl Client {
 
     /// Reads one key.
     pub(crate) async fn read(&self, key: &str) -> Result<Value> {
+        if !path::is_queryable(key) {
+            return self.read_by_txn(key).await;
+        }
         let answer = self.get(self.target(&path::kv(key), &[self.consistency()]), SMALL).await?;
         index(&answer)?;
         let Some(entry) = entries(&answer)?.pop() else {
@@ -107,12 +105,37 @@ impl Client {
         Ok(Value { data: decode(entry.value.unwrap_or_default().as_bytes())?, index: entry.modify_index })
     }
 
+    /// Reads a key that no path can name, as the one operation of a transaction.
+    async fn read_by_txn(&self, key: &str) -> Result<Value> {
+        let body = serde_json::to_vec(&[Operation::get(key)])
+            .map_err(|error| Error::unexpected_answer("a key that is no JSON").with_source(error))?;
+        let target = self.target("/v1/txn", &[self.consistency()]);
+        let answer = self.put(target, body.into(), Kind::Repeatable).await?;
+        match outcome(&answer)? {
+            Outcome::Refused(refused) => {
+                Err(fault(&refused).unwrap_or_else(|| Error::NotFound { key: key.to_owned() }))
+            }
+            Outcome::Applied(_) => {
+                let read: ReadAnswer<'_> =
+                    serde_json::from_slice(&answer.body).map_err(|error| unexpected(&answer).with_source(error))?;
+                match read.results.first() {
+                    Some(ReadResult { kv }) => {
+                        Ok(Value { data: decode(kv.value.unwrap_or_default().as_bytes())?, index: kv.modify_index })
+                    }
+                    // What the token may not read is left out.
+                    None => Err(Error::permission_denied("Consul shows nothing of this key")),
+                }
+            }
+        }
+    }
+
     /// Reads what a lock's key holds, consistently.
     pub(crate) async fn read_lock(&self, key: &str) -> Result<(Listing, Option<LockEntry>)> {
         let asked = Instant::now();
-        let answer = self.get(self.target(&path::kv(key), &["consistent"]), SMALL).await?;
+        let (path, recurse) = place(Scope::Key(key));
+        let answer = self.get(self.target(&path, &[recurse, "consistent"]), LISTING).await?;
         let listing = Listing::parse(&answer, asked, Scope::Key(key))?;
-        let entry = entries(&answer)?.pop().map(|entry| LockEntry {
+        let entry = entries(&answer)?.into_iter().find(|entry| entry.key == key).map(|entry| LockEntry {
             flags: entry.flags,
             session: entry.session.filter(|session| !session.is_empty()).map(str::to_owned),
             modify_index: entry.modify_index,
@@ -120,24 +143,27 @@ impl Client {
         Ok((listing, entry))
     }
 
-    /// Reads every key that begins with `prefix`.
-    pub(crate) async fn snapshot(&self, prefix: &str) -> Result<Snapshot> {
-        let path = path::kv(path::queryable(prefix));
-        let answer = self.get(self.target(&path, &["recurse", self.consistency()]), LISTING).await?;
+    /// Reads every key that begins with `prefix`; the state is for who wants to watch from there.
+    pub(crate) async fn snapshot(&self, prefix: &str) -> Result<(Snapshot, State)> {
+        let (path, recurse) = place(Scope::Prefix(prefix));
+        let answer = self.get(self.target(&path, &[recurse, self.consistency()]), LISTING).await?;
         let index = index(&answer)?;
-        let listed = entries(&answer)?.into_iter().filter(|entry| entry.key.starts_with(prefix));
-        let decoded = listed.map(|entry| {
+        let listed = listed(&answer, Scope::Prefix(prefix))?;
+        let mut state = State::with_capacity(listed.len());
+        let mut entries = Vec::with_capacity(listed.len());
+        for entry in listed {
+            state.push(&entry.key, entry.create_index, entry.modify_index);
             let data = decode(entry.value.unwrap_or_default().as_bytes())?;
-            Ok((entry.key.into_owned(), Value { data, index: entry.modify_index }))
-        });
-        Ok(Snapshot { entries: decoded.collect::<Result<_>>()?, index })
+            entries.push((entry.key.into_owned(), Value { data, index: entry.modify_index }));
+        }
+        Ok((Snapshot { entries, index }, state))
     }
 
     /// Reads every key that begins with `prefix`, consistently: what a watch begins with.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Listing> {
-        let path = path::kv(path::queryable(prefix));
+        let (path, recurse) = place(Scope::Prefix(prefix));
         let asked = Instant::now();
-        let answer = self.get(self.target(&path, &["recurse", "consistent"]), LISTING).await?;
+        let answer = self.get(self.target(&path, &[recurse, "consistent"]), LISTING).await?;
         Listing::parse(&answer, asked, Scope::Prefix(prefix))
     }
 
@@ -146,10 +172,7 @@ impl Client {
     /// It returns without a change too, when its time is up (<https://developer.hashicorp.com/consul/api-docs/features/blocking>).
     pub(crate) async fn next(&self, scope: Scope<'_>, index: u64) -> Result<Listing> {
         use crate::blocking::{LIMIT, WAIT};
-        let (path, recurse) = match scope {
-            Scope::Prefix(prefix) => (path::kv(path::queryable(prefix)), "recurse"),
-            Scope::Key(key) => (path::kv(key), ""),
-        };
+        let (path, recurse) = place(scope);
         let (from, wait) = (format!("index={index}"), format!("wait={}s", WAIT.as_secs()));
         let target = self.target(&path, &[recurse, "consistent", &from, &wait]);
         let asked = Instant::now();
@@ -159,7 +182,12 @@ impl Client {
 
     /// Lists what stands directly below `prefix`, which is empty or ends in `/`.
     pub(crate) async fn children(&self, prefix: &str) -> Result<Vec<String>> {
-        let target = self.target(&path::kv(prefix), &["keys", "separator=/", self.consistency()]);
+        let (known, separator) = match path::queryable(prefix) {
+            known if known.len() == prefix.len() => (known, "separator=/"),
+            // What is asked for lies somewhere below this.
+            known => (known, ""),
+        };
+        let target = self.target(&path::kv(known), &["keys", separator, self.consistency()]);
         let answer = self.get(target, LISTING).await?;
         index(&answer)?;
         if answer.status == StatusCode::NOT_FOUND {
@@ -168,8 +196,24 @@ impl Client {
         let mut keys: Vec<String> =
             serde_json::from_slice(&answer.body).map_err(|error| unexpected(&answer).with_source(error))?;
         // An entry that is named like the directory itself is none of its children.
-        keys.retain(|key| key != prefix);
+        keys.retain(|key| key.len() > prefix.len() && key.starts_with(prefix));
+        if separator.is_empty() {
+            for key in &mut keys {
+                let end = key[prefix.len()..].find('/').map_or(key.len(), |slash| prefix.len() + slash + 1);
+                key.truncate(end);
+            }
+            keys.sort_unstable();
+            keys.dedup();
+        }
         Ok(keys)
+    }
+}
+
+/// Where a scope is read, and how.
+fn place(scope: Scope<'_>) -> (String, &'static str) {
+    match scope {
+        Scope::Key(key) if path::is_queryable(key) => (path::kv(key), ""),
+        Scope::Key(text) | Scope::Prefix(text) => (path::kv(path::queryable(text)), "recurse"),
     }
 }
 
@@ -185,6 +229,18 @@ fn entries(answer: &Answer) -> Result<Vec<Entry<'_>>> {
         return Ok(Vec::new());
     }
     serde_json::from_slice(&answer.body).map_err(|error| unexpected(answer).with_source(error))
+}
+
+/// The entries of an answer that a scope has, sorted by key, each once.
+fn listed<'a>(answer: &'a Answer, scope: Scope<'_>) -> Result<Vec<Entry<'a>>> {
+    let mut listed = entries(answer)?;
+    listed.retain(|entry| scope.has(&entry.key));
+    // Consul lists in this order; that the rest relies on it is no reason to rely on Consul.
+    if !listed.is_sorted_by(|a, b| a.key < b.key) {
+        listed.sort_by(|a, b| a.key.cmp(&b.key));
+        listed.dedup_by(|a, b| a.key == b.key);
+    }
+    Ok(listed)
 }
 
 fn decode(text: &[u8]) -> Result<Bytes> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kv_core::{Error, Result};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
 /// The files that TLS is set up from.
@@ -23,10 +23,7 @@ pub(crate) struct Files {
 ///
 /// The crypto provider is named here, so that what else the program links cannot decide it.
 pub(crate) fn config(files: &Files) -> Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::invalid_address(format!("TLS cannot be set up: {error}")))?;
+    let builder = builder()?;
     let builder = match &files.ca {
         Some(path) => builder.with_root_certificates(authorities(path)?),
         None => builder
@@ -44,6 +41,17 @@ pub(crate) fn config(files: &Files) -> Result<ClientConfig> {
         (Some(_), None) => Err(Error::invalid_address("a client certificate needs its `key`")),
         (None, Some(_)) => Err(Error::invalid_address("a client key needs its certificate, `cert`")),
     }
+}
+
+/// Trusts nobody: for agents that are spoken to in plain text. reqwest would look for a provider there too.
+pub(crate) fn none() -> Result<ClientConfig> {
+    Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>> {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::invalid_address(format!("TLS cannot be set up: {error}")))
 }
 
 fn authorities(path: &str) -> Result<RootCertStore> {

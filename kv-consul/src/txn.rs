@@ -52,6 +52,10 @@ impl<'a> Operation<'a> {
         operation
     }
 
+    pub(crate) fn get(key: &'a str) -> Self {
+        Self::new("get", key)
+    }
+
     pub(crate) fn delete(key: &'a str) -> Self {
         Self::new("delete", key)
     }
@@ -133,7 +137,7 @@ impl Store {
     }
 }
 
-fn outcome(answer: &Answer) -> Result<Outcome> {
+pub(crate) fn outcome(answer: &Answer) -> Result<Outcome> {
     let parsed: TxnAnswer<'_> =
         serde_json::from_slice(&answer.body).map_err(|error| unexpected(answer).with_source(error))?;
     if answer.status == StatusCode::OK {

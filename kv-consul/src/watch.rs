@@ -56,6 +56,14 @@ impl Slot {
         Self { query, cell: Mutex::new(cell) }
     }
 
+    /// Takes an older state for the one that was seen, and what was listed now for news.
+    pub(crate) fn step_back(&self, older: Arc<State>, index: u64, listing: Listing) {
+        let mut cell = self.cell();
+        cell.seen = Seen { state: older, index, received: listing.asked };
+        drop(cell);
+        self.offer(&Arc::new(Update { listing, before: None, changes: Vec::new() }));
+    }
+
     /// Takes note of an update, and says whether it changes anything for this watch.
     pub(crate) fn offer(&self, update: &Arc<Update>) -> bool {
         let scope = self.query.scope();
@@ -78,10 +86,14 @@ impl Slot {
         true
     }
 
-    /// Shares a state that looks the same in this watch's scope; false if it does not.
+    /// Shares a state that looks the same in this watch's scope as what it saw last; false if it does not.
     pub(crate) fn adopt(&self, state: &Arc<State>) -> bool {
         let mut cell = self.cell();
-        let same = cell.seen.state.is_same(state, self.query.scope());
+        let scope = self.query.scope();
+        if let Some(update) = &cell.pending {
+            return update.listing.state.is_same(state, scope);
+        }
+        let same = cell.seen.state.is_same(state, scope);
         if same {
             cell.seen.state = state.clone();
         }

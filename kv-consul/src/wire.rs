@@ -73,6 +73,22 @@ pub(crate) struct Indices {
     pub(crate) modify_index: u64,
 }
 
+/// The answer of a transaction that reads.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct ReadAnswer<'a> {
+    #[serde(borrow)]
+    pub(crate) results: Vec<ReadResult<'a>>,
+}
+
+/// An entry that was read.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) struct ReadResult<'a> {
+    #[serde(borrow)]
+    pub(crate) kv: Entry<'a>,
+}
+
 /// Why an operation kept its transaction from being applied.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -1,0 +1,86 @@
+//! The listings that were handed out lately, so that a watch can go on from one of them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::diff::State;
+
+/// The most listings that are remembered.
+const LISTINGS: usize = 64;
+
+/// The most entries in all of them together.
+const ENTRIES: usize = 50_000;
+
+/// What the latest listings showed, without their values.
+///
+/// Consul tells that something under a prefix was deleted after an index, but not what; and of a prefix with nothing
+/// under it, it does not even tell that nothing was. Where the listing that the index comes from is still known, the
+/// difference is.
+#[derive(Default)]
+pub(crate) struct Recent {
+    listings: Mutex<VecDeque<Remembered>>,
+}
+
+struct Remembered {
+    prefix: String,
+    index: u64,
+    state: Arc<State>,
+}
+
+impl Recent {
+    /// Remembers what a prefix looked like at an index, and forgets what is oldest if that is too much.
+    pub(crate) fn remember(&self, prefix: &str, index: u64, state: Arc<State>) {
+        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        listings.retain(|one| one.prefix != prefix || one.index != index);
+        listings.push_back(Remembered { prefix: prefix.to_owned(), index, state });
+        let mut entries: usize = listings.iter().map(|one| one.state.len()).sum();
+        while listings.len() > LISTINGS || entries > ENTRIES {
+            let Some(oldest) = listings.pop_front() else { break };
+            entries -= oldest.state.len();
+        }
+    }
+
+    /// What a prefix looked like at an index.
+    pub(crate) fn recall(&self, prefix: &str, index: u64) -> Option<Arc<State>> {
+        let listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        listings.iter().find(|one| one.prefix == prefix && one.index == index).map(|one| one.state.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(rows: usize) -> Arc<State> {
+        let mut state = State::default();
+        for row in 0..rows {
+            state.push(&format!("{row:06}"), 1, 1);
+        }
+        Arc::new(state)
+    }
+
+    #[test]
+    fn the_latest_listings_are_remembered() {
+        let recent = Recent::default();
+        recent.remember("a", 1, state(1));
+        recent.remember("a", 2, state(2));
+        recent.remember("b", 1, state(3));
+        recent.remember("a", 1, state(4));
+        let rows = |prefix, index| recent.recall(prefix, index).map(|state| state.len());
+        assert_eq!((rows("a", 1), rows("a", 2), rows("b", 1)), (Some(4), Some(2), Some(3)));
+        assert_eq!((rows("a", 3), rows("c", 1)), (None, None));
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten() {
+        let recent = Recent::default();
+        for index in 0..=LISTINGS as u64 {
+            recent.remember("a", index, state(1));
+        }
+        assert!(recent.recall("a", 0).is_none() && recent.recall("a", 1).is_some());
+        recent.remember("b", 1, state(ENTRIES - 1));
+        assert!(recent.recall("b", 1).is_some() && recent.recall("a", LISTINGS as u64).is_some());
+        recent.remember("b", 2, state(ENTRIES + 1));
+        assert!(recent.recall("b", 2).is_none() && recent.recall("b", 1).is_none());
+    }
+}
