@@ -52,6 +52,11 @@ impl Context {
         self.seed
     }
 
+    /// How many times over to try what is random.
+    pub(crate) fn effort(&self) -> u32 {
+        self.fixture.effort().max(1)
+    }
+
     /// How long to wait for what should happen at once.
     pub(crate) fn patience(&self) -> Duration {
         self.fixture.patience()

@@ -35,6 +35,11 @@ pub trait Fixture: Send + Sync + 'static {
         Duration::from_secs(20)
     }
 
+    /// How many times over the random cases try; 1 takes seconds on a real server.
+    fn effort(&self) -> u32 {
+        1
+    }
+
     /// An address of the store and the backends to connect through, for the cases about addresses.
     fn address(&self) -> Option<(Registry, String)> {
         None
@@ -103,6 +108,7 @@ pub struct AddressFixture {
     /// Keeps a store alive that lives only as long as somebody is connected.
     first: Kv,
     patience: Duration,
+    effort: u32,
 }
 
 impl AddressFixture {
@@ -121,7 +127,7 @@ impl AddressFixture {
         match shared {
             Ok(_) => {
                 let patience = Duration::from_secs(20);
-                Ok(Self { registry, address: address.to_owned(), first, patience })
+                Ok(Self { registry, address: address.to_owned(), first, patience, effort: 1 })
             }
             Err(error) if error.is_key_not_found() => {
                 Err("each connection to this address has a store of its own; name one, as in `memory://suite`".into())
@@ -134,6 +140,13 @@ impl AddressFixture {
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Has the random cases try this many times over.
+    #[must_use]
+    pub fn with_effort(mut self, effort: u32) -> Self {
+        self.effort = effort;
         self
     }
 }
@@ -150,6 +163,10 @@ impl Fixture for AddressFixture {
 
     fn patience(&self) -> Duration {
         self.patience
+    }
+
+    fn effort(&self) -> u32 {
+        self.effort
     }
 
     fn address(&self) -> Option<(Registry, String)> {

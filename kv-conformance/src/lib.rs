@@ -10,6 +10,7 @@ mod context;
 mod fixture;
 pub mod judge;
 mod log;
+mod random;
 mod runner;
 #[cfg(feature = "servers")]
 pub mod servers;

@@ -133,7 +133,7 @@ impl Suite {
 
     /// Far more than any case takes that does not hang.
     fn limit(&self, context: &Context) -> Duration {
-        context.expiry() * 4 + Duration::from_secs(60)
+        (context.expiry() * 4 + Duration::from_secs(60)) * context.effort()
     }
 
     /// Leaves the store as it was; what cannot be removed now is no case's fault.

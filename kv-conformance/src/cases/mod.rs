@@ -1,9 +1,11 @@
 //! Every case, by subject.
 
 mod addresses;
+mod concurrency;
 mod ephemeral;
 mod keys;
 mod locks;
+mod model;
 mod reads;
 mod roots;
 mod transactions;
@@ -13,7 +15,7 @@ mod writes;
 
 use crate::case::Case;
 
-const FILES: [&[Case]; 10] = [
+const FILES: [&[Case]; 12] = [
     keys::CASES,
     values::CASES,
     roots::CASES,
@@ -24,6 +26,8 @@ const FILES: [&[Case]; 10] = [
     ephemeral::CASES,
     locks::CASES,
     addresses::CASES,
+    concurrency::CASES,
+    model::CASES,
 ];
 
 /// Every case, file by file.
