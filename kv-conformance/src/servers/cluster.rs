@@ -2,56 +2,40 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
-use std::process;
-use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use testcontainers::bollard::Docker;
-use testcontainers::bollard::query_parameters::{KillContainerOptionsBuilder, LogsOptionsBuilder};
-use testcontainers::{ContainerAsync, GenericImage};
+use testcontainers::bollard::query_parameters::LogsOptionsBuilder;
 use tokio::sync::OnceCell;
-use tokio::time::sleep;
 
 use super::docker::{self, Networks};
-use super::error::{Doing, Error};
+use super::error::Error;
 use super::http::Http;
 use super::member::{self, Plan};
 use super::owner::{self, CLUSTER_LABEL, OWNER_LABEL};
+use super::run::Run;
 use super::tls::Certificates;
 use super::tool::{Output, Tool};
-use super::{Access, Credential, Kind, Options, Tls, consul, etcd};
-
-/// Generous, since it is only ever waited out by a server that has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(50);
+use super::{Access, Credential, Kind, Options, Tls, consul, etcd, random};
 
 /// A store that runs in containers: one server, or several that elect a leader.
 ///
 /// Members are numbered from 0. Data outlives [`kill`](Self::kill) and [`start_again`](Self::start_again). Everything
 /// is gone when this is [stopped](Self::stop) or dropped.
 pub struct Cluster {
-    kind: Kind,
+    pub(super) kind: Kind,
     tls: Tls,
-    run: Run,
+    pub(super) run: Run,
     ports: Vec<u16>,
     /// Every member's address among its peers.
-    peers: Vec<Ipv4Addr>,
-    networks: Option<Networks>,
+    pub(super) peers: Vec<Ipv4Addr>,
+    pub(super) networks: Option<Networks>,
     certificates: Option<Certificates>,
-    admin: Option<Credential>,
-    http: Http,
-}
-
-/// The containers of a cluster, removed on drop together with whatever else carries its label.
-struct Run {
-    engine: Docker,
-    name: String,
-    containers: Vec<ContainerAsync<GenericImage>>,
-    ended: bool,
+    pub(super) admin: Option<Credential>,
+    pub(super) http: Http,
 }
 
 impl Cluster {
@@ -61,7 +45,9 @@ impl Cluster {
     ///
     /// When there is no Docker engine, no image, or a server that does not come up; nothing is left running then.
     pub async fn start(kind: Kind, members: usize, options: Options) -> Result<Self, Error> {
-        assert!(members > 0, "a cluster has members");
+        if members == 0 {
+            return Err(Error::new("a cluster has members"));
+        }
         let engine = docker::engine().await?;
         prepare_process(&engine).await;
         let image = options.image.clone().unwrap_or_else(|| kind.image());
@@ -218,159 +204,15 @@ impl Cluster {
         }
     }
 
-    /// Ends a member at once, as a crash does (SIGKILL).
+    /// The version that the first member says it is.
     ///
     /// # Errors
     ///
-    /// When it is not running.
-    pub async fn kill(&self, member: usize) -> Result<(), Error> {
-        let options = KillContainerOptionsBuilder::new().signal("SIGKILL").build();
-        self.run.engine.kill_container(self.container(member), Some(options)).await.doing("cannot kill a member")
-    }
-
-    /// Starts a killed member and waits until it serves again, for which a cluster needs a majority.
-    ///
-    /// # Errors
-    ///
-    /// When it does not serve within a minute.
-    pub async fn start_again(&self, member: usize) -> Result<(), Error> {
-        self.start_container(member).await?;
-        self.await_member(member).await
-    }
-
-    /// Starts every member that is not running, all at once, and waits until all serve.
-    ///
-    /// # Errors
-    ///
-    /// When they do not serve within a minute.
-    pub async fn start_all_again(&self) -> Result<(), Error> {
-        try_join_all((0..self.members()).map(|member| self.start_container(member))).await?;
-        self.await_all().await
-    }
-
-    async fn start_container(&self, member: usize) -> Result<(), Error> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.run.engine.start_container(self.container(member), None).await {
-                Err(error) if member::is_port_taken(&error.to_string()) && Instant::now() < deadline => {
-                    sleep(POLL).await;
-                }
-                result => return result.doing("cannot start a member again"),
-            }
-        }
-    }
-
-    /// Stops a member from running without ending it: connections stay open, and nothing answers.
-    ///
-    /// # Errors
-    ///
-    /// When it is not running, or is paused already.
-    pub async fn pause(&self, member: usize) -> Result<(), Error> {
-        self.run.engine.pause_container(self.container(member)).await.doing("cannot pause a member")
-    }
-
-    /// Lets a paused member go on.
-    ///
-    /// # Errors
-    ///
-    /// When it is not paused.
-    pub async fn resume(&self, member: usize) -> Result<(), Error> {
-        self.run.engine.unpause_container(self.container(member)).await.doing("cannot resume a member")
-    }
-
-    /// Cuts a member off from its peers, while clients still reach it.
-    ///
-    /// # Errors
-    ///
-    /// When it has no peers, or is cut off already.
-    pub async fn isolate(&self, member: usize) -> Result<(), Error> {
-        self.networks()?.disconnect(&self.run.engine, self.container(member)).await
-    }
-
-    /// Ends [`isolate`](Self::isolate): the member has its peers again, at its old address.
-    ///
-    /// # Errors
-    ///
-    /// When it is not cut off.
-    pub async fn rejoin(&self, member: usize) -> Result<(), Error> {
-        self.networks()?.connect(&self.run.engine, self.container(member), member).await?;
-        if self.kind == Kind::Consul {
-            // Best effort: its peers may be down, or it may be.
-            consul::join(&self.http, member, &self.peers, self.admin.as_ref()).await;
-        }
-        Ok(())
-    }
-
-    /// The member that a majority of members takes for the leader, if there is one.
-    pub async fn leader(&self) -> Option<usize> {
-        let seen = match self.kind {
-            Kind::Etcd => etcd::leaders(&self.http, self.members()).await,
-            Kind::Consul => consul::leaders(&self.http, &self.peers).await,
-        };
-        // One that is cut off goes on believing in its leader for a while, itself included.
-        (0..self.members()).find(|member| {
-            let votes = seen.iter().filter(|leader| **leader == Some(*member)).count();
-            votes * 2 > self.members()
-        })
-    }
-
-    /// Waits for a leader other than `except`.
-    ///
-    /// # Errors
-    ///
-    /// When there is none within a minute.
-    pub async fn await_leader(&self, except: Option<usize>) -> Result<usize, Error> {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            match self.leader().await {
-                Some(leader) if Some(leader) != except => return Ok(leader),
-                _ => sleep(POLL).await,
-            }
-        }
-        Err(Error::new(format!("{} has no new leader after {PATIENCE:?}", self.kind)))
-    }
-
-    /// Whether a member answers a linearizable read now.
-    pub async fn serves(&self, member: usize) -> bool {
-        self.ask(member).await.is_ok_and(|serves| serves)
-    }
-
-    /// Waits until a member answers a linearizable read.
-    ///
-    /// # Errors
-    ///
-    /// When it does not within a minute, with the end of its log.
-    pub async fn await_member(&self, member: usize) -> Result<(), Error> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let why = match self.ask(member).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => "it says that it is not healthy".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            let running = self.run.containers[member].is_running().await.unwrap_or(false);
-            if !running || Instant::now() > deadline {
-                let log = self.log(member).await;
-                let state = if running { "does not serve" } else { "has ended" };
-                return Err(Error::new(format!("{} member {member} {state} ({why}); its log:\n{log}", self.kind)));
-            }
-            sleep(POLL).await;
-        }
-    }
-
-    /// Waits until every member answers a linearizable read.
-    ///
-    /// # Errors
-    ///
-    /// When one does not within a minute, with the end of its log.
-    pub async fn await_all(&self) -> Result<(), Error> {
-        try_join_all((0..self.members()).map(|member| self.await_member(member))).await.map(drop)
-    }
-
-    async fn ask(&self, member: usize) -> Result<bool, Error> {
+    /// When it does not answer.
+    pub async fn version(&self) -> Result<String, Error> {
         match self.kind {
-            Kind::Etcd => etcd::serves(&self.http, member).await,
-            Kind::Consul => consul::serves(&self.http, member, self.members(), self.admin.as_ref()).await,
+            Kind::Etcd => etcd::version(&self.http).await,
+            Kind::Consul => consul::version(&self.http, self.admin.as_ref()).await,
         }
     }
 
@@ -409,12 +251,8 @@ impl Cluster {
         &self.run.name
     }
 
-    fn container(&self, member: usize) -> &str {
+    pub(super) fn container(&self, member: usize) -> &str {
         self.run.containers[member].id()
-    }
-
-    fn networks(&self) -> Result<&Networks, Error> {
-        self.networks.as_ref().ok_or_else(|| Error::new("a single server has no peers"))
     }
 }
 
@@ -426,36 +264,6 @@ impl fmt::Debug for Cluster {
             .field("endpoints", &self.endpoints())
             .finish_non_exhaustive()
     }
-}
-
-impl Run {
-    fn new(engine: Docker) -> Self {
-        let name = format!("kv-{}-{}", process::id(), random());
-        Self { engine, name, containers: Vec::new(), ended: false }
-    }
-
-    async fn end(&mut self) {
-        let containers = std::mem::take(&mut self.containers);
-        dispose(self.engine.clone(), self.name.clone(), containers).await;
-        self.ended = true;
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        // testcontainers would panic here where there is no runtime, and leaves networks to whoever made them.
-        let containers = std::mem::take(&mut self.containers);
-        owner::block_on_thread(dispose(self.engine.clone(), self.name.clone(), containers));
-    }
-}
-
-async fn dispose(engine: Docker, name: String, containers: Vec<ContainerAsync<GenericImage>>) {
-    join_all(containers.into_iter().map(ContainerAsync::rm)).await;
-    // What a start that failed half-way left behind, and the networks.
-    owner::remove_labelled(&engine, &format!("{CLUSTER_LABEL}={name}")).await;
 }
 
 /// What a process does once, before it starts its first server.
@@ -479,11 +287,6 @@ fn credential(kind: Kind, name: &str) -> Credential {
             Credential::Token(uuid)
         }
     }
-}
-
-/// Sixteen hexadecimal digits, random enough to be unique on one machine.
-fn random() -> String {
-    format!("{:016x}", RandomState::new().hash_one(process::id()))
 }
 
 fn encode(part: &str) -> impl fmt::Display {

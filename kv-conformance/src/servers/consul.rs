@@ -1,5 +1,7 @@
 //! What is particular to Consul: how a server is configured, asked, and given tokens.
 
+use std::net::Ipv4Addr;
+
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -97,8 +99,13 @@ pub(super) async fn serves(
     Err(Error::new(format!("a consistent read: {status}: {}", text.trim())))
 }
 
+pub(super) async fn version(http: &Http, management: Option<&Credential>) -> Result<String, Error> {
+    let answer = http.ask_json(0, Method::GET, "/v1/agent/self", None, header(management)).await?;
+    Ok(answer["Config"]["Version"].as_str().unwrap_or("unknown").to_owned())
+}
+
 /// The leader that each member sees, by its number; `None` where it sees none or does not answer.
-pub(super) async fn leaders(http: &Http, peers: &[std::net::Ipv4Addr]) -> Vec<Option<usize>> {
+pub(super) async fn leaders(http: &Http, peers: &[Ipv4Addr]) -> Vec<Option<usize>> {
     let asked = (0..peers.len()).map(|member| http.ask_json(member, Method::GET, "/v1/status/leader", None, None));
     let position = |answer: &Value| {
         let (address, _port) = answer.as_str()?.rsplit_once(':')?;
@@ -109,12 +116,7 @@ pub(super) async fn leaders(http: &Http, peers: &[std::net::Ipv4Addr]) -> Vec<Op
 }
 
 /// Makes a member that was cut off and its peers find one another now: by themselves they try only now and then.
-pub(super) async fn join(
-    http: &Http,
-    member: usize,
-    peers: &[std::net::Ipv4Addr],
-    management: Option<&Credential>,
-) -> bool {
+pub(super) async fn join(http: &Http, member: usize, peers: &[Ipv4Addr], management: Option<&Credential>) -> bool {
     for peer in peers.iter().enumerate().filter(|(other, _)| *other != member).map(|(_, peer)| peer) {
         let path = format!("/v1/agent/join/{peer}");
         let answer = http.ask(member, Method::PUT, &path, None, header(management)).await;

@@ -61,16 +61,38 @@ pub(super) async fn serves(http: &Http, member: usize) -> Result<bool, Error> {
     Ok(answer["health"] == "true")
 }
 
+pub(super) async fn version(http: &Http) -> Result<String, Error> {
+    let answer = http.ask_json(0, Method::GET, "/version", None, None).await?;
+    Ok(answer["etcdserver"].as_str().unwrap_or("unknown").to_owned())
+}
+
+/// Logs in at a member; gives the header that further requests carry.
+async fn login(http: &Http, member: usize, user: &Credential) -> Result<(&'static str, String), Error> {
+    let Credential::User { name, password } = user else {
+        return Err(Error::new("etcd has users, not tokens"));
+    };
+    let body = json!({"name": name, "password": password});
+    let session = http.ask_json(member, Method::POST, "/v3/auth/authenticate", Some(&body), None).await?;
+    Ok(("Authorization", session["token"].as_str().unwrap_or_default().to_owned()))
+}
+
 /// A member's own id and the id of the leader that it sees.
-async fn status(http: &Http, member: usize) -> Option<(String, String)> {
-    let answer = http.ask_json(member, Method::POST, "/v3/maintenance/status", Some(&json!({})), None).await.ok()?;
+async fn status(http: &Http, member: usize, root: Option<&Credential>) -> Option<(String, String)> {
+    let token = match root {
+        // Anew each time, for a test may have made tokens short-lived.
+        Some(root) => Some(login(http, member, root).await.ok()?),
+        None => None,
+    };
+    let header = token.as_ref().map(|(name, value)| (*name, value.as_str()));
+    let path = "/v3/maintenance/status";
+    let answer = http.ask_json(member, Method::POST, path, Some(&json!({})), header).await.ok()?;
     let id = |value: &Value| value.as_str().filter(|id| *id != "0").map(str::to_owned);
     Some((id(&answer["header"]["member_id"])?, id(&answer["leader"])?))
 }
 
 /// The leader that each member sees, by its number; `None` where it sees none or does not answer.
-pub(super) async fn leaders(http: &Http, members: usize) -> Vec<Option<usize>> {
-    let seen = futures_util::future::join_all((0..members).map(|member| status(http, member))).await;
+pub(super) async fn leaders(http: &Http, members: usize, root: Option<&Credential>) -> Vec<Option<usize>> {
+    let seen = futures_util::future::join_all((0..members).map(|member| status(http, member, root))).await;
     seen.iter()
         .map(|status| {
             let (_, leader) = status.as_ref()?;
@@ -104,14 +126,10 @@ pub(super) async fn grant(
     prefix: &str,
     access: Access,
 ) -> Result<(), Error> {
-    let (Credential::User { name: root, password: root_password }, Credential::User { name, password }) =
-        (root, granted)
-    else {
+    let Credential::User { name, password } = granted else {
         return Err(Error::new("etcd has users, not tokens"));
     };
-    let login = json!({"name": root, "password": root_password});
-    let session = http.ask_json(0, Method::POST, "/v3/auth/authenticate", Some(&login), None).await?;
-    let token = session["token"].as_str().unwrap_or_default();
+    let (header, token) = login(http, 0, root).await?;
     let kind = match access {
         Access::Read => "READ",
         Access::Write => "READWRITE",
@@ -126,7 +144,7 @@ pub(super) async fn grant(
     ];
     for (step, body) in steps {
         let path = format!("/v3/auth/{step}");
-        http.ask_json(0, Method::POST, &path, Some(&body), Some(("Authorization", token))).await?;
+        http.ask_json(0, Method::POST, &path, Some(&body), Some((header, &token))).await?;
     }
     Ok(())
 }

@@ -29,14 +29,17 @@ mod consul;
 mod docker;
 mod error;
 mod etcd;
+mod faults;
 mod http;
 mod member;
 mod owner;
+mod run;
 mod tls;
 mod tool;
 
 use std::env;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 
 pub use cluster::Cluster;
 pub use error::Error;
@@ -196,4 +199,9 @@ pub enum Access {
     Read,
     /// Read and write, sessions included.
     Write,
+}
+
+/// Sixteen hexadecimal digits, random enough to be unique on one machine.
+fn random() -> String {
+    format!("{:016x}", RandomState::new().hash_one(0))
 }

@@ -8,6 +8,7 @@ use std::fs;
 use std::process;
 use std::sync::OnceLock;
 use std::thread;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use testcontainers::bollard::Docker;
@@ -15,6 +16,7 @@ use testcontainers::bollard::query_parameters::{
     ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
 };
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use super::docker;
 
@@ -138,9 +140,13 @@ async fn end_by_signal() {
         })
     });
     let (kind, ..) = futures_util::future::select_all(received).await;
-    if let Ok(engine) = docker::engine().await {
-        remove_labelled(&engine, &format!("{OWNER_LABEL}={}", this_process())).await;
-    }
+    let removal = async {
+        if let Ok(engine) = docker::engine().await {
+            remove_labelled(&engine, &format!("{OWNER_LABEL}={}", this_process())).await;
+        }
+    };
+    // Whoever asks a process to end does not wait for an engine that hangs; the next run removes what is left.
+    let _ = timeout(Duration::from_secs(10), removal).await;
     process::exit(128 + kind.as_raw_value());
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -124,7 +125,9 @@ fn sign(issuer: &Issuer<'_, KeyPair>, name: &str, hosts: &[&str]) -> Result<Sign
     let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
     let key = KeyPair::generate().doing("cannot generate a key")?;
     let mut params = CertificateParams::new(hosts).doing("cannot name a certificate")?;
-    params.distinguished_name.push(DnType::CommonName, name);
+    // No common name: etcd takes a client's for its user, and its gateway refuses a client that has one.
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     // etcd's own gateway calls etcd as a client and shows the server's certificate.
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

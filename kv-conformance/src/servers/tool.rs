@@ -29,7 +29,8 @@ pub struct Output {
 
 /// A command that runs inside a member's container.
 ///
-/// It ends by itself, by [`signal`](Self::signal), or with its container; dropping this does not end it.
+/// It ends by itself, by [`signal`](Self::signal), or with its container; dropping this does not end it. Mind that
+/// `etcdctl lock NAME COMMAND` ignores a `TERM` until its command has ended, which `etcdctl lock NAME` does not.
 pub struct Tool {
     engine: Docker,
     container: String,
@@ -105,7 +106,7 @@ impl Tool {
     /// # Errors
     ///
     /// When it has ended already, or the container is not running.
-    pub async fn signal(&self, name: &str) -> Result<(), Error> {
+    pub async fn signal(&mut self, name: &str) -> Result<(), Error> {
         let kill = format!("kill -{name} {}", self.pid);
         let output = Box::pin(Self::start_plain(&self.engine, &self.container, &["sh", "-c", &kill]).await?.wait());
         match output.await? {
