@@ -187,7 +187,7 @@ impl Client {
         let silent = tried.into_iter().chain(waiting);
         failures
             .extend(silent.map(|index| (endpoints[index].address.clone(), Unreachable::for_now("no answer in time"))));
-        Err(Unreachable::all(failures))
+        Err(Unreachable::all(&failures))
     }
 
     async fn token(&self, connection: &Connection) -> Result<Token, Failed> {

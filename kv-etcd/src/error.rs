@@ -189,17 +189,16 @@ impl From<Failed> for Error {
         } else {
             format!("the server answered {:?}: {}", status.code(), status.message())
         };
-        let error = match judge(status.code(), status.message()) {
-            _ if transport(&status) => match writes && !not_sent(&status) {
-                true => Self::indeterminate(reason),
-                false => Self::unavailable(reason),
-            },
-            Verdict::NotNow => Self::unavailable(reason),
-            Verdict::Denied => Self::permission_denied(reason),
-            Verdict::Refused => Self::unexpected_answer(reason),
+        let verdict = match transport(&status) {
+            false => judge(status.code(), status.message()),
+            true if not_sent(&status) => Verdict::NotNow,
+            true => Verdict::Unsure,
+        };
+        let error = match verdict {
             Verdict::Unsure | Verdict::Odd if writes => Self::indeterminate(reason),
-            Verdict::Unsure => Self::unavailable(reason),
-            Verdict::Odd => Self::unexpected_answer(reason),
+            Verdict::NotNow | Verdict::Unsure => Self::unavailable(reason),
+            Verdict::Refused | Verdict::Odd => Self::unexpected_answer(reason),
+            Verdict::Denied => Self::permission_denied(reason),
         };
         error.with_source(status)
     }
@@ -211,7 +210,7 @@ fn transport(status: &Status) -> bool {
 }
 
 fn not_sent(status: &Status) -> bool {
-    status.source().is_some_and(|below| below.is::<NotSent>())
+    status.source().is_some_and(<dyn StdError>::is::<NotSent>)
 }
 
 /// The errors below an error.
@@ -266,7 +265,7 @@ impl Unreachable {
     }
 
     /// One failure for several endpoints: the one that a caller can do most about decides.
-    pub(crate) fn all(failures: Vec<(String, Self)>) -> Self {
+    pub(crate) fn all(failures: &[(String, Self)]) -> Self {
         let why = failures.iter().map(|(_, failure)| failure.why).max().unwrap_or(Why::ForNow);
         let said: Vec<String> = failures.iter().map(|(endpoint, one)| format!("{endpoint}: {}", one.reason)).collect();
         Self { why, reason: said.join("; ") }
@@ -366,7 +365,7 @@ mod tests {
             ("a:1".to_owned(), Unreachable::for_now("connection refused")),
             ("b:2".to_owned(), Unreachable::wrong("it does not speak gRPC")),
         ];
-        let error = Error::from(Unreachable::all(failures));
+        let error = Error::from(Unreachable::all(&failures));
         assert!(matches!(error, Error::UnexpectedAnswer { .. }));
         assert!(error.to_string().contains("a:1: connection refused; b:2: it does not speak gRPC"));
     }

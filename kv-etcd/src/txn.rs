@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     fn answer(mod_revision: i64, create_revision: i64) -> ResponseOp {
-        let kvs = vec![KeyValue { mod_revision, create_revision, ..KeyValue::default() }];
+        let kvs = vec![KeyValue { create_revision, mod_revision, ..KeyValue::default() }];
         ResponseOp { response: Some(Response::Range(RangeResponse { kvs, ..RangeResponse::default() })) }
     }
 

@@ -43,7 +43,7 @@ impl Fixture for Etcd {
 
     fn environment(&self) -> Option<(Environment, String)> {
         let endpoint = self.cluster.as_ref()?.endpoints().swap_remove(0);
-        Some((Environment::from([("ETCDCTL_ENDPOINTS", endpoint.as_str())]), "etcd://".to_owned()))
+        Some((Environment::from([("ETCDCTL_ENDPOINTS", endpoint.as_str())]), "etcd:///".to_owned()))
     }
 }
 

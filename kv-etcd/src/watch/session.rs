@@ -143,10 +143,8 @@ impl Session {
 
     async fn take(&mut self, client: &Client, watches: &mut Watches, answer: WatchResponse) -> Result<(), End> {
         // A watch that is refused may be answered without its number.
-        let number = match answer.created {
-            true => self.unconfirmed.pop_front().unwrap_or(answer.watch_id),
-            false => answer.watch_id,
-        };
+        let confirms = if answer.created { self.unconfirmed.pop_front() } else { None };
+        let number = confirms.unwrap_or(answer.watch_id);
         // Not one of those that are left: it was closed, or stopped, while this was under way.
         let Some(&id) = self.ids.get(&number) else { return Ok(()) };
         let Some(watch) = watches.get_mut(&id) else { return Ok(()) };

@@ -10,7 +10,7 @@ use kv_core::{Error, Event, EventType, Kv, Watch};
 use crate::support::{Relay, connect, server, servers, soon, until};
 
 const WRITES: usize = 10_000;
-const WRITERS: usize = 32;
+const WRITERS: usize = 128;
 
 /// Writes keys of their own from many tasks, until enough writes were acknowledged; gives the index of each.
 async fn write(kv: &Kv, acknowledged: &Arc<AtomicUsize>) -> BTreeMap<String, u64> {
@@ -40,6 +40,15 @@ async fn write(kv: &Kv, acknowledged: &Arc<AtomicUsize>) -> BTreeMap<String, u64
         all.extend(writer.await.expect("a writer"));
     }
     all
+}
+
+/// Writes keys in order, as many in a transaction as may be, with values of this size.
+async fn write_together(kv: &Kv, keys: impl Iterator<Item = String>, size: usize) {
+    let keys: Vec<String> = keys.collect();
+    for keys in keys.chunks(kv.limits().txn_ops) {
+        let txn = keys.iter().fold(kv.txn(), |txn, key| txn.set(key, vec![0; size]));
+        txn.commit().await.expect("a transaction");
+    }
 }
 
 /// Every event up to that of the key `end`.
@@ -165,13 +174,15 @@ async fn a_thousand_watches_take_one_connection() {
     let cluster = server().await;
     let relay = Relay::to(&cluster.endpoints()[0]).await;
     let kv = connect(&format!("etcd://{}", relay.address)).await;
+    let opening = (0..1000).map(|number| {
+        let (kv, prefix) = (kv.clone(), format!("w/{number}/"));
+        tokio::spawn(async move { kv.watch(&prefix, 0).await })
+    });
     let mut watches = Vec::new();
-    for number in 0..1000 {
-        watches.push(kv.watch(&format!("w/{number}/"), 0).await.expect("a watch"));
+    for opened in opening.collect::<Vec<_>>() {
+        watches.push(opened.await.expect("a task").expect("a watch"));
     }
-    for number in 0..1000 {
-        kv.set(&format!("w/{number}/key"), number.to_string()).await.expect("a write");
-    }
+    write_together(&kv, (0..1000).map(|number| format!("w/{number}/key")), 0).await;
     for (number, watch) in watches.iter_mut().enumerate() {
         let event = soon("an event", watch.next()).await.expect("the watch goes on").expect("an event");
         assert_eq!(event.key, format!("w/{number}/key"));
@@ -183,16 +194,12 @@ async fn a_thousand_watches_take_one_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_that_is_not_read_holds_up_no_other_and_loses_nothing() {
-    const EVENTS: u64 = 5000;
+    const EVENTS: usize = 5000;
     let cluster = server().await;
     let kv = connect(&cluster.address()).await;
     let mut slow = kv.watch("w/", 0).await.expect("a watch");
     let mut fast = kv.watch("w/", 0).await.expect("a watch");
-    let writes = async {
-        for number in 0..EVENTS {
-            kv.set(&format!("w/{number}"), vec![0; 1000]).await.expect("a write");
-        }
-    };
+    let writes = write_together(&kv, (0..EVENTS).map(|number| format!("w/{number}")), 1000);
     let reads = async {
         for number in 0..EVENTS {
             let event = soon("an event", fast.next()).await.expect("the watch goes on").expect("an event");
