@@ -1,9 +1,11 @@
-//! A store in one file of JSON, written anew with every change: small enough to be read in one sitting, and real.
+//! A store in one file, to which every change is a line of JSON: small enough to be read in one sitting, and real.
 //!
 //! `file:///root?path=PATH`. Handles within one program share the file; programs may not. Opening it again brings
 //! everything back but what lived on leases, whose holders are gone.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -35,11 +37,12 @@ static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Store>>>> = LazyLock::new(Mute
 fn connect(address: &Address) -> Result<Arc<dyn Backend>> {
     let path = address.parameter("path").ok_or_else(|| Error::invalid_address("parameter `path` is missing"))?;
     let mut open = lock(&OPEN);
-    if let Some(store) = open.get(Path::new(path)).and_then(Weak::upgrade) {
-        return Ok(Arc::new(FileBackend(store)));
-    }
-    let state = State::open(path.into())?;
-    let store = Arc::new(Store { changed: watch::Sender::new(()), state: Mutex::new(state) });
+    let store = match open.get(Path::new(path)).and_then(Weak::upgrade) {
+        Some(store) => store,
+        None => {
+            Arc::new(Store { state: Mutex::new(State::open(path).map_err(failed)?), changed: watch::Sender::default() })
+        }
+    };
     open.insert(path.into(), Arc::downgrade(&store));
     Ok(Arc::new(FileBackend(store)))
 }
@@ -59,7 +62,7 @@ struct Store {
 }
 
 struct State {
-    path: PathBuf,
+    file: File,
     now: Listing,
     /// The last events, and the index after which they are complete.
     history: VecDeque<Event>,
@@ -76,38 +79,56 @@ struct Leased {
 }
 
 impl State {
-    const HISTORY: usize = 10_000;
-
-    fn open(path: PathBuf) -> Result<Self> {
-        let now = match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| failed(error.into()))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Listing { index: 1, ..Listing::default() },
-            Err(error) => return Err(failed(error)),
-        };
-        Ok(Self { path, compacted: now.index, now, history: VecDeque::new(), leases: HashMap::new() })
+    fn open(path: &str) -> std::io::Result<Self> {
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        // A crash may have cut the last line short; nobody has seen what it says.
+        let complete = text.rfind('\n').map_or(0, |end| end + 1);
+        file.set_len(complete as u64)?;
+        let now = Listing { index: 1, ..Listing::default() };
+        let mut state = Self { file, now, compacted: 0, history: VecDeque::new(), leases: HashMap::new() };
+        for line in text[..complete].lines() {
+            state.show(serde_json::from_str(line)?);
+        }
+        state.compacted = state.now.index;
+        Ok(state)
     }
 
-    /// Writes the file, then lets the change be seen: the only way that anything changes.
-    fn apply(&mut self, events: Vec<Event>) -> Result<u64> {
-        let mut next = self.now.clone();
-        next.index += 1;
-        for event in &events {
+    /// Writes a line, then lets the change be seen: the only way that anything changes.
+    fn apply(&mut self, events: Vec<Event>, line: &[Event]) -> Result<u64> {
+        let length = self.file.metadata().map_err(failed)?.len();
+        let text = serde_json::to_string(line).map_err(|error| failed(error.into()))? + "\n";
+        if let Err(error) = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()) {
+            // Half a line must not be continued by the next one.
+            let _ = self.file.set_len(length);
+            return Err(failed(error));
+        }
+        self.now.index += 1;
+        self.show(events);
+        Ok(self.now.index)
+    }
+
+    fn show(&mut self, events: Vec<Event>) {
+        for event in events {
+            self.now.index = event.index;
             match event.event_type {
-                EventType::Delete => drop(next.values.remove(&event.key)),
-                _ => drop(next.values.insert(event.key.clone(), Value::new(event.data.clone(), next.index))),
+                EventType::Delete => drop(self.now.values.remove(&event.key)),
+                _ => drop(self.now.values.insert(event.key.clone(), Value::new(event.data.clone(), event.index))),
+            }
+            self.history.push_back(event);
+            if self.history.len() > 10_000 {
+                self.compacted = self.history.pop_front().map_or(0, |event| event.index);
             }
         }
-        let mut kept = next.clone();
-        self.leases.values().for_each(|leased| drop(kept.values.remove(&leased.key)));
-        let text = serde_json::to_vec(&kept).map_err(|error| failed(error.into()))?;
-        let new = self.path.with_extension("new");
-        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.path)).map_err(failed)?;
-        self.now = next;
-        self.history.extend(events);
-        while self.history.len() > Self::HISTORY {
-            self.compacted = self.history.pop_front().map_or(0, |event| event.index);
-        }
-        Ok(self.now.index)
+    }
+
+    /// Changes a key that vanishes with its holder. For whoever opens the file again, it is deleted; what remains of
+    /// the change is its index, which is not used again.
+    fn apply_leased(&mut self, key: &str, data: Option<Bytes>, is_lock: bool) -> Result<u64> {
+        let line = [self.event(key.to_owned(), None)];
+        let events = if is_lock { Vec::new() } else { vec![self.event(key.to_owned(), data)] };
+        self.apply(events, &line)
     }
 
     fn event(&self, key: String, data: Option<Bytes>) -> Event {
@@ -138,20 +159,18 @@ impl State {
         for operation in txn.operations {
             match operation {
                 Operation::Set { key, data } => events.push(self.event(key, Some(data))),
-                Operation::Delete { key } if self.now.values.contains_key(&key) => events.push(self.event(key, None)),
-                Operation::Delete { .. } => {}
+                Operation::Delete { key } => {
+                    events.extend(self.now.values.contains_key(&key).then(|| self.event(key, None)))
+                }
                 Operation::DeletePrefix { prefix } => {
-                    events.extend(self.below(&prefix).map(|(key, _)| self.event(key.clone(), None)));
+                    events.extend(self.below(&prefix).map(|(key, _)| self.event(key.clone(), None)))
                 }
             }
         }
-        if events.is_empty() {
-            return Ok(None);
-        }
+        let index = if events.is_empty() { 0 } else { self.apply(events.clone(), &events)? };
         // A lease does not survive its key.
-        let gone = |key: &str| events.iter().any(|event| event.key == key && event.event_type == EventType::Delete);
-        self.leases.retain(|_, leased| leased.is_lock || !gone(&leased.key));
-        self.apply(events).map(|index| sets.then_some(index))
+        self.leases.retain(|_, leased| leased.is_lock || self.now.values.contains_key(&leased.key));
+        Ok(sets.then_some(index))
     }
 
     fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a String, &'a Value)> {
@@ -164,20 +183,15 @@ impl State {
         if is_lock && self.leases.values().any(|leased| leased.is_lock && leased.key == key) {
             return Ok(None);
         }
-        let events = if is_lock { Vec::new() } else { vec![self.event(key.to_owned(), Some(Bytes::new()))] };
-        let token = self.now.index + 1;
+        let token = self.apply_leased(key, Some(Bytes::new()), is_lock)?;
         self.leases.insert(token, Leased { key: key.to_owned(), is_lock, ttl, deadline: Instant::now() + ttl });
-        let applied = self.apply(events);
-        if applied.is_err() {
-            self.leases.remove(&token);
-        }
-        applied.map(Some)
+        Ok(Some(token))
     }
 
     fn end(&mut self, token: u64) -> Result<bool> {
         let Some(leased) = self.leases.remove(&token) else { return Ok(false) };
         if !leased.is_lock {
-            self.apply(vec![self.event(leased.key, None)])?;
+            self.apply_leased(&leased.key, None, false)?;
         }
         Ok(true)
     }
@@ -208,14 +222,13 @@ impl Store {
         let watch = (self.clone(), self.changed.subscribe(), prefix.to_owned(), Some(after));
         let batches = stream::unfold(watch, |(store, mut changes, prefix, after)| async move {
             changes.borrow_and_update();
-            let batch = store.after(&prefix, after?);
-            if matches!(&batch, Ok((events, _)) if events.is_empty()) {
-                changes.changed().await.ok()?;
-            }
-            let (events, next) = match batch {
+            let (events, next) = match store.after(&prefix, after?) {
                 Ok((events, index)) => (events.into_iter().map(Ok).collect(), Some(index)),
                 Err(error) => (vec![Err(error)], None),
             };
+            if events.is_empty() {
+                changes.changed().await.ok()?;
+            }
             Some((stream::iter(events), (store, changes, prefix, next)))
         });
         Ok(batches.flatten().boxed())
@@ -240,8 +253,7 @@ async fn expire(store: Weak<Store>, token: u64) {
         let Some(deadline) = lock(&store.state).leases.get(&token).map(|leased| leased.deadline) else { return };
         if deadline <= Instant::now() {
             // Should the file not take it, the handle counts for itself and is lost all the same.
-            let _ = store.change(|state| state.end(token));
-            return;
+            return drop(store.change(|state| state.end(token)));
         }
         drop(store);
         sleep_until(deadline).await;
@@ -254,29 +266,23 @@ struct FileLease {
     token: u64,
 }
 
-impl FileLease {
-    fn lost<T>(&self) -> Result<T> {
-        Err(Error::Lost { key: self.key.clone() })
-    }
-}
-
 #[async_trait]
 impl Lease for FileLease {
     async fn renew(&self) -> Result<()> {
-        match lock(&self.store.state).leases.get_mut(&self.token) {
-            Some(leased) => leased.deadline = Instant::now() + leased.ttl,
-            None => return self.lost(),
-        }
+        let mut state = lock(&self.store.state);
+        let leased = state.leases.get_mut(&self.token).ok_or_else(|| Error::Lost { key: self.key.clone() })?;
+        leased.deadline = Instant::now() + leased.ttl;
         Ok(())
     }
 
     async fn set(&self, data: Bytes) -> Result<u64> {
         self.renew().await?;
-        self.store.change(|state| state.apply(vec![state.event(self.key.clone(), Some(data))]))
+        self.store.change(|state| state.apply_leased(&self.key, Some(data), false))
     }
 
     async fn release(&self) -> Result<()> {
-        if self.store.change(|state| state.end(self.token))? { Ok(()) } else { self.lost() }
+        let ended = self.store.change(|state| state.end(self.token))?;
+        ended.then_some(()).ok_or_else(|| Error::Lost { key: self.key.clone() })
     }
 }
 
@@ -291,10 +297,10 @@ impl Backend for FileBackend {
     fn limits(&self) -> Limits {
         Limits {
             key_bytes: 4096,
-            value_bytes: 64 << 10,
+            value_bytes: 1 << 20,
             txn_ops: 64,
-            txn_bytes: 256 << 10,
-            // Each change writes the whole file, and renewals wait for it.
+            txn_bytes: 4 << 20,
+            // Each change waits for the disk, and renewals wait for it.
             min_ttl: Duration::from_secs(1),
             max_ttl: Duration::from_secs(24 * 60 * 60),
             ttl_step: Duration::from_millis(1),
@@ -304,12 +310,11 @@ impl Backend for FileBackend {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.0.change(|state| state.apply(Vec::new())).map(drop)
+        lock(&self.0.state).file.sync_data().map_err(failed)
     }
 
     async fn get(&self, key: &str) -> Result<Value> {
-        let value = lock(&self.0.state).now.values.get(key).cloned();
-        value.ok_or_else(|| Error::NotFound { key: key.to_owned() })
+        lock(&self.0.state).now.values.get(key).cloned().ok_or_else(|| Error::NotFound { key: key.to_owned() })
     }
 
     async fn list(&self, prefix: &str) -> Result<Snapshot> {
@@ -321,8 +326,7 @@ impl Backend for FileBackend {
     async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
         let state = lock(&self.0.state);
         let child = |key: &str| key[prefix.len()..].split_inclusive('/').next().map(|name| format!("{prefix}{name}"));
-        let mut children: Vec<String> = state.below(prefix).filter_map(|(key, _)| child(key)).collect();
-        children.sort_unstable();
+        let mut children: Vec<_> = state.below(prefix).filter_map(|(key, _)| child(key)).collect();
         children.dedup();
         Ok(children)
     }
