@@ -161,7 +161,10 @@ impl Cluster {
         }
         let mut user = String::new();
         match credential {
-            Some(Credential::User { name, password }) => user = format!("{}:{}@", encode(name), encode(password)),
+            Some(Credential::User { name, password }) => {
+                let (name, password) = (utf8_percent_encode(name, RESERVED), utf8_percent_encode(password, RESERVED));
+                user = format!("{name}:{password}@");
+            }
             Some(Credential::Token(token)) => parameters.push(("token", token.clone())),
             None => {}
         }
@@ -169,7 +172,7 @@ impl Cluster {
         let mut address = format!("{}{secure}://{user}{hosts}", self.kind);
         for (index, (name, value)) in parameters.iter().enumerate() {
             let separator = if index == 0 { '?' } else { '&' };
-            address = format!("{address}{separator}{name}={}", encode(value));
+            address = format!("{address}{separator}{name}={}", utf8_percent_encode(value, RESERVED_IN_PARAMETER));
         }
         address
     }
@@ -289,7 +292,7 @@ fn credential(kind: Kind, name: &str) -> Credential {
     }
 }
 
-fn encode(part: &str) -> impl fmt::Display {
-    const DATA: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
-    utf8_percent_encode(part, DATA)
-}
+/// Everything but what stands for itself in any part of an address.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// A slash ends a host, and means nothing in a parameter.
+const RESERVED_IN_PARAMETER: &AsciiSet = &RESERVED.remove(b'/');
