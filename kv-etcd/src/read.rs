@@ -12,8 +12,11 @@ use crate::range::{Range, after_prefix, index, revision, signed, utf8};
 const FIRST_PAGE: i64 = 10_000;
 /// How large the later pages are to be, in bytes, as far as the entries before let one guess.
 const PAGE_BYTES: usize = 8 << 20;
-/// How many keys a page of a directory has.
-const KEYS_PAGE: i64 = 1_000;
+/// How many keys the first page of a directory has, and how many a later one at most.
+///
+/// Pages grow because etcd counts the rest of the range for each of them.
+const FIRST_KEYS: i64 = 1_000;
+const MOST_KEYS: i64 = 50_000;
 
 impl Client {
     /// A read, linearizable unless the address asks for less.
@@ -77,7 +80,7 @@ impl Client {
 
     /// The children of a directory; `prefix` is empty or ends in `/`.
     ///
-    /// What lies below a child is skipped, so the cost grows with the children, not with all that is below them.
+    /// From page to page, what is left below a child is skipped.
     pub(crate) async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
         loop {
             match self.try_keys(prefix).await {
@@ -91,7 +94,7 @@ impl Client {
         let mut children: Vec<String> = Vec::new();
         let mut request = Range::prefix(prefix).request();
         request.keys_only = true;
-        request.limit = KEYS_PAGE;
+        request.limit = FIRST_KEYS;
         loop {
             let page = self.read(request.clone()).await?;
             if request.revision == 0 {
@@ -105,6 +108,7 @@ impl Client {
                 }
             }
             let Some(last) = page.kvs.last().filter(|_| page.more) else { return Ok(children) };
+            request.limit = (request.limit * 4).min(MOST_KEYS);
             request.key = match children.last() {
                 Some(child)
                     if child.len() > prefix.len() && child.ends_with('/') && last.key.starts_with(child.as_bytes()) =>

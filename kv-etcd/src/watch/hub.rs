@@ -20,7 +20,7 @@ use crate::range::{Range, index, signed};
 
 /// After a failure the stream is opened again after pauses that grow between these.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What the consumers' side asks of the hub.
 pub(super) enum Command {

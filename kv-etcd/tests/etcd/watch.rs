@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use kv_conformance::servers::{Cluster, Options};
 use kv_core::{Error, Event, EventType, Kv, Watch};
+use tokio::time::sleep;
 
 use crate::support::{Relay, connect, server, servers, soon, until};
 
@@ -28,7 +30,9 @@ async fn write(kv: &Kv, acknowledged: &Arc<AtomicUsize>) -> BTreeMap<String, u64
                         acknowledged.fetch_add(1, Ordering::SeqCst);
                         indices.insert(key, index);
                     }
-                    Err(Error::Unavailable { .. } | Error::Indeterminate { .. }) => tokio::task::yield_now().await,
+                    Err(Error::Unavailable { .. } | Error::Indeterminate { .. }) => {
+                        sleep(Duration::from_millis(20)).await
+                    }
                     Err(error) => panic!("{error}"),
                 }
             }
