@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
 use crate::hub::{Hub, Query};
+use crate::watch::{Changes, Update};
 
 /// How long Consul holds a query back while nothing changes.
 ///
@@ -76,13 +77,16 @@ pub(crate) async fn follow(hub: Weak<Hub>, client: Arc<Client>, id: u64, query: 
             }
         };
         let pause = match answer {
-            Ok(listing) => {
+            Ok(mut listing) => {
                 failed.reset();
                 let (before, now) = (index, listing.index);
                 // An index that goes backwards is that of another history: what is there now is read once more.
                 index = if now < before { 0 } else { now };
-                let Some(mut update) = hub.upgrade().and_then(|hub| hub.compare(id, listing)) else { return };
-                client.date_deletions(&mut update.changes, before, now).await;
+                let compared = hub.upgrade().and_then(|hub| hub.compare(id, &mut listing));
+                let Some((state, mut changes)) = compared else { return };
+                client.date_deletions(&mut changes, before, now).await;
+                let changes = Arc::new(Changes::of(changes, &listing));
+                let update = Update { listing, before: state, changes };
                 let Some(hub) = hub.upgrade() else { return };
                 if hub.publish(id, update) {
                     idle.reset();

@@ -15,31 +15,66 @@ impl Client {
     /// Consul keeps the index of each deletion for a while, and tells the largest one under a prefix, which a whole
     /// key is too. Where it cannot be told for all of them, all keep the index of the answer.
     pub(crate) async fn date_deletions(&self, changes: &mut [Change], after: u64, until: u64) {
-        let deletions = || changes.iter().filter(|change| is_undated(change, until));
-        let count = deletions().count();
-        if count == 0 || count > LOOKUPS || count == changes.len() {
+        let undated = undated(changes);
+        if undated.is_empty() || undated.len() > LOOKUPS || undated.len() == changes.len() {
             return;
         }
-        let mut indices = Vec::with_capacity(count);
-        for deletion in deletions() {
-            // An entry whose key begins with this one hides the deletion if it was written later.
-            let hidden = changes.iter().any(|change| change.row.is_some() && change.key.starts_with(&deletion.key));
-            if hidden || !path::is_queryable(&deletion.key) {
+        let mut indices = Vec::with_capacity(undated.len());
+        for at in &undated {
+            let key = &changes[*at].key;
+            if !path::is_queryable(key) {
                 return;
             }
-            let target = self.target(&path::kv(&deletion.key), &["keys", "separator=/", "consistent"]);
-            match self.get(target, SMALL).await.map(|answer| answer.index) {
-                Ok(Some(index)) if index > after && index <= until => indices.push(index),
-                _ => return,
+            let target = self.target(&path::kv(key), &["keys", "separator=/", "consistent"]);
+            let Ok(Some(index)) = self.get(target, SMALL).await.map(|answer| answer.index) else { return };
+            if index <= after || index > until || is_of_another(changes, key, index) {
+                return;
             }
+            indices.push(index);
         }
-        for (deletion, index) in changes.iter_mut().filter(|change| is_undated(change, until)).zip(indices) {
-            deletion.index = index;
+        for (at, index) in undated.into_iter().zip(indices) {
+            changes[at].index = index;
         }
     }
 }
 
-/// Whether a change is a deletion that has the index of the answer; that of a key created anew has another, mostly.
-fn is_undated(change: &Change, until: u64) -> bool {
-    change.event_type == EventType::Delete && change.index == until
+/// The positions of the deletions of keys that were not created again.
+fn undated(changes: &[Change]) -> Vec<usize> {
+    let is_undated = |at: usize| {
+        let change = &changes[at];
+        let again = changes.get(at + 1).is_some_and(|next| next.key == change.key);
+        change.event_type == EventType::Delete && !again
+    };
+    (0..changes.len()).filter(|at| is_undated(*at)).collect()
+}
+
+/// Whether an index may be that of an entry whose key only begins with this one, and hide that of the deletion.
+fn is_of_another(changes: &[Change], key: &str, index: u64) -> bool {
+    let mut written = changes.iter().filter(|change| change.row.is_some());
+    written.any(|change| change.index >= index && change.key.starts_with(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use EventType::{Create, Delete, Update};
+
+    use super::*;
+
+    fn change(key: &str, event_type: EventType, index: u64) -> Change {
+        Change { key: key.to_owned(), event_type, index, row: (event_type != Delete).then_some(0) }
+    }
+
+    #[test]
+    fn only_deletions_of_keys_that_are_gone_have_no_index() {
+        let changes = [change("a", Delete, 9), change("b", Delete, 5), change("b", Create, 6), change("c", Update, 9)];
+        assert_eq!(undated(&changes), [0]);
+    }
+
+    #[test]
+    fn a_later_entry_hides_the_deletion_of_what_its_key_begins_with() {
+        let changes = [change("a", Delete, 9), change("ab", Update, 7)];
+        assert!(is_of_another(&changes, "a", 7));
+        assert!(!is_of_another(&changes, "a", 8));
+        assert!(!is_of_another(&changes, "b", 7));
+    }
 }

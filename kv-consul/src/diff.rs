@@ -107,8 +107,8 @@ impl State {
 
     /// What of a scope changed from `self` to `newer`, which was seen at `index`; sorted by key.
     ///
-    /// A key that was deleted and created again has another creation index: that gives both, in this order and with
-    /// the index of the creation, since the deletion's own is not known and cannot be greater.
+    /// A key that was deleted and created again has another creation index: that gives both, in this order. The
+    /// deletion's own index is not known; it is smaller than that of the creation, or equal if they came together.
     pub(crate) fn changes(&self, newer: &Self, scope: Scope<'_>, index: u64) -> Vec<Change> {
         let (ours, theirs) = (self.rows(scope), newer.rows(scope));
         let (mut at, mut to) = (ours.start, theirs.start);
@@ -128,7 +128,8 @@ impl State {
                 Ordering::Equal => {
                     let (old, new) = (&self.rows[at], &newer.rows[to]);
                     if old.create != new.create {
-                        add(newer.key(to), EventType::Delete, new.create, None);
+                        let before = Some(new.create.saturating_sub(1)).filter(|before| *before > old.modify);
+                        add(newer.key(to), EventType::Delete, before.unwrap_or(new.create), None);
                         add(newer.key(to), EventType::Create, new.modify, Some(to));
                     } else if old.modify != new.modify {
                         add(newer.key(to), EventType::Update, new.modify, Some(to));
@@ -189,7 +190,8 @@ mod tests {
 
     #[test]
     fn a_key_deleted_and_created_again_gives_both() {
-        assert_eq!(changes(&[("a", 1, 5)], &[("a", 7, 9)]), [change("a", Delete, 7), change("a", Create, 9)]);
+        assert_eq!(changes(&[("a", 1, 5)], &[("a", 7, 7)]), [change("a", Delete, 6), change("a", Create, 7)]);
+        assert_eq!(changes(&[("a", 1, 6)], &[("a", 7, 9)]), [change("a", Delete, 7), change("a", Create, 9)]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 
 use crate::blocking::follow;
 use crate::client::Client;
-use crate::diff::{Scope, State};
+use crate::diff::{Change, Scope, State};
 use crate::path;
 use crate::read::Listing;
 use crate::watch::{Slot, Subscription, Update};
@@ -34,7 +34,7 @@ impl Query {
         }
     }
 
-    fn start(&self) -> &str {
+    pub(crate) fn start(&self) -> &str {
         match self {
             Self::Prefix(text) | Self::Key(text) => text,
         }
@@ -133,8 +133,8 @@ impl Hub {
         }
     }
 
-    /// What changed since a query's last listing; none for a query that nobody needs any more.
-    pub(crate) fn compare(&self, id: u64, mut listing: Listing) -> Option<Update> {
+    /// What changed since a query's last listing, and that; none for a query that nobody needs any more.
+    pub(crate) fn compare(&self, id: u64, listing: &mut Listing) -> Option<(Option<Arc<State>>, Vec<Change>)> {
         // Only the one task that calls this changes the state, so that the long work needs no lock.
         let before = self.inner().find(id)?.state.clone();
         let mut changes = Vec::new();
@@ -144,7 +144,7 @@ impl Hub {
                 listing.state = before.clone();
             }
         }
-        Some(Update { listing, before, changes })
+        Some((before, changes))
     }
 
     /// Hands an update to every watch of a query, and says whether it changed anything for one of them.
