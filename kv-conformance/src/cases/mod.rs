@@ -3,6 +3,7 @@
 mod addresses;
 mod concurrency;
 mod ephemeral;
+mod faults;
 mod keys;
 mod locks;
 mod model;
@@ -15,7 +16,7 @@ mod writes;
 
 use crate::case::Case;
 
-const FILES: [&[Case]; 12] = [
+const FILES: [&[Case]; 13] = [
     keys::CASES,
     values::CASES,
     roots::CASES,
@@ -28,6 +29,7 @@ const FILES: [&[Case]; 12] = [
     addresses::CASES,
     concurrency::CASES,
     model::CASES,
+    faults::CASES,
 ];
 
 /// Every case, file by file.

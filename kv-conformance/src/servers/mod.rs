@@ -30,6 +30,7 @@ mod docker;
 mod error;
 mod etcd;
 mod faults;
+mod fixture;
 mod http;
 mod member;
 mod owner;
@@ -43,6 +44,7 @@ use std::hash::{BuildHasher, RandomState};
 
 pub use cluster::Cluster;
 pub use error::Error;
+pub use fixture::ServerFixture;
 pub use owner::{CLUSTER_LABEL, OWNER_LABEL, this_process};
 pub use tls::Certificates;
 pub use tool::{Output, Tool};

@@ -1,0 +1,247 @@
+//! What holds while the store is being hurt: clauses E4, A6, W6 and L4, on whatever the fixture can hurt.
+//!
+//! The victim is always the member that leads, which of a single server is the only one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use kv_core::{Error, Event, EventType, Kv, WatchHistory};
+
+use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::client::{Client, Events};
+use crate::context::Context;
+use crate::fixture::Faults;
+
+cases! { "faults":
+    a_watch_survives_a_restart ["E4"] needs [Faults] "A watch goes on after its server was killed and started again, without loss or repetition."
+    a_watch_survives_a_pause ["E4", "A6"] needs [Faults] "A watch goes on after its server stood still with its connections open."
+    calls_end_while_nobody_serves ["A6", "A5"] needs [Faults] "While the store cannot serve, every call ends in time with an error that says so, and the same client works afterwards."
+    writes_tell_their_fate ["W6"] needs [Faults] "Of writes under way while the store is killed, what succeeded is there, and what was certainly not applied is not."
+    a_lock_survives_a_restart ["L4", "L5"] needs [Faults] "A restart takes no lock from its holder and gives it to no other."
+    a_wait_survives_a_restart ["L4"] needs [Faults] "Who waits for a lock gets it though the store was restarted meanwhile."
+}
+
+fn faults(cx: &Context) -> Outcome<&dyn Faults> {
+    cx.fixture().faults().ok_or_else(|| Broke::new("E4", "the fixture has no faults"))
+}
+
+/// Notes a fault, and fails if it could not be done.
+async fn hurt(cx: &Context, what: &str, fault: impl Future<Output = Result<(), String>>) -> Outcome {
+    cx.note(what);
+    fault.await.map_err(|error| Broke::new("E4", format!("the fixture could not {what}: {error}")))
+}
+
+async fn leader(cx: &Context) -> Outcome<usize> {
+    faults(cx)?.leader().await.map_err(|error| Broke::new("A6", error))
+}
+
+async fn restart(cx: &Context) -> Outcome {
+    let victim = leader(cx).await?;
+    hurt(cx, "kill the leader", faults(cx)?.kill(victim)).await?;
+    hurt(cx, "start it again", faults(cx)?.start_again(victim)).await
+}
+
+/// What a writer did: the last value of each key, and every index it was told.
+#[derive(Default)]
+struct Written {
+    acknowledged: BTreeSet<u64>,
+    unknown: usize,
+}
+
+/// Writes numbers to a few keys for as long as it is not stopped, through whatever happens.
+async fn write_on(kv: Kv, mut stop: tokio::sync::oneshot::Receiver<()>) -> Outcome<Written> {
+    let mut written = Written::default();
+    for number in 0_u64.. {
+        if stop.try_recv().is_ok() {
+            break;
+        }
+        match kv.set(&format!("k/{}", number % 5), number.to_string()).await {
+            Ok(index) => {
+                written.acknowledged.insert(index);
+            }
+            Err(Error::Unavailable { .. }) => {}
+            Err(Error::Indeterminate { .. }) => written.unknown += 1,
+            Err(error) => return Err(error.into()),
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(written)
+}
+
+/// Reads events until the one that says that the writer is done.
+async fn collect(cx: &Context, events: &mut Events) -> Outcome<Vec<Event>> {
+    let mut seen = Vec::new();
+    loop {
+        let event = events.next_within("E4", cx.expiry()).await?;
+        if event.key == "k/done" {
+            return Ok(seen);
+        }
+        seen.push(event);
+    }
+}
+
+/// Runs a writer and a watch through a fault, and judges what the watch has seen.
+async fn watched_through(cx: &Context, fault: impl Future<Output = Outcome>) -> Outcome {
+    let (writer, watcher) = (cx.client().await?, cx.client().await?);
+    let mut events = watcher.watch("k/", 0).await?;
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let writing = tokio::spawn(write_on(writer.kv().clone(), stopped));
+    fault.await?;
+    // Some writes after the fault, too: the first one that succeeds ends the outage for the writer.
+    cx.until("A6", "the store serves again", || async { Ok(watcher.kv().set("after", "").await.ok()) }).await?;
+    let _ = stop.send(());
+    let written = writing.await.map_err(|panic| Broke::new("E4", panic.to_string()))??;
+    cx.note(format!("{} writes succeeded, the fate of {} is unknown", written.acknowledged.len(), written.unknown));
+    set_in_the_end(cx, &writer, "k/done").await?;
+
+    let seen = collect(cx, &mut events).await?;
+    cx.note(format!("{} events were seen", seen.len()));
+    check!("E2", seen.is_sorted_by_key(|event| event.index), "the indices of the events go backwards");
+    let distinct: BTreeSet<_> = seen.iter().map(|event| (event.index, event.key.as_str())).collect();
+    same!("E4", distinct.len(), seen.len(), "how many of the events are different");
+    if cx.limits().watch_history == WatchHistory::Every {
+        let indices: BTreeSet<u64> = seen.iter().map(|event| event.index).collect();
+        let lost: Vec<_> = written.acknowledged.difference(&indices).collect();
+        check!("E4", lost.is_empty(), "the events of these writes were lost: {lost:?}");
+    }
+    let mut rebuilt = BTreeMap::new();
+    for event in seen {
+        let known = rebuilt.insert(event.key.clone(), (event.data.clone(), event.index)).is_some();
+        let expected = if known { EventType::Update } else { EventType::Create };
+        same!("E2", event.event_type, expected, "the type of the event of {:?} at {}", event.key, event.index);
+    }
+    let stored = watcher.get_all("k/").await?.values;
+    let stored: BTreeMap<_, _> = stored.into_iter().filter(|(key, _)| key != "k/done").collect();
+    let stored: BTreeMap<_, _> = stored.into_iter().map(|(key, value)| (key, (value.data, value.index))).collect();
+    same!("E4", rebuilt, stored, "what the events come to");
+    Ok(())
+}
+
+/// Sets a key, again and again until it is certain that it is set.
+async fn set_in_the_end(cx: &Context, client: &Client, key: &str) -> Outcome {
+    cx.until("A6", "a write succeeds", || async { Ok(client.set(key, "").await.ok()) }).await.map(drop)
+}
+
+async fn a_watch_survives_a_restart(cx: Context) -> Outcome {
+    watched_through(&cx, restart(&cx)).await
+}
+
+async fn a_watch_survives_a_pause(cx: Context) -> Outcome {
+    let fault = async {
+        let (victim, other) = (leader(&cx).await?, cx.client().await?);
+        hurt(&cx, "pause the leader", faults(&cx)?.pause(victim)).await?;
+        // For as long as a call takes to notice; with other members, one of them answers.
+        let _ = other.get("k/0").await;
+        hurt(&cx, "let it go on", faults(&cx)?.resume(victim)).await
+    };
+    watched_through(&cx, fault).await
+}
+
+async fn calls_end_while_nobody_serves(cx: Context) -> Outcome {
+    let kv = cx.client().await?;
+    kv.set("a", "1").await?;
+    let members = faults(&cx)?.members();
+    for kill in [true, false] {
+        for member in 0..members {
+            let fault = if kill { faults(&cx)?.kill(member) } else { faults(&cx)?.pause(member) };
+            hurt(&cx, if kill { "kill a member" } else { "pause a member" }, fault).await?;
+        }
+        let began = Instant::now();
+        refused!("A6", kv.get("a").await, Error::Unavailable { .. });
+        let written = kv.set("a", "2").await;
+        refused!("A6", written, Error::Unavailable { .. } | Error::Indeterminate { .. });
+        let pinged = kv.call("ping", kv.kv().ping()).await;
+        refused!("A6", pinged, Error::Unavailable { .. });
+        // Three calls, each within its timeout; the rest is for a busy machine.
+        let limit = Kv::DEFAULT_TIMEOUT * 3 + cx.patience();
+        check!("A6", began.elapsed() < limit, "three calls took {:?}", began.elapsed());
+        for member in 0..members {
+            let healing = if kill { faults(&cx)?.start_again(member) } else { faults(&cx)?.resume(member) };
+            hurt(&cx, "heal it", healing).await?;
+        }
+        let read = || async { Ok(kv.get("a").await.ok()) };
+        cx.until("A6", "the same client reads again", read).await?;
+    }
+    Ok(())
+}
+
+async fn writes_tell_their_fate(cx: Context) -> Outcome {
+    let (writer, reader) = (cx.client().await?, cx.client().await?);
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let kv = writer.kv().clone();
+    let writing = tokio::spawn(async move {
+        let mut fates = Vec::new();
+        while stopped.try_recv().is_err() {
+            let round = fates.len();
+            let burst = (0..8).map(|lane| {
+                let (kv, key) = (&kv, format!("{round}-{lane}"));
+                async move {
+                    let result = kv.set(&key, "").await;
+                    (key, result)
+                }
+            });
+            fates.push(futures_util::future::join_all(burst).await);
+        }
+        fates
+    });
+    restart(&cx).await?;
+    set_in_the_end(&cx, &reader, "after").await?;
+    let _ = stop.send(());
+    let fates = writing.await.map_err(|panic| Broke::new("W6", panic.to_string()))?;
+    let stored = reader.get_all("").await.keeps("R2")?.values;
+    let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
+    for (key, fate) in fates.into_iter().flatten() {
+        let found = stored.get(&key).map(|value| value.index);
+        let outcome = match fate {
+            Ok(index) => {
+                same!("W6", found, Some(index), "the index of {key:?}, whose write succeeded");
+                "ok"
+            }
+            Err(error @ Error::Unavailable { .. }) => {
+                check!("W6", found.is_none(), "{key:?} is there, but its write was not applied: {error}");
+                "unavailable"
+            }
+            Err(Error::Indeterminate { .. }) => "indeterminate",
+            Err(error) => return Err(Broke::new("W6", format!("a write failed otherwise: {error}"))),
+        };
+        *outcomes.entry(outcome).or_default() += 1;
+    }
+    cx.note(format!("outcomes: {outcomes:?}"));
+    Ok(())
+}
+
+async fn a_lock_survives_a_restart(cx: Context) -> Outcome {
+    let (holder, other) = (cx.client().await?, cx.client().await?);
+    let lock = holder.lock("lock", cx.long_ttl()).await?;
+    restart(&cx).await?;
+    set_in_the_end(&cx, &other, "after").await?;
+    let second = other.try_lock("lock", cx.long_ttl()).await?;
+    check!("L4", second.is_none(), "the lock was given to a second holder: {second:?}");
+    holder.call("renew", lock.renew()).await.keeps("L4")?;
+    let guarded = holder.kv().txn().held(&lock).set("guarded", "");
+    holder.commit(guarded).await.keeps("L5")?;
+    let token = lock.token();
+    holder.call("unlock", lock.unlock()).await.keeps("L7")?;
+    let next = other.lock("lock", cx.long_ttl()).await?;
+    check!("L5", next.token() > token, "the token went from {token} to {}", next.token());
+    other.call("unlock", next.unlock()).await?;
+    Ok(())
+}
+
+async fn a_wait_survives_a_restart(cx: Context) -> Outcome {
+    let (holder, waiter) = (cx.client().await?, cx.client().await?);
+    let lock = holder.lock("lock", cx.long_ttl()).await?;
+    let ttl = cx.long_ttl();
+    let waiting = tokio::spawn({
+        let waiter = waiter.clone();
+        async move { waiter.lock("lock", ttl).await }
+    });
+    restart(&cx).await?;
+    set_in_the_end(&cx, &holder, "after").await?;
+    holder.call("unlock", lock.unlock()).await.keeps("L7")?;
+    let next = tokio::time::timeout(cx.expiry(), waiting).await;
+    let next = next.map_err(|_| Broke::new("L4", "the lock is free, and its waiter does not get it"))?;
+    let next = next.map_err(|panic| Broke::new("L4", panic.to_string()))?.keeps("L4")?;
+    waiter.call("unlock", next.unlock()).await?;
+    Ok(())
+}
