@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kv_core::Limits;
+use tokio::time::Instant;
 
 use crate::case::{Broke, Outcome};
 use crate::client::Client;
@@ -100,5 +101,38 @@ impl Context {
         };
         let late = |_| Err(Broke::new(clause, format!("{what}: not within {:?}", self.expiry())));
         tokio::time::timeout(self.expiry(), asking).await.unwrap_or_else(late)
+    }
+
+    /// Runs what must renew in time. If it fails while this machine was too slow for that, it is run once more with
+    /// a longer time to live.
+    pub(crate) async fn steadily<F: Future<Output = Outcome>>(&self, run: impl Fn(Duration) -> F) -> Outcome {
+        let mut ttl = self.ttl().max(Duration::from_secs(2));
+        loop {
+            let mut late = Duration::ZERO;
+            let outcome = tokio::select! {
+                outcome = run(ttl) => outcome,
+                () = watch_the_clock(&mut late) => Ok(()),
+            };
+            if outcome.is_ok() || late < ttl / 8 || ttl > Duration::from_secs(10) {
+                return outcome;
+            }
+            self.note(format_args!("this machine was {late:?} late: once more, with a longer time to live"));
+            ttl *= 2;
+        }
+    }
+
+    /// Longer than a lease of this time to live could last without renewal.
+    pub(crate) fn beyond(&self, ttl: Duration) -> Duration {
+        ttl + self.limits.expiry_lag.after(ttl)
+    }
+}
+
+/// Notes by how much timers are late at worst, for as long as it is polled.
+async fn watch_the_clock(late: &mut Duration) {
+    const TICK: Duration = Duration::from_millis(20);
+    loop {
+        let due = Instant::now() + TICK;
+        tokio::time::sleep_until(due).await;
+        *late = due.elapsed().max(*late);
     }
 }

@@ -118,6 +118,7 @@ impl Suite {
             Ok(Err(panic)) => Err(Broke { clause: None, what: panic.to_string() }),
             Err(_elapsed) => {
                 running.abort();
+                let _aborted = running.await;
                 Err(Broke { clause: None, what: format!("the case did not end within {limit:?}") })
             }
         };
@@ -133,7 +134,7 @@ impl Suite {
 
     /// Far more than any case takes that does not hang.
     fn limit(&self, context: &Context) -> Duration {
-        (context.expiry() * 4 + Duration::from_secs(60)) * context.effort()
+        (context.expiry() + context.patience()) * 4 * context.effort()
     }
 
     /// Leaves the store as it was; what cannot be removed now is no case's fault.

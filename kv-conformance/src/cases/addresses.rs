@@ -32,7 +32,10 @@ fn address(cx: &Context) -> Outcome<(Registry, String)> {
 /// The address with more path and more parameters.
 fn extended(address: &str, path: &str, parameters: &str) -> String {
     let (before, query) = address.split_once('?').unwrap_or((address, ""));
-    let separator = if before.ends_with('/') || path.is_empty() { "" } else { "/" };
+    // After the host there is always a slash, also where no host is named.
+    let after_scheme = before.split_once("://").map_or(before, |(_, rest)| rest);
+    let has_path = after_scheme.contains('/');
+    let separator = if path.is_empty() || (has_path && before.ends_with('/')) { "" } else { "/" };
     let all = [query, parameters].map(str::to_owned).into_iter().filter(|one| !one.is_empty()).collect::<Vec<_>>();
     let mark = if all.is_empty() { "" } else { "?" };
     format!("{before}{separator}{path}{mark}{}", all.join("&"))
@@ -71,7 +74,7 @@ async fn what_cannot_be_read_is_refused(cx: Context) -> Outcome {
         extended(&address, "", "timeout=soon"),
         extended(&address, "", "timeout=0s"),
         format!("{address}#fragment"),
-        rest.to_owned(),
+        format!("no-scheme{rest}"),
         format!("{scheme}:{rest}"),
         format!("{scheme}://a b/"),
         format!("{scheme}://host:99999/"),

@@ -95,34 +95,30 @@ async fn vanishes_alone(cx: Context) -> Outcome {
     Ok(())
 }
 
-/// A time to live that a slow machine does not miss to renew.
-fn steady_ttl(cx: &Context) -> Duration {
-    cx.ttl().max(Duration::from_secs(2))
-}
-
-/// Longer than a lease of this time to live could last without renewal.
-fn beyond(cx: &Context, ttl: Duration) -> Duration {
-    ttl + cx.limits().expiry_lag.after(ttl)
-}
-
 async fn lives_while_it_is_renewed(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
-    let lease = kv.ephemeral_key("leased", steady_ttl(&cx)).await?;
-    let index = other.get("leased").await?.index;
-    let (began, mut last, mut round) = (Instant::now(), index, 0);
-    while began.elapsed() < beyond(&cx, lease.ttl()) {
-        tokio::time::sleep(lease.ttl() / 4).await;
-        // First one verb alone, then the other, each for longer than the time to live.
-        if round < 5 {
-            kv.call("renew it", lease.renew()).await.keeps("L2")?;
-        } else {
-            last = kv.call("set it", lease.set(round.to_string())).await.keeps("L2")?;
+    cx.steadily(|ttl| {
+        let (cx, kv, other) = (&cx, &kv, &other);
+        async move {
+            let key = format!("leased for {ttl:?}");
+            let lease = kv.ephemeral_key(&key, ttl).await?;
+            let (mut last, mut round) = (other.get(&key).await?.index, 0);
+            let began = Instant::now();
+            while began.elapsed() < cx.beyond(lease.ttl()) {
+                tokio::time::sleep(lease.ttl() / 4).await;
+                // First one verb alone, then the other, each for longer than the time to live.
+                if round < 5 {
+                    kv.call("renew it", lease.renew()).await.keeps("L2")?;
+                } else {
+                    last = kv.call("set it", lease.set(round.to_string())).await.keeps("L2")?;
+                }
+                same!("L1", other.get(&key).await.keeps("L1")?.index, last, "the index of the key");
+                round += 1;
+            }
+            kv.call("destroy it", lease.destroy()).await.keeps("L2")
         }
-        same!("L1", other.get("leased").await.keeps("L1")?.index, last, "the index of the key");
-        round += 1;
-    }
-    kv.call("destroy it", lease.destroy()).await.keeps("L2")?;
-    Ok(())
+    })
+    .await
 }
 
 async fn may_be_taken_again(cx: Context) -> Outcome {
@@ -304,17 +300,23 @@ async fn a_lapsed_handle_knows(cx: Context) -> Outcome {
 
 async fn hold_renews(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
-    let lease = kv.ephemeral_key("leased", steady_ttl(&cx)).await?;
-    let index = other.get("leased").await?.index;
-    let work = async {
-        tokio::time::sleep(beyond(&cx, lease.ttl())).await;
-        other.get("leased").await
-    };
-    let read = kv.call("hold it", async { Ok(lease.hold(work).await) }).await?;
-    let read = read.keeps("L8")?.keeps("L1")?;
-    same!("L8", read, Value::new("", index), "the key after longer than its time to live");
-    kv.call("destroy it", lease.destroy()).await.keeps("L8")?;
-    Ok(())
+    cx.steadily(|ttl| {
+        let (cx, kv, other) = (&cx, &kv, &other);
+        async move {
+            let key = format!("leased for {ttl:?}");
+            let lease = kv.ephemeral_key(&key, ttl).await?;
+            let index = other.get(&key).await?.index;
+            let work = async {
+                tokio::time::sleep(cx.beyond(lease.ttl())).await;
+                other.get(&key).await
+            };
+            let read = kv.call("hold it", async { Ok(lease.hold(work).await) }).await?;
+            let read = read.keeps("L8")?.keeps("L8")?;
+            same!("L8", read, Value::new("", index), "the key after longer than its time to live");
+            kv.call("destroy it", lease.destroy()).await.keeps("L8")
+        }
+    })
+    .await
 }
 
 /// Tells by itself that a future was dropped.
@@ -328,7 +330,7 @@ impl Drop for OnDrop {
 
 async fn hold_ends_with_the_key(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
-    let lease = kv.ephemeral_key("leased", steady_ttl(&cx)).await?;
+    let lease = kv.ephemeral_key("leased", cx.ttl().max(Duration::from_secs(2))).await?;
     let (dropped, ticks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let work = {
         let (on_drop, ticks) = (OnDrop(dropped.clone()), ticks.clone());
@@ -361,7 +363,9 @@ async fn nothing_renews_after_hold(cx: Context) -> Outcome {
     let created = events.next("E1").await?;
     let holding = lease.hold(std::future::pending::<()>());
     let abandoned = tokio::time::timeout(lease.ttl() / 2, holding).await;
-    check!("L8", abandoned.is_err(), "a future that never ends was held, and this came back: {abandoned:?}");
+    // On a slow machine it is lost before that.
+    let ended = matches!(abandoned, Ok(Ok(())));
+    check!("L8", !ended, "a future that never ends was held, and hold returned as if it had ended");
     // The handle is still there, but nobody renews it.
     is_deletion(&events.next_within("L8", cx.expiry()).await?, "leased", created.index)?;
     Ok(())

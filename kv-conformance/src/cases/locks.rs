@@ -235,29 +235,25 @@ async fn a_lock_leaves_no_value(cx: Context) -> Outcome {
     Ok(())
 }
 
-/// Longer than a lease of this time to live could last without renewal.
-fn beyond(cx: &Context, ttl: Duration) -> Duration {
-    ttl + cx.limits().expiry_lag.after(ttl)
-}
-
-/// A time to live that a slow machine does not miss to renew.
-fn steady_ttl(cx: &Context) -> Duration {
-    cx.ttl().max(Duration::from_secs(2))
-}
-
 async fn renewal_keeps_it(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
-    let lock = kv.lock("lock", steady_ttl(&cx)).await?;
-    let began = Instant::now();
-    while began.elapsed() < beyond(&cx, lock.ttl()) {
-        tokio::time::sleep(lock.ttl() / 4).await;
-        kv.call("renew", lock.renew()).await.keeps("L4")?;
-        let second = other.try_lock("lock", cx.long_ttl()).await?;
-        check!("L4", second.is_none(), "the lock was given a second time though it is renewed");
-    }
-    kv.commit(kv.kv().txn().held(&lock).set("guarded", "1")).await.keeps("L5")?;
-    kv.call("unlock", lock.unlock()).await.keeps("L7")?;
-    Ok(())
+    cx.steadily(|ttl| {
+        let (cx, kv, other) = (&cx, &kv, &other);
+        async move {
+            let key = format!("lock for {ttl:?}");
+            let lock = kv.lock(&key, ttl).await?;
+            let began = Instant::now();
+            while began.elapsed() < cx.beyond(lock.ttl()) {
+                tokio::time::sleep(lock.ttl() / 4).await;
+                kv.call("renew", lock.renew()).await.keeps("L4")?;
+                let second = other.try_lock(&key, cx.long_ttl()).await?;
+                check!("L4", second.is_none(), "the lock was given a second time though it is renewed");
+            }
+            kv.commit(kv.kv().txn().held(&lock).set("guarded", "1")).await.keeps("L5")?;
+            kv.call("unlock", lock.unlock()).await.keeps("L7")
+        }
+    })
+    .await
 }
 
 async fn tokens_grow(cx: Context) -> Outcome {
@@ -401,15 +397,21 @@ async fn a_dropped_handle_frees_it(cx: Context) -> Outcome {
 
 async fn hold_keeps_and_returns(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
-    let lock = kv.lock("lock", steady_ttl(&cx)).await?;
-    let work = async {
-        tokio::time::sleep(beyond(&cx, lock.ttl())).await;
-        let second = other.try_lock("lock", cx.long_ttl()).await?;
-        kv.commit(kv.kv().txn().held(&lock).set("guarded", "1")).await?;
-        Ok::<_, Error>(second.is_none())
-    };
-    let excluded = kv.call("hold", lock.hold(work)).await.keeps("L8")?.keeps("L8")?;
-    check!("L4", excluded, "the lock was given a second time while it was held");
-    kv.call("unlock", lock.unlock()).await.keeps("L8")?;
-    Ok(())
+    cx.steadily(|ttl| {
+        let (cx, kv, other) = (&cx, &kv, &other);
+        async move {
+            let key = format!("lock for {ttl:?}");
+            let lock = kv.lock(&key, ttl).await?;
+            let work = async {
+                tokio::time::sleep(cx.beyond(lock.ttl())).await;
+                let second = other.try_lock(&key, cx.long_ttl()).await?;
+                kv.commit(kv.kv().txn().held(&lock).set("guarded", "1")).await?;
+                Ok::<_, Error>(second.is_none())
+            };
+            let excluded = kv.call("hold", lock.hold(work)).await.keeps("L8")?.keeps("L8")?;
+            check!("L4", excluded, "the lock was given a second time while it was held");
+            kv.call("unlock", lock.unlock()).await.keeps("L8")
+        }
+    })
+    .await
 }

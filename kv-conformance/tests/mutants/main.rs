@@ -1,0 +1,123 @@
+//! The suite proves itself: on stores that are each wrong in one way it fails, and names the clause that is broken.
+
+mod fault;
+mod lease;
+mod store;
+mod stream;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fault::{FAULTS, Fault};
+use futures_util::StreamExt as _;
+use kv_conformance::{AddressFixture, CASES, Fixture, Suite, Verdict};
+use kv_core::{Address, Backend, Error, Kv, Limits, Registration, Registry};
+use kv_memory::MemoryBackend;
+use libtest_mimic::{Arguments, Failed, Trial};
+use store::{Faulty, Shared};
+
+/// A memory store, every client of which is wrong in the same way.
+struct FaultyFixture {
+    fault: Option<Fault>,
+    shared: Arc<Shared>,
+}
+
+#[async_trait]
+impl Fixture for FaultyFixture {
+    fn name(&self) -> String {
+        format!("{:?}", self.fault)
+    }
+
+    async fn connect(&self) -> kv_core::Result<Kv> {
+        Ok(Kv::new(Arc::new(Faulty::new(self.fault, self.shared.clone()))))
+    }
+
+    fn ttl(&self, _: &Limits) -> Duration {
+        Duration::from_millis(500)
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(3)
+    }
+}
+
+/// Runs every case, and gives the clauses that are broken.
+async fn broken(suite: Suite) -> (BTreeSet<&'static str>, String) {
+    let suite = &suite;
+    let verdicts = futures_util::stream::iter(CASES).map(|case| async move { (case.name, suite.run(case).await) });
+    let verdicts: Vec<_> = verdicts.buffer_unordered(48).collect().await;
+    let mut clauses = BTreeSet::new();
+    let mut reports = String::new();
+    for (name, verdict) in verdicts {
+        if let Verdict::Failed(report) = verdict {
+            clauses.insert(report.clause);
+            reports.push_str(&format!("{name} {report}\n"));
+        }
+    }
+    (clauses, reports)
+}
+
+async fn judge(fault: Option<Fault>, expected: Option<&'static str>) -> Result<(), Failed> {
+    let shared = Arc::new(Shared::default());
+    let (clauses, reports) = broken(Suite::new(FaultyFixture { fault, shared }).await?).await;
+    match expected {
+        Some(clause) if clauses.contains(clause) => Ok(()),
+        None if clauses.is_empty() => Ok(()),
+        Some(clause) => Err(format!("{clause} should be broken, but these are: {clauses:?}\n{reports}").into()),
+        None => Err(format!("nothing is wrong with this store, but the suite found:\n{reports}").into()),
+    }
+}
+
+/// A backend that shows passwords and tokens.
+const TELLTALE: Registration = Registration {
+    name: "telltale",
+    schemes: &["telltale"],
+    parameters: &["token"],
+    generic_http: false,
+    connect: |address| Box::pin(std::future::ready(tell(&address))),
+};
+
+fn tell(address: &Address) -> kv_core::Result<Arc<dyn Backend>> {
+    static STORE: LazyLock<MemoryBackend> = LazyLock::new(MemoryBackend::new);
+    match (&address.credentials, address.parameter("token")) {
+        (Some(credentials), _) => Err(Error::unavailable(format!("{} is no password", credentials.password))),
+        (None, Some(token)) => Err(Error::permission_denied(format!("{token} is no token"))),
+        (None, None) => Ok(Arc::new(STORE.clone())),
+    }
+}
+
+async fn judge_telltale() -> Result<(), Failed> {
+    let fixture = AddressFixture::new(Registry::new().with(TELLTALE), "telltale://").await?;
+    let (clauses, reports) = broken(Suite::new(fixture).await?).await;
+    if clauses == BTreeSet::from(["A4"]) { Ok(()) } else { Err(format!("{clauses:?} are broken:\n{reports}").into()) }
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They mostly wait.
+    arguments.test_threads.get_or_insert(16);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => Arc::new(runtime),
+        Err(error) => {
+            eprintln!("no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut trials = Vec::new();
+    let with = runtime.clone();
+    trials.push(Trial::test("a store without a fault passes", move || with.block_on(judge(None, None))));
+    let with = runtime.clone();
+    trials.push(Trial::test("a store that shows secrets breaks A4", move || with.block_on(judge_telltale())));
+    for (fault, clause, sentence) in FAULTS {
+        let with = runtime.clone();
+        let name = format!("{sentence} breaks {clause}");
+        trials.push(Trial::test(name, move || with.block_on(judge(Some(*fault), Some(clause)))));
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Faulty stores leave tasks behind, which end with the process.
+    std::mem::forget(runtime);
+    conclusion.exit_code()
+}
