@@ -15,6 +15,7 @@ mod runner;
 #[cfg(feature = "servers")]
 pub mod servers;
 mod suite;
+mod table;
 
 pub use case::{Broke, Case, Need, Outcome};
 pub use cases::CASES;
@@ -22,3 +23,4 @@ pub use context::Context;
 pub use fixture::{AddressFixture, Faults, Fixture};
 pub use runner::run;
 pub use suite::{Report, Suite, Verdict};
+pub use table::{Column, Table};

@@ -1,0 +1,151 @@
+//! Runs the suite on the stores at some addresses, and prints the table of stores and clauses.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use futures_util::StreamExt as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use kv_conformance::{AddressFixture, CASES, Case, Column, Suite, Table, Verdict};
+use kv_core::Registry;
+
+#[cfg(feature = "consul")]
+use kv_consul as _;
+#[cfg(feature = "etcd")]
+use kv_etcd as _;
+#[cfg(feature = "memory")]
+use kv_memory as _;
+
+/// Proves the contract of kv-core on running stores, clause by clause.
+///
+/// The suite keeps to a directory of its own in each store, and removes it afterwards.
+#[derive(Parser)]
+#[command(name = "kv-conformance")]
+struct Arguments {
+    /// The stores, such as `etcd://127.0.0.1:2379` or `memory://suite`: a column of the table each.
+    #[arg(required = true, value_name = "ADDRESS")]
+    addresses: Vec<String>,
+    /// Runs only the cases whose names contain this text, or that are about the clause of this name.
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Writes the table to this file instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Has the cases that are random try this many times over.
+    #[arg(long, value_name = "TIMES", default_value_t = 1)]
+    effort: u32,
+    /// Runs this many cases at a time; they mostly wait.
+    #[arg(long, value_name = "NUMBER", default_value_t = 16)]
+    jobs: usize,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let cases: Vec<&'static Case> = CASES.iter().filter(|case| arguments.selects(case)).collect();
+    if cases.is_empty() {
+        eprintln!("no case has that in its name, and no clause is called that");
+        return ExitCode::FAILURE;
+    }
+    let mut columns = Vec::new();
+    for address in &arguments.addresses {
+        match arguments.run(address, &cases).await {
+            Ok(column) => columns.push(column),
+            Err(error) => {
+                // Not the address itself, which may hold a password.
+                eprintln!("store {} cannot be tested: {error}", columns.len() + 1);
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    let table = Table(&columns).to_string();
+    match &arguments.markdown {
+        None => print!("{table}"),
+        Some(file) => {
+            if let Err(error) = std::fs::write(file, table) {
+                eprintln!("{} cannot be written: {error}", file.display());
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    if columns.iter().any(|column| column.failures().next().is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+impl Arguments {
+    fn selects(&self, case: &Case) -> bool {
+        let matches = |text: &String| case.name.contains(text) || case.clauses.contains(&&**text);
+        self.filter.as_ref().is_none_or(matches)
+    }
+
+    async fn run(&self, address: &str, cases: &[&'static Case]) -> Result<Column, String> {
+        let fixture = AddressFixture::new(Registry::linked(), address).await?.with_effort(self.effort);
+        let suite = &Suite::new(fixture).await?;
+        let mut column = Column::new(suite);
+        let progress = Progress::new(&column.name, cases.len());
+        let began = Instant::now();
+        let running = futures_util::stream::iter(cases).map(|case| async move { (*case, suite.run(case).await) });
+        let mut running = running.buffer_unordered(self.jobs.max(1));
+        let (mut passed, mut failed, mut not_run) = (0, 0, 0);
+        while let Some((case, verdict)) = running.next().await {
+            match &verdict {
+                Verdict::Passed => passed += 1,
+                Verdict::Failed(_) => failed += 1,
+                Verdict::NotRun(_) => not_run += 1,
+            }
+            progress.tell(case, &verdict);
+            column.enter(case, verdict);
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        progress
+            .end(&format!("{}: {passed} passed, {failed} failed, {not_run} not run, in {seconds:.1} s", column.name));
+        Ok(column)
+    }
+}
+
+/// A bar on a terminal, and a line for each case elsewhere; failures are told in full on both.
+struct Progress {
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    fn new(store: &str, cases: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(cases as u64).with_prefix(store.to_owned());
+            match ProgressStyle::with_template("{prefix} [{bar:40}] {pos}/{len} {msg}") {
+                Ok(style) => bar.with_style(style),
+                Err(_) => bar,
+            }
+        });
+        Self { bar }
+    }
+
+    fn tell(&self, case: &Case, verdict: &Verdict) {
+        let line = match verdict {
+            Verdict::Passed => format!("ok      {}", case.name),
+            Verdict::NotRun(need) => format!("not run {}: {need}", case.name),
+            Verdict::Failed(report) => format!("FAILED  {}: {}\n{report}", case.name, case.sentence),
+        };
+        match &self.bar {
+            None => eprintln!("{line}"),
+            Some(bar) => {
+                if matches!(verdict, Verdict::Failed(_)) {
+                    bar.println(line);
+                }
+                bar.set_message(case.name);
+                bar.inc(1);
+            }
+        }
+    }
+
+    fn end(&self, summary: &str) {
+        match &self.bar {
+            None => eprintln!("{summary}"),
+            Some(bar) => {
+                bar.println(summary);
+                bar.finish_and_clear();
+            }
+        }
+    }
+}
