@@ -9,10 +9,13 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Streaming;
 
 use crate::auth::{Auth, Token};
+use crate::batch::Lane;
 use crate::config::{Config, Endpoint};
 use crate::connection::Connection;
 use crate::error::{Failed, Unreachable};
 use crate::proto::Call;
+use crate::read::Get;
+use crate::txn::Write;
 
 /// An endpoint that has not answered for this long gets company: the next one is tried beside it.
 const STAGGER: Duration = Duration::from_millis(300);
@@ -21,6 +24,9 @@ const STAGGER: Duration = Duration::from_millis(300);
 pub(crate) struct Client {
     pub(crate) config: Config,
     auth: Option<Auth>,
+    /// Where single reads and writes queue.
+    pub(crate) reads: Lane<Get>,
+    pub(crate) writes: Lane<Write>,
     current: Mutex<Option<Arc<Connection>>>,
     /// Which endpoint is tried first for the next connection.
     first: AtomicUsize,
@@ -33,6 +39,8 @@ impl Client {
         Self {
             auth: config.credentials.clone().map(Auth::new),
             config,
+            reads: Lane::default(),
+            writes: Lane::default(),
             current: Mutex::default(),
             first: AtomicUsize::new(0),
             connecting: tokio::sync::Mutex::default(),
@@ -73,8 +81,9 @@ impl Client {
             Ok(token) => token,
             Err(failed) => return (0, Err(failed)),
         };
+        let writes = request.writes();
         let result = connection.unary(request, token.value).await;
-        (token.generation, result.map_err(|status| Failed::Status { status, writes: C::WRITES }))
+        (token.generation, result.map_err(|status| Failed::Status { status, writes }))
     }
 
     /// Opens a stream, on the connection that is returned with it.

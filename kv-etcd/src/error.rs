@@ -6,7 +6,7 @@ use kv_core::Error;
 use tonic::{Code, Status};
 
 /// Why a call has no answer to give.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Failed {
     /// There was nobody to send it to.
     Unreachable(Unreachable),
@@ -110,6 +110,17 @@ impl Failed {
     /// An answer that etcd does not give.
     pub(crate) fn odd(what: &str) -> Self {
         Self::Status { status: Status::internal(what), writes: false }
+    }
+
+    /// Nobody is left who would wait for the answer.
+    pub(crate) fn given_up(writes: bool) -> Self {
+        Self::Status { status: Status::cancelled("the request was given up"), writes }
+    }
+
+    /// Whether the server refused the request for what it asks, so that nothing was applied.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if !transport(status)
+            && matches!(judge(status.code(), status.message()), Verdict::Denied | Verdict::Refused))
     }
 
     /// Whether the same call may be sent to another endpoint: it was not applied, or cannot matter if it was.

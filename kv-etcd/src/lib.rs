@@ -48,6 +48,7 @@
 mod auth;
 mod backend;
 mod backoff;
+mod batch;
 mod client;
 mod config;
 mod connection;

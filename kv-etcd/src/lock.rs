@@ -215,6 +215,6 @@ fn contender(name: &str, lease: i64) -> String {
 fn first_key(answer: ResponseOp) -> Option<Bytes> {
     match answer.response {
         Some(Response::Range(range)) => range.kvs.into_iter().next().map(|kv| kv.key),
-        None => None,
+        _ => None,
     }
 }

@@ -10,34 +10,53 @@ use prost::{Enumeration, Message, Oneof};
 pub(crate) trait Call: Message + Clone + 'static {
     /// The gRPC method.
     const METHOD: &'static str;
-    /// Whether it may change the store, so that a call of unknown fate must not be repeated (clause W6).
-    const WRITES: bool;
     /// What comes back.
     type Answer: Message + Default + 'static;
+
+    /// Whether it may change the store, so that a call of unknown fate must not be repeated (clause W6).
+    fn writes(&self) -> bool;
 }
 
 macro_rules! calls {
-    ($($request:ty => $answer:ty, $method:literal, writes: $writes:literal;)*) => {
+    ($($request:ty => $answer:ty, $method:literal, writes: $writes:expr;)*) => {
         $(impl Call for $request {
             const METHOD: &'static str = $method;
-            const WRITES: bool = $writes;
             type Answer = $answer;
+
+            fn writes(&self) -> bool {
+                $writes(self)
+            }
         })*
     };
 }
 
 calls! {
-    RangeRequest => RangeResponse, "/etcdserverpb.KV/Range", writes: false;
-    PutRequest => PutResponse, "/etcdserverpb.KV/Put", writes: true;
-    DeleteRangeRequest => DeleteRangeResponse, "/etcdserverpb.KV/DeleteRange", writes: true;
-    TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn", writes: true;
+    RangeRequest => RangeResponse, "/etcdserverpb.KV/Range", writes: never;
+    PutRequest => PutResponse, "/etcdserverpb.KV/Put", writes: always;
+    DeleteRangeRequest => DeleteRangeResponse, "/etcdserverpb.KV/DeleteRange", writes: always;
+    TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn", writes: TxnRequest::has_writes;
     // A lease that nobody knows of holds no key and ends by itself.
-    LeaseGrantRequest => LeaseGrantResponse, "/etcdserverpb.Lease/LeaseGrant", writes: false;
-    LeaseRevokeRequest => LeaseRevokeResponse, "/etcdserverpb.Lease/LeaseRevoke", writes: true;
+    LeaseGrantRequest => LeaseGrantResponse, "/etcdserverpb.Lease/LeaseGrant", writes: never;
+    LeaseRevokeRequest => LeaseRevokeResponse, "/etcdserverpb.Lease/LeaseRevoke", writes: always;
     // A stream to etcd, but one request with one answer is a stream, too.
-    LeaseKeepAliveRequest => LeaseKeepAliveResponse, "/etcdserverpb.Lease/LeaseKeepAlive", writes: false;
-    StatusRequest => StatusResponse, "/etcdserverpb.Maintenance/Status", writes: false;
-    AuthenticateRequest => AuthenticateResponse, "/etcdserverpb.Auth/Authenticate", writes: false;
+    LeaseKeepAliveRequest => LeaseKeepAliveResponse, "/etcdserverpb.Lease/LeaseKeepAlive", writes: never;
+    StatusRequest => StatusResponse, "/etcdserverpb.Maintenance/Status", writes: never;
+    AuthenticateRequest => AuthenticateResponse, "/etcdserverpb.Auth/Authenticate", writes: never;
+}
+
+fn never<T>(_request: &T) -> bool {
+    false
+}
+
+fn always<T>(_request: &T) -> bool {
+    true
+}
+
+impl TxnRequest {
+    fn has_writes(&self) -> bool {
+        let mut parts = self.success.iter().chain(&self.failure);
+        parts.any(|part| !matches!(part.request, Some(Request::Range(_)) | None))
+    }
 }
 
 /// The method of the watch stream.
@@ -135,11 +154,14 @@ pub(crate) struct DeleteRangeRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct DeleteRangeResponse {}
+pub(crate) struct DeleteRangeResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
+}
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct RequestOp {
-    #[prost(oneof = "Request", tags = "1, 2, 3")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4")]
     pub(crate) request: Option<Request>,
 }
 
@@ -151,6 +173,8 @@ pub(crate) enum Request {
     Put(PutRequest),
     #[prost(message, tag = "3")]
     DeleteRange(DeleteRangeRequest),
+    #[prost(message, tag = "4")]
+    Txn(TxnRequest),
 }
 
 impl From<Request> for RequestOp {
@@ -161,7 +185,7 @@ impl From<Request> for RequestOp {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ResponseOp {
-    #[prost(oneof = "Response", tags = "1")]
+    #[prost(oneof = "Response", tags = "1, 2, 3, 4")]
     pub(crate) response: Option<Response>,
 }
 
@@ -169,6 +193,12 @@ pub(crate) struct ResponseOp {
 pub(crate) enum Response {
     #[prost(message, tag = "1")]
     Range(RangeResponse),
+    #[prost(message, tag = "2")]
+    Put(PutResponse),
+    #[prost(message, tag = "3")]
+    DeleteRange(DeleteRangeResponse),
+    #[prost(message, tag = "4")]
+    Txn(TxnResponse),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]

@@ -1,11 +1,14 @@
 //! Reading: one key, a snapshot, a directory.
 
+use std::sync::Arc;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use kv_core::{Error, Result, Snapshot, Value};
 
+use crate::batch::{Job, Lane, submit};
 use crate::client::Client;
 use crate::error::Failed;
-use crate::proto::{KeyValue, RangeRequest, RangeResponse};
+use crate::proto::{KeyValue, RangeRequest, RangeResponse, Request, RequestOp, Response};
 use crate::range::{Range, after_prefix, index, revision, signed, utf8};
 
 /// How many entries the first page of a snapshot asks for: most snapshots fit into it.
@@ -25,10 +28,9 @@ impl Client {
         self.call(request).await
     }
 
-    pub(crate) async fn get(&self, key: &str) -> Result<Value> {
-        let answer = self.read(Range::key(key).request()).await?;
-        let kv = answer.kvs.into_iter().next().ok_or_else(|| Error::NotFound { key: key.to_owned() })?;
-        Ok(value(kv))
+    pub(crate) async fn get(self: &Arc<Self>, key: &str) -> Result<Value> {
+        let job = Get { key: Range::key(key).key, serializable: self.config.serializable };
+        submit(self, job).await?.map(value).ok_or_else(|| Error::NotFound { key: key.to_owned() })
     }
 
     /// The cluster's present point in history, as one who may read `range` may ask for it.
@@ -117,6 +119,51 @@ impl Client {
                 }
                 _ => next_key(&last.key),
             };
+        }
+    }
+}
+
+/// A read of one key, which may travel with others.
+#[derive(Clone)]
+pub(crate) struct Get {
+    key: Bytes,
+    serializable: bool,
+}
+
+impl Get {
+    fn request(self) -> RangeRequest {
+        RangeRequest { key: self.key, serializable: self.serializable, ..RangeRequest::default() }
+    }
+}
+
+impl Job for Get {
+    type Answer = Option<KeyValue>;
+    const WRITES: bool = false;
+
+    fn lane(client: &Client) -> &Lane<Self> {
+        &client.reads
+    }
+
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    fn bytes(&self) -> usize {
+        self.key.len()
+    }
+
+    async fn alone(self, client: &Client) -> Result<Self::Answer, Failed> {
+        Ok(client.call(self.request()).await?.kvs.into_iter().next())
+    }
+
+    fn part(self) -> RequestOp {
+        Request::Range(self.request()).into()
+    }
+
+    fn answer(part: Option<Response>, _revision: u64) -> Option<Self::Answer> {
+        match part? {
+            Response::Range(range) => Some(range.kvs.into_iter().next()),
+            _ => None,
         }
     }
 }

@@ -1,9 +1,13 @@
 //! Writing: transactions, and the cheaper native forms of those with one operation.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kv_core::{Check, Error, Operation, Result, Txn};
 
+use crate::batch::{Job, Lane, submit};
 use crate::client::Client;
+use crate::error::Failed;
 use crate::proto::{
     Compare, CompareTarget, DeleteRangeRequest, KeyValue, Operand, PutRequest, RangeResponse, Request, RequestOp,
     Response, ResponseOp, TxnRequest,
@@ -25,18 +29,19 @@ pub(crate) const VALUE_BYTES: usize = TXN_BYTES - KEY_BYTES;
 pub(crate) const TXN_OPS: usize = 128;
 
 impl Client {
-    pub(crate) async fn commit(&self, mut txn: Txn) -> Result<Option<u64>> {
+    pub(crate) async fn commit(self: &Arc<Self>, mut txn: Txn) -> Result<Option<u64>> {
         let sets = txn.operations.iter().any(|operation| matches!(operation, Operation::Set { .. }));
-        if txn.checks.is_empty()
-            && txn.operations.len() == 1
-            && let Some(only) = txn.operations.pop()
-        {
-            return self.apply(only).await;
+        if let Some(write) = Write::of(&mut txn) {
+            let key = write.key.clone();
+            let applied = submit(self, write).await?;
+            let conflict = || Error::Conflict { key: String::from_utf8_lossy(&key).into_owned() };
+            return applied.ok_or_else(conflict).map(|index| sets.then_some(index));
         }
+        let asks = asks_which(&txn);
         let request = TxnRequest {
             compare: txn.checks.iter().map(compare).collect(),
-            success: txn.operations.iter().map(|operation| Request::from(operation).into()).collect(),
-            failure: if tells_which(&txn) { questions(&txn.checks) } else { Vec::new() },
+            success: txn.operations.into_iter().map(|operation| Request::from(operation).into()).collect(),
+            failure: if asks { questions(&txn.checks) } else { Vec::new() },
         };
         let answer = self.call(request).await?;
         if answer.succeeded {
@@ -51,31 +56,95 @@ impl Client {
         };
         Err(first_failure(&txn.checks, told))
     }
+}
 
-    async fn apply(&self, operation: Operation) -> Result<Option<u64>> {
-        match Request::from(&operation) {
-            Request::Put(put) => {
-                let answer = self.call(put).await?;
-                Ok(Some(revision(answer.header.as_ref())?))
+/// A write of one key, perhaps with a condition on that key, which may travel with others.
+#[derive(Clone)]
+pub(crate) struct Write {
+    key: Bytes,
+    /// The index that the key must have.
+    index: Option<u64>,
+    operation: Request,
+}
+
+impl Write {
+    /// The transaction as such a write, if it is one.
+    fn of(txn: &mut Txn) -> Option<Self> {
+        let [Operation::Set { key, .. } | Operation::Delete { key }] = txn.operations.as_slice() else { return None };
+        let index = match txn.checks.as_slice() {
+            [] => None,
+            [Check::Index { key: checked, index }] if checked == key => Some(*index),
+            _ => return None,
+        };
+        let key = Range::key(key).key;
+        Some(Self { key, index, operation: txn.operations.pop()?.into() })
+    }
+}
+
+/// A transaction of one operation on a key that must have an index.
+fn conditional(key: Bytes, index: Option<u64>, operation: Request) -> TxnRequest {
+    let compare = index.map(|index| equal(CompareTarget::Mod, key, Operand::ModRevision(signed(index))));
+    TxnRequest { compare: compare.into_iter().collect(), success: vec![operation.into()], failure: Vec::new() }
+}
+
+impl Job for Write {
+    /// The index of the write; none if the key did not have the index that it must have.
+    type Answer = Option<u64>;
+    const WRITES: bool = true;
+
+    fn lane(client: &Client) -> &Lane<Self> {
+        &client.writes
+    }
+
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.operation {
+            Request::Put(put) => put.key.len() + put.value.len(),
+            _ => self.key.len(),
+        }
+    }
+
+    async fn alone(self, client: &Client) -> Result<Self::Answer, Failed> {
+        let header = match (self.index, self.operation) {
+            (None, Request::Put(put)) => client.call(put).await?.header,
+            (None, Request::DeleteRange(delete)) => client.call(delete).await?.header,
+            (index, operation) => {
+                let answer = client.call(conditional(self.key, index, operation)).await?;
+                if !answer.succeeded {
+                    return Ok(None);
+                }
+                answer.header
             }
-            Request::DeleteRange(delete) => {
-                self.call(delete).await?;
-                Ok(None)
-            }
-            Request::Range(_) => Ok(None),
+        };
+        revision(header.as_ref()).map(Some)
+    }
+
+    fn part(self) -> RequestOp {
+        match self.index {
+            Some(_) => Request::Txn(conditional(self.key, self.index, self.operation)).into(),
+            None => self.operation.into(),
+        }
+    }
+
+    fn answer(part: Option<Response>, revision: u64) -> Option<Self::Answer> {
+        match part? {
+            Response::Put(_) | Response::DeleteRange(_) => Some(Some(revision)),
+            Response::Txn(txn) => Some(txn.succeeded.then_some(revision)),
+            Response::Range(_) => None,
         }
     }
 }
 
-impl From<&Operation> for Request {
-    fn from(operation: &Operation) -> Self {
+impl From<Operation> for Request {
+    fn from(operation: Operation) -> Self {
         let delete = |Range { key, end }| Self::DeleteRange(DeleteRangeRequest { key, range_end: end });
         match operation {
-            Operation::Set { key, data } => {
-                Self::Put(PutRequest { key: Range::key(key).key, value: data.clone(), lease: 0 })
-            }
-            Operation::Delete { key } => delete(Range::key(key)),
-            Operation::DeletePrefix { prefix } => delete(Range::prefix(prefix)),
+            Operation::Set { key, data } => Self::Put(PutRequest { key: key.into(), value: data, lease: 0 }),
+            Operation::Delete { key } => delete(Range { key: key.into(), end: Bytes::new() }),
+            Operation::DeletePrefix { prefix } => delete(Range::prefix(&prefix)),
         }
     }
 }
@@ -105,7 +174,7 @@ pub(crate) fn absent(range: Range) -> Compare {
 /// Whether the transaction itself asks what the checked keys are like when it fails.
 ///
 /// With one check it is known; and the keys must not make a full request too large.
-fn tells_which(txn: &Txn) -> bool {
+fn asks_which(txn: &Txn) -> bool {
     let asked: usize = txn.checks.iter().map(|check| checked_key(check).len()).sum();
     txn.checks.len() > 1 && txn.bytes() + asked <= TXN_BYTES
 }
@@ -131,7 +200,7 @@ fn checked_key(check: &Check) -> &str {
 fn first_failure(checks: &[Check], answers: Vec<ResponseOp>) -> Error {
     let found = |answer: ResponseOp| match answer.response {
         Some(Response::Range(RangeResponse { kvs, .. })) => kvs.into_iter().next(),
-        None => None,
+        _ => None,
     };
     let mut answered = checks.iter().zip(answers.into_iter().map(found));
     let failed = answered.find(|(check, kv)| !holds(check, kv.as_ref())).map(|(check, _)| check);
@@ -187,10 +256,10 @@ mod tests {
         let value = Operation::Set { key: "k".into(), data: vec![0; TXN_BYTES - keys - 1].into() };
         let txn = Txn { checks, operations: vec![value] };
         assert_eq!(txn.bytes(), TXN_BYTES);
-        assert!(!tells_which(&txn));
+        assert!(!asks_which(&txn));
         let request = TxnRequest {
             compare: txn.checks.iter().map(compare).collect(),
-            success: txn.operations.iter().map(|operation| Request::from(operation).into()).collect(),
+            success: txn.operations.iter().cloned().map(|operation| Request::from(operation).into()).collect(),
             failure: Vec::new(),
         };
         assert!(request.encoded_len() + 512 < REQUEST_BYTES, "{}", request.encoded_len());

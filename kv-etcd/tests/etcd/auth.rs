@@ -5,10 +5,6 @@ use kv_core::Error;
 
 use crate::support::{connect, servers, soon, try_connect, until};
 
-fn address_as(cluster: &kv_conformance::servers::Cluster, credential: &Credential) -> String {
-    cluster.address_as(credential).replacen("pass/", "pass%2F", 1)
-}
-
 fn protected() -> Options {
     Options::default().access_control()
 }
@@ -25,7 +21,7 @@ async fn the_wrong_user_is_refused_without_telling_the_password() {
         let told = format!("{error} {error:?}");
         assert!(!told.contains("passw0rd"), "{told}");
     }
-    let kv = connect(&address_as(&cluster, &admin)).await;
+    let kv = connect(&cluster.address_as(&admin)).await;
     kv.set("key", "value").await.expect("a write");
     assert!(!format!("{kv:?}").contains("pass"));
     cluster.stop().await;
@@ -34,10 +30,10 @@ async fn the_wrong_user_is_refused_without_telling_the_password() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_does_what_the_user_may() {
     let cluster = servers(1, protected()).await;
-    let admin = connect(&address_as(&cluster, cluster.admin().expect("an administrator"))).await;
+    let admin = connect(&cluster.address_as(cluster.admin().expect("an administrator"))).await;
     let user = cluster.grant("app/", Access::Read).await.expect("a user");
     // Its ping may not read the key that it asks for, and yet tells that the cluster serves.
-    let kv = connect(&address_as(&cluster, &user)).await;
+    let kv = connect(&cluster.address_as(&user)).await;
     admin.set("app/key", "value").await.expect("a write");
     let mut watch = kv.watch("app/", 0).await.expect("a watch");
     assert_eq!(kv.get("app/key").await.expect("a value").data, "value");
@@ -64,7 +60,7 @@ async fn a_user_does_what_the_user_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_the_server_forgot_is_renewed() {
     let cluster = servers(1, protected()).await;
-    let kv = connect(&address_as(&cluster, cluster.admin().expect("an administrator"))).await;
+    let kv = connect(&cluster.address_as(cluster.admin().expect("an administrator"))).await;
     let mut watch = kv.watch("w/", 0).await.expect("a watch");
     kv.set("w/a", "").await.expect("a write");
     // Tokens live in memory only.
@@ -84,7 +80,7 @@ async fn a_token_that_the_server_forgot_is_renewed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_lapsed_is_renewed() {
     let cluster = servers(1, protected().argument("--auth-token-ttl=1")).await;
-    let kv = connect(&address_as(&cluster, cluster.admin().expect("an administrator"))).await;
+    let kv = connect(&cluster.address_as(cluster.admin().expect("an administrator"))).await;
     let mut watch = kv.watch("w/", 0).await.expect("a watch");
     for key in ["w/a", "w/b"] {
         // Only time makes a token lapse, and nothing but a use of it would show that it has, which makes it last.

@@ -1,6 +1,7 @@
 //! What is etcd's own, on real servers: the suite of `kv-conformance` proves the rest.
 
 mod auth;
+mod batch;
 mod lock;
 mod snapshot;
 mod support;

@@ -55,10 +55,11 @@ pub(crate) async fn leases(cluster: &Cluster) -> usize {
     output.stdout.lines().skip(1).filter(|line| !line.trim().is_empty()).count()
 }
 
-/// A TCP relay on loopback that counts the connections made through it.
+/// A TCP relay on loopback that counts the connections made through it, and those that are open.
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -66,23 +67,29 @@ impl Relay {
     pub(crate) async fn to(endpoint: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let connections = Arc::new(AtomicUsize::new(0));
-        let (endpoint, counter) = (endpoint.to_owned(), Arc::clone(&connections));
+        let (connections, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (endpoint, counter, end_counter) = (endpoint.to_owned(), Arc::clone(&connections), Arc::clone(&ended));
         let task = tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::SeqCst);
-                let endpoint = endpoint.clone();
+                let (endpoint, end_counter) = (endpoint.clone(), Arc::clone(&end_counter));
                 tokio::spawn(async move {
-                    let mut far = TcpStream::connect(endpoint).await?;
-                    tokio::io::copy_bidirectional(&mut near, &mut far).await
+                    if let Ok(mut far) = TcpStream::connect(endpoint).await {
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    }
+                    end_counter.fetch_add(1, Ordering::SeqCst);
                 });
             }
         });
-        Self { address, connections, task }
+        Self { address, connections, ended, task }
     }
 
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.connections() - self.ended.load(Ordering::SeqCst)
     }
 }
 

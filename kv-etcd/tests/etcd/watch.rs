@@ -31,7 +31,7 @@ async fn write(kv: &Kv, acknowledged: &Arc<AtomicUsize>) -> BTreeMap<String, u64
                         indices.insert(key, index);
                     }
                     Err(Error::Unavailable { .. } | Error::Indeterminate { .. }) => {
-                        sleep(Duration::from_millis(20)).await
+                        sleep(Duration::from_millis(20)).await;
                     }
                     Err(error) => panic!("{error}"),
                 }
@@ -193,6 +193,21 @@ async fn a_thousand_watches_take_one_connection() {
     }
     assert_eq!(relay.connections(), 1);
     drop(watches);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_last_handle_closes_the_connection() {
+    let cluster = server().await;
+    let relay = Relay::to(&cluster.endpoints()[0]).await;
+    let kv = connect(&format!("etcd://{}", relay.address)).await;
+    let mut watch = kv.watch("w/", 0).await.expect("a watch");
+    kv.set("w/a", "").await.expect("a write");
+    soon("an event", watch.next()).await.expect("the watch goes on").expect("an event");
+    drop(kv);
+    assert_eq!(relay.open(), 1, "a watch needs its connection");
+    drop(watch);
+    until("the connection is closed", || async { relay.open() == 0 }).await;
     cluster.stop().await;
 }
 

@@ -1,0 +1,209 @@
+//! Operations that travel together: what queues while a request is under way goes with the next one.
+//!
+//! One transaction with 64 reads costs the server about as much as ten reads apart. There is no timer: an operation
+//! that meets nobody is sent at once and alone, so it waits for nobody.
+//!
+//! Only operations on one key take part, each on a key of its own, and a condition only on that same key: etcd judges
+//! the conditions of a transaction before it applies any of it, so in this way each has the outcome that it would
+//! have had alone.
+
+use std::collections::{HashSet, VecDeque};
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use crate::client::Client;
+use crate::error::Failed;
+use crate::proto::{RequestOp, Response, TxnRequest};
+use crate::range::revision;
+
+/// How many requests of a lane may be under way before others queue: the next one is prepared while the server works.
+const UNDER_WAY: usize = 2;
+/// How many operations travel together at most. etcd counts what is nested in a transaction on top of the
+/// transaction's own operations, 128 in all.
+const MOST_OPERATIONS: usize = 127;
+/// How many bytes of keys and values travel together at most, and how large one may be to take part.
+const MOST_BYTES: usize = 512 << 10;
+const LARGEST: usize = 16 << 10;
+
+/// An operation on one key.
+pub(crate) trait Job: Clone + Send + Sync + 'static {
+    /// What comes of it.
+    type Answer: Send + 'static;
+    /// Whether it may change the store: then no two of a transaction have the same key.
+    const WRITES: bool;
+
+    /// Where others of its kind are.
+    fn lane(client: &Client) -> &Lane<Self>;
+
+    /// Its key.
+    fn key(&self) -> &Bytes;
+
+    /// Its size, key included, in bytes.
+    fn bytes(&self) -> usize;
+
+    /// Sends it by itself.
+    fn alone(self, client: &Client) -> impl Future<Output = Result<Self::Answer, Failed>> + Send;
+
+    /// What it is within a transaction.
+    fn part(self) -> RequestOp;
+
+    /// What came of it in a transaction that was applied at `revision`; `None` if that is no answer to it.
+    fn answer(part: Option<Response>, revision: u64) -> Option<Self::Answer>;
+}
+
+/// The operations of one kind that wait for a request to come back.
+pub(crate) struct Lane<J: Job>(Mutex<State<J>>);
+
+struct State<J: Job> {
+    /// Empty unless as many requests as may be are under way.
+    queue: VecDeque<Queued<J>>,
+    under_way: usize,
+}
+
+struct Queued<J: Job> {
+    job: J,
+    answer: oneshot::Sender<Result<J::Answer, Failed>>,
+}
+
+impl<J: Job> Default for Lane<J> {
+    fn default() -> Self {
+        Self(Mutex::new(State { queue: VecDeque::new(), under_way: 0 }))
+    }
+}
+
+impl<J: Job> Lane<J> {
+    /// Queues the operation, and says where its answer will come; `None` if it may go at once.
+    fn queue(&self, job: &J) -> Option<oneshot::Receiver<Result<J::Answer, Failed>>> {
+        let mut state = self.state();
+        if state.under_way < UNDER_WAY {
+            state.under_way += 1;
+            return None;
+        }
+        let (answer, answered) = oneshot::channel();
+        state.queue.push_back(Queued { job: job.clone(), answer });
+        Some(answered)
+    }
+
+    /// What goes next, in place of a request that is not under way any more.
+    fn next(&self) -> Option<Vec<Queued<J>>> {
+        let mut state = self.state();
+        let mut bytes = 0;
+        let mut next = Vec::new();
+        while next.len() < MOST_OPERATIONS
+            && bytes < MOST_BYTES
+            && let Some(queued) = state.queue.pop_front()
+        {
+            // Those that nobody waits for any more are not sent.
+            if !queued.answer.is_closed() {
+                bytes += queued.job.bytes();
+                next.push(queued);
+            }
+        }
+        if next.is_empty() {
+            state.under_way -= 1;
+            return None;
+        }
+        Some(next)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<J>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends an operation: at once if few requests are under way, else together with those that wait.
+pub(crate) async fn submit<J: Job>(client: &Arc<Client>, job: J) -> Result<J::Answer, Failed> {
+    if job.bytes() > LARGEST {
+        return job.alone(client).await;
+    }
+    let Some(answered) = J::lane(client).queue(&job) else {
+        let _turn = Turn::<J> { client: Arc::clone(client), kind: PhantomData };
+        return job.alone(client).await;
+    };
+    // No answer comes only if the runtime that was to carry the operation has ended.
+    answered.await.unwrap_or_else(|_| Err(Failed::given_up(J::WRITES)))
+}
+
+/// A request under way. When it is done, or given up, those who have queued meanwhile go.
+struct Turn<J: Job> {
+    client: Arc<Client>,
+    kind: PhantomData<J>,
+}
+
+impl<J: Job> Drop for Turn<J> {
+    fn drop(&mut self) {
+        if let Some(next) = J::lane(&self.client).next() {
+            let carrying = carry(Arc::clone(&self.client), next);
+            match tokio::runtime::Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn(carrying)),
+                Err(_) => J::lane(&self.client).state().under_way -= 1,
+            }
+        }
+    }
+}
+
+/// Sends what has queued, until nothing is left.
+async fn carry<J: Job>(client: Arc<Client>, mut next: Vec<Queued<J>>) {
+    loop {
+        send_together(&client, next).await;
+        // Those who have their answers now may have more to ask, and are to go together again.
+        yield_now().await;
+        match J::lane(&client).next() {
+            Some(more) => next = more,
+            None => return,
+        }
+    }
+}
+
+async fn send_together<J: Job>(client: &Arc<Client>, queued: Vec<Queued<J>>) {
+    let mut keys = HashSet::new();
+    let is_first = |one: &Queued<J>| !J::WRITES || keys.insert(one.job.key().clone());
+    let (together, others): (Vec<_>, Vec<_>) = queued.into_iter().partition(is_first);
+    send_apart(client, others);
+    if together.len() == 1 {
+        return send_apart(client, together);
+    }
+    let request =
+        TxnRequest { success: together.iter().map(|one| one.job.clone().part()).collect(), ..TxnRequest::default() };
+    let failed = match timeout(client.config.timeout, client.call(request)).await {
+        Ok(Ok(answer)) => match revision(answer.header.as_ref()) {
+            Ok(revision) => {
+                let mut parts = answer.responses.into_iter();
+                for one in together {
+                    let part = parts.next().and_then(|part| part.response);
+                    let answer = J::answer(part, revision);
+                    let _ = one.answer.send(answer.ok_or_else(|| Failed::odd("an answer is missing")));
+                }
+                return;
+            }
+            Err(failed) => failed,
+        },
+        // One of them may be what was refused: it is not to take the others with it.
+        Ok(Err(failed)) if failed.is_refusal() => return send_apart(client, together),
+        Ok(Err(failed)) => failed,
+        Err(_elapsed) => Failed::given_up(J::WRITES),
+    };
+    for one in together {
+        let _ = one.answer.send(Err(failed.clone()));
+    }
+}
+
+/// Sends each by itself, without waiting for them.
+fn send_apart<J: Job>(client: &Arc<Client>, queued: Vec<Queued<J>>) {
+    for Queued { job, mut answer } in queued {
+        let client = Arc::clone(client);
+        tokio::spawn(async move {
+            tokio::select! {
+                result = job.alone(&client) => drop(answer.send(result)),
+                // Whoever asked has given up.
+                () = answer.closed() => {}
+            }
+        });
+    }
+}

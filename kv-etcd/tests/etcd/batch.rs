@@ -1,0 +1,102 @@
+//! Operations that travel together: each has the outcome that it would have had alone.
+
+use kv_conformance::servers::{Access, Options};
+use kv_core::{Error, Kv, Result, Value};
+use tokio::task::JoinSet;
+
+use crate::support::{connect, server, servers, soon};
+
+const CALLERS: usize = 300;
+
+/// Makes calls at the same time, and gives their results in the order of the callers.
+async fn at_once<T, F>(kv: &Kv, call: impl Fn(Kv, usize) -> F) -> Vec<Result<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let mut calls = JoinSet::new();
+    for caller in 0..CALLERS {
+        let result = call(kv.clone(), caller);
+        calls.spawn(async move { (caller, result.await) });
+    }
+    let mut results = soon("every answer", calls.join_all()).await;
+    results.sort_by_key(|(caller, _)| *caller);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_caller_gets_the_answer_to_its_own_question() {
+    let cluster = server().await;
+    let kv = connect(&cluster.address()).await;
+    let written =
+        at_once(&kv, |kv, caller| async move { kv.set(&format!("k/{caller}"), caller.to_string()).await }).await;
+    let read = at_once(&kv, |kv, caller| async move { kv.get(&format!("k/{caller}")).await }).await;
+    for (caller, (written, read)) in written.into_iter().zip(read).enumerate() {
+        assert_eq!(read.expect("a value"), Value::new(caller.to_string(), written.expect("an index")));
+    }
+    let read = at_once(&kv, |kv, caller| async move { kv.get(&format!("k/{}", caller * 2)).await }).await;
+    assert!(read[..CALLERS / 2].iter().all(Result::is_ok));
+    assert!(read[CALLERS / 2..].iter().all(|result| result.as_ref().is_err_and(Error::is_key_not_found)));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_hold_or_fail_one_by_one() {
+    let cluster = server().await;
+    let kv = connect(&cluster.address()).await;
+    let created = at_once(&kv, |kv, caller| async move { kv.update(&format!("k/{caller}"), Value::new("1", 0)).await });
+    let created: Vec<u64> = created.await.into_iter().map(|result| result.expect("it is new")).collect();
+    // Every third has the wrong index, and every third is removed instead.
+    let results = at_once(&kv, |kv, caller| {
+        let index = created[caller];
+        async move {
+            let key = format!("k/{caller}");
+            match caller % 3 {
+                0 => kv.update(&key, Value::new("2", index)).await.map(Some),
+                1 => kv.update(&key, Value::new("2", index + 100_000)).await.map(Some),
+                _ => kv.remove(&key, index).await.map(|()| None),
+            }
+        }
+    });
+    for (caller, result) in results.await.into_iter().enumerate() {
+        let key = format!("k/{caller}");
+        let found = kv.get(&key).await;
+        match caller % 3 {
+            0 => assert_eq!(found.expect("a value"), Value::new("2", result.expect("it matched").expect("an index"))),
+            1 => {
+                assert!(matches!(result, Err(Error::Conflict { key: told }) if told == key));
+                assert_eq!(found.expect("a value"), Value::new("1", created[caller]));
+            }
+            _ => assert!(result.is_ok() && found.is_err_and(|error| error.is_key_not_found())),
+        }
+    }
+    // Of those who write one key from one index, one wins.
+    let index = kv.set("one", "").await.expect("a write");
+    let results =
+        at_once(&kv, |kv, caller| async move { kv.update("one", Value::new(caller.to_string(), index)).await });
+    let won: Vec<u64> = results.await.into_iter().filter_map(Result::ok).collect();
+    assert_eq!(won, [kv.get("one").await.expect("a value").index]);
+    // And each write of one key is a write of its own.
+    let results = at_once(&kv, |kv, _| async move { kv.set("one", "the same").await });
+    let mut indices: Vec<u64> = results.await.into_iter().map(|result| result.expect("an index")).collect();
+    indices.sort_unstable();
+    indices.dedup();
+    assert_eq!(indices.len(), CALLERS);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_forbidden_to_one_is_not_denied_to_its_neighbours() {
+    let cluster = servers(1, Options::default().access_control()).await;
+    let user = cluster.grant("mine/", Access::Write).await.expect("a user");
+    let kv = connect(&cluster.address_as(&user)).await;
+    let key = |caller: usize| format!("{}/{caller}", if caller % 10 == 3 { "theirs" } else { "mine" });
+    let written = at_once(&kv, |kv, caller| async move { kv.set(&key(caller), "").await.map(drop) }).await;
+    let read = at_once(&kv, |kv, caller| async move { kv.get(&key(caller)).await.map(drop) }).await;
+    for (place, result) in written.into_iter().chain(read).enumerate() {
+        let denied = matches!(result, Err(Error::PermissionDenied { .. }));
+        assert_eq!(denied, place % 10 == 3, "{place}: {result:?}");
+        assert!(denied || result.is_ok(), "{place}: {result:?}");
+    }
+    cluster.stop().await;
+}
