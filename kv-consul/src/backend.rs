@@ -12,6 +12,7 @@ use kv_core::{
 use crate::blocking::random;
 use crate::client::{Client, SMALL};
 use crate::config::Config;
+use crate::diff::Scope;
 use crate::error::go_duration;
 use crate::hub::{Hub, Query};
 use crate::lock::{self, Turns};
@@ -134,7 +135,7 @@ impl Backend for Consul {
     }
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<EventStream> {
-        let base = self.store.client.list(prefix).await?;
+        let base = self.store.client.list(Scope::Prefix(prefix)).await?;
         let older = if after == 0 { None } else { self.recent.recall(prefix, after) };
         // Of what was deleted since then nothing is left to see, so that only that nothing happened can be known.
         if after != 0 && base.index > after && older.is_none() {
@@ -144,7 +145,7 @@ impl Backend for Consul {
     }
 
     async fn observe(&self, prefix: &str) -> Result<(Snapshot, EventStream)> {
-        let base = self.store.client.list(prefix).await?;
+        let base = self.store.client.list(Scope::Prefix(prefix)).await?;
         self.recent.remember(prefix, base.index, base.state.clone());
         let snapshot = Snapshot { entries: base.entries()?, index: base.index };
         let watch = self.hub.subscribe(Query::Prefix(prefix.to_owned()), base, 0, None);

@@ -9,7 +9,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVa
 use hyper::{Method, StatusCode};
 use kv_core::{Error, HostPort, Result};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Config, Consistency};
@@ -19,12 +19,17 @@ use crate::tls;
 
 /// How many ordinary calls are in flight at a time; more wait for their turn.
 ///
-/// An agent cuts off whatever goes over 200 connections from one address. With the blocking queries of
-/// [`hub`](crate::hub) this leaves room for another process on the same machine.
+/// An agent cuts off whatever goes over 200 connections from one address: with [`WAITS`] it stays below that.
 const CALLS: usize = 64;
+
+/// How many blocking queries are in flight at a time, those included that nobody waits for any more.
+const WAITS: usize = 80;
 
 /// A connect attempt takes no longer than this, and less where the request timeout is short or agents are many.
 const CONNECT: Duration = Duration::from_secs(2);
+
+/// A connection that nobody needs for so long is closed, and leaves its place at the agent to others.
+const IDLE: Duration = Duration::from_secs(15);
 
 /// A connection that carries nothing, not even an answer to this probe, is dead.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -44,6 +49,7 @@ pub(crate) struct Client {
     /// The agent that answered last.
     current: AtomicUsize,
     calls: Semaphore,
+    waits: Semaphore,
     /// For one call, its attempts at other agents included: a little below the request timeout, so that what is
     /// known of its fate is told in time.
     limit: Duration,
@@ -86,6 +92,7 @@ impl Client {
             agents,
             current: AtomicUsize::new(0),
             calls: Semaphore::new(CALLS),
+            waits: Semaphore::new(WAITS),
             limit,
             datacenter: config.datacenter.as_deref().map(|name| path::parameter("dc", name)),
             consistency: config.consistency,
@@ -160,6 +167,11 @@ impl Client {
         }
     }
 
+    /// Permits a blocking query, unless there are too many.
+    pub(crate) fn try_wait(&self) -> Option<SemaphorePermit<'_>> {
+        self.waits.try_acquire().ok()
+    }
+
     /// Makes one attempt of a read that takes `limit` at most, outside the number of ordinary calls.
     pub(crate) async fn wait(&self, target: String, limit: Duration) -> Result<Answer> {
         let request = Request { method: Method::GET, target, body: Bytes::new(), kind: Kind::Repeatable, cap: LISTING };
@@ -199,7 +211,8 @@ impl Agent {
             .tcp_keepalive(KEEPALIVE)
             .tcp_keepalive_interval(KEEPALIVE / 4)
             .tcp_keepalive_retries(3)
-            .pool_max_idle_per_host(CALLS)
+            .pool_max_idle_per_host(CALLS + WAITS)
+            .pool_idle_timeout(IDLE)
             .connect_timeout(connect);
         let tls = config.tls.as_ref().map_or_else(tls::none, tls::config)?;
         builder = builder.tls_backend_preconfigured(tls);

@@ -6,15 +6,15 @@ use kv_core::Error;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use crate::blocking::follow;
+use crate::blocking::Following;
 use crate::client::Client;
 use crate::diff::{Change, Scope, State};
 use crate::path;
 use crate::read::Listing;
 use crate::watch::{Slot, Subscription, Update};
 
-/// The most blocking queries at a time: each occupies a connection, of which an agent grants a limited number to one
-/// address.
+/// The most queries that somebody watches: each occupies a connection, of which an agent grants a limited number to
+/// one address.
 const QUERIES: usize = 48;
 
 /// Which keys a query or a watch is about.
@@ -62,6 +62,9 @@ struct Inner {
 }
 
 /// A blocking query with the watches that it feeds; its task ends when it is dropped.
+///
+/// Without any watch it ends after its next answer, since the agent would not end it sooner; until then it may find new
+/// ones.
 struct Follower {
     id: u64,
     query: Query,
@@ -108,7 +111,7 @@ impl Hub {
             .position(|one| one.query == slot.query || (one.merged && one.query.covers(&slot.query)));
         if let Some(at) = at {
             inner.followers[at].join(slot.clone());
-        } else if inner.followers.len() < QUERIES {
+        } else if inner.followers.iter().filter(|one| !one.slots.is_empty()).count() < QUERIES {
             let follower = self.follower(&mut inner, slot.query.clone(), vec![slot.clone()], Some(start));
             inner.followers.push(follower);
         } else {
@@ -118,24 +121,29 @@ impl Hub {
         Subscription::new(slot, self.clone(), after)
     }
 
-    /// Stops feeding a watch, and ends the query that nobody else needs.
+    /// Stops feeding a watch.
     pub(crate) fn leave(&self, slot: &Arc<Slot>) {
-        let mut inner = self.inner();
-        for at in 0..inner.followers.len() {
-            let slots = &mut inner.followers[at].slots;
-            if let Some(place) = slots.iter().position(|one| Arc::ptr_eq(one, slot)) {
-                slots.swap_remove(place);
-                if slots.is_empty() {
-                    inner.followers.swap_remove(at);
-                }
+        for follower in &mut self.inner().followers {
+            if let Some(place) = follower.slots.iter().position(|one| Arc::ptr_eq(one, slot)) {
+                follower.slots.swap_remove(place);
                 return;
             }
         }
     }
 
-    /// What changed since a query's last listing, and that; none for a query that nobody needs any more.
+    /// Ends a query that nobody watches, and says whether it is at its end.
+    pub(crate) fn end_unneeded(&self, id: u64) -> bool {
+        let mut inner = self.inner();
+        inner.followers.retain(|one| one.id != id || !one.slots.is_empty());
+        inner.find(id).is_none()
+    }
+
+    /// What changed since a query's last listing, and that; none for a query that nobody watches any more.
     pub(crate) fn compare(&self, id: u64, listing: &mut Listing) -> Option<(Option<Arc<State>>, Vec<Change>)> {
         // Only the one task that calls this changes the state, so that the long work needs no lock.
+        if self.end_unneeded(id) {
+            return None;
+        }
         let before = self.inner().find(id)?.state.clone();
         let mut changes = Vec::new();
         if let Some(before) = &before {
@@ -177,18 +185,13 @@ impl Hub {
 
     /// Puts wider queries in the place of neighbouring ones until half the number is left, one of them for `slot`.
     fn merge(self: &Arc<Self>, inner: &mut Inner, slot: Arc<Slot>) {
-        let starts = inner.followers.iter().map(|one| one.query.start()).chain([slot.query.start()]).collect();
-        let prefixes = common_prefixes(starts, QUERIES / 2);
+        let watched = inner.followers.iter().filter(|one| !one.slots.is_empty()).map(|one| one.query.start());
+        let prefixes = common_prefixes(watched.chain([slot.query.start()]).collect(), QUERIES / 2);
         let mut homeless = Some(slot);
         for prefix in prefixes {
             let query = Query::Prefix(path::queryable(&prefix).to_owned());
-            let (covered, others) =
-                std::mem::take(&mut inner.followers).into_iter().partition(|one| query.covers(&one.query));
-            inner.followers = others;
-            let mut slots: Vec<Arc<Slot>> = Vec::new();
-            for mut follower in covered {
-                slots.append(&mut follower.slots);
-            }
+            let covered = inner.followers.iter_mut().filter(|one| query.covers(&one.query));
+            let mut slots: Vec<Arc<Slot>> = covered.flat_map(|one| std::mem::take(&mut one.slots)).collect();
             slots.extend(homeless.take_if(|slot| query.covers(&slot.query)));
             if !slots.is_empty() {
                 let mut follower = self.follower(inner, query, slots, None);
@@ -214,8 +217,9 @@ impl Hub {
         inner.next += 1;
         let (state, index) = start.map_or((None, 0), |(state, index)| (Some(state), index));
         let kick = Arc::new(Notify::new());
-        let following = follow(Arc::downgrade(self), self.client.clone(), id, query.clone(), index, kick.clone());
-        let task = tokio::spawn(following).abort_handle();
+        let (hub, client) = (Arc::downgrade(self), self.client.clone());
+        let following = Following { hub, client, id, query: query.clone(), index, kick: kick.clone() };
+        let task = tokio::spawn(following.run()).abort_handle();
         Follower { id, query, merged: false, slots, state, kick, task }
     }
 

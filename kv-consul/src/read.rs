@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,6 +11,7 @@ use hyper::StatusCode;
 use kv_core::{Error, Result, Snapshot, Value};
 use tokio::time::Instant;
 
+use crate::blocking::limit;
 use crate::client::{Answer, Client, LISTING, SMALL};
 use crate::diff::{Scope, State};
 use crate::error::{self, Kind};
@@ -159,24 +161,24 @@ impl Client {
         Ok((Snapshot { entries, index }, state))
     }
 
-    /// Reads every key that begins with `prefix`, consistently: what a watch begins with.
-    pub(crate) async fn list(&self, prefix: &str) -> Result<Listing> {
-        let (path, recurse) = place(Scope::Prefix(prefix));
+    /// Reads every key of a scope, consistently: what a watch begins with.
+    pub(crate) async fn list(&self, scope: Scope<'_>) -> Result<Listing> {
+        let (path, recurse) = place(scope);
         let asked = Instant::now();
         let answer = self.get(self.target(&path, &[recurse, "consistent"]), LISTING).await?;
-        Listing::parse(&answer, asked, Scope::Prefix(prefix))
+        Listing::parse(&answer, asked, scope)
     }
 
     /// Waits until the store has gone beyond `index` as far as the scope goes, and reads it then; 0 does not wait.
     ///
-    /// It returns without a change too, when its time is up (<https://developer.hashicorp.com/consul/api-docs/features/blocking>).
-    pub(crate) async fn next(&self, scope: Scope<'_>, index: u64) -> Result<Listing> {
-        use crate::blocking::{LIMIT, WAIT};
+    /// It returns without a change too, when its time is up
+    /// (<https://developer.hashicorp.com/consul/api-docs/features/blocking>).
+    pub(crate) async fn next(&self, scope: Scope<'_>, index: u64, wait: Duration) -> Result<Listing> {
         let (path, recurse) = place(scope);
-        let (from, wait) = (format!("index={index}"), format!("wait={}s", WAIT.as_secs()));
-        let target = self.target(&path, &[recurse, "consistent", &from, &wait]);
+        let (from, time) = (format!("index={index}"), format!("wait={}s", wait.as_secs()));
+        let target = self.target(&path, &[recurse, "consistent", &from, &time]);
         let asked = Instant::now();
-        let answer = self.wait(target, LIMIT).await?;
+        let answer = self.wait(target, limit(wait)).await?;
         Listing::parse(&answer, asked, scope)
     }
 

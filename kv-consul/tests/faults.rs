@@ -1,0 +1,58 @@
+//! Clusters that lose members. Needs Docker.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use kv_conformance::servers::{Cluster, Kind, Options};
+use support::{connect, registry, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_leader_nothing_is_served() {
+    let cluster = Cluster::start(Kind::Consul, 3, Options::default()).await.expect("three servers");
+    let leader = cluster.await_leader(None).await.expect("a leader");
+    let other = (leader + 1) % 3;
+    let last = (leader + 2) % 3;
+    let kv = connect(&format!("consul://{}", cluster.endpoints()[last])).await;
+    kv.set("key", "1").await.expect("a write");
+    cluster.kill(leader).await.expect("kill");
+    cluster.kill(other).await.expect("kill");
+    let began = Instant::now();
+    let error = kv.ping().await.expect_err("one of three has no leader");
+    assert!(error.is_retryable(), "{error:?}");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(kv.get("key").await.is_err_and(|error| error.is_retryable()));
+    let stale = registry().connect(&format!("consul://{}?consistency=stale", cluster.endpoints()[last])).await;
+    assert!(stale.is_err(), "it cannot serve writes, whatever it may read");
+    cluster.start_all_again().await.expect("start again");
+    until("it serves again", async || kv.ping().await.is_ok()).await;
+    kv.set("key", "2").await.expect("a write");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_agent_takes_over() {
+    let cluster = Cluster::start(Kind::Consul, 3, Options::default()).await.expect("three servers");
+    let kv = connect(&format!("consul://{}", cluster.endpoints().join(","))).await;
+    let mut watch = kv.watch("", 0).await.expect("a watch");
+    let lock = kv.lock("lock", Duration::from_secs(300)).await.expect("the lock");
+    for round in 0..2 {
+        // The agent in use first, then whoever leads.
+        let victim = if round == 0 { 0 } else { cluster.await_leader(None).await.expect("a leader") };
+        cluster.kill(victim).await.expect("kill");
+        let key = format!("round-{round}");
+        until("a write after the loss", async || kv.set(&key, "1").await.is_ok()).await;
+        until("the lock is still held", async || lock.renew().await.is_ok()).await;
+        loop {
+            let event = support::soon("the event", watch.next()).await.expect("the watch goes on").expect("an event");
+            if event.key == key {
+                break;
+            }
+        }
+        cluster.start_again(victim).await.expect("start again");
+        cluster.await_all().await.expect("all serve again");
+    }
+    kv.txn().held(&lock).set("guarded", "1").commit().await.expect("a guarded write");
+    lock.unlock().await.expect("unlocked");
+    cluster.stop().await;
+}

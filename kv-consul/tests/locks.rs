@@ -1,0 +1,191 @@
+//! Locks beside Consul's own, and what leases leave behind. Needs Docker.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use kv_conformance::servers::{Cluster, Options};
+use kv_core::Error;
+use support::{Proxy, ask, connect, sessions, soon, start, until};
+
+/// Far longer than any test.
+const LONG: Duration = Duration::from_secs(300);
+
+async fn no_session_is_left(cluster: &Cluster) {
+    let endpoint = cluster.endpoints().swap_remove(0);
+    until("every session is destroyed", async || sessions(&endpoint).await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consul_lock_excludes_ours() {
+    let cluster = start(Options::default()).await;
+    let kv = connect(&cluster.address()).await;
+    let command = ["consul", "lock", "app/job", "echo locked; exec sleep 300"];
+    let mut native = cluster.spawn(0, &command).await.expect("consul lock");
+    assert_eq!(soon("consul lock has it", native.line()).await.expect("output").as_deref(), Some("locked"));
+    assert!(kv.try_lock("app/job/.lock", LONG).await.expect("an answer").is_none());
+    let waiting = tokio::spawn({
+        let kv = kv.clone();
+        async move { kv.lock("app/job/.lock", LONG).await }
+    });
+    let endpoint = &cluster.endpoints()[0];
+    until("the waiter has a session", async || sessions(endpoint).await == 2).await;
+    assert!(!waiting.is_finished());
+    native.signal("INT").await.expect("a signal");
+    let lock = soon("the lock", waiting).await.expect("no panic").expect("the lock");
+    kv.txn().held(&lock).set("app/state", "ours").commit().await.expect("a guarded write");
+    lock.unlock().await.expect("unlocked");
+    no_session_is_left(&cluster).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ours_excludes_consul_lock() {
+    let cluster = start(Options::default()).await;
+    let kv = connect(&cluster.address()).await;
+    let lock = kv.lock("app/job/.lock", LONG).await.expect("the lock");
+    let before = kv.get("app/job/.lock").await.expect("the lock's entry").index;
+    assert_eq!(before, lock.token());
+    let mut native = cluster.spawn(0, &["consul", "lock", "app/job", "echo", "locked"]).await.expect("consul lock");
+    let endpoint = &cluster.endpoints()[0];
+    until("consul lock has a session", async || sessions(endpoint).await == 2).await;
+    let early = tokio::time::timeout(Duration::from_secs(1), native.line()).await;
+    assert!(early.is_err(), "consul lock got what is ours: {early:?}");
+    kv.txn().held(&lock).set("app/state", "ours").commit().await.expect("a guarded write");
+    lock.unlock().await.expect("unlocked");
+    assert_eq!(soon("consul lock has it", native.line()).await.expect("output").as_deref(), Some("locked"));
+    let ended = soon("consul lock ends", native.wait()).await.expect("its end");
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let again = kv.lock("app/job/.lock", LONG).await.expect("the lock once more");
+    assert!(again.token() > before);
+    drop(again);
+    no_session_is_left(&cluster).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_lock_is_never_overwritten() {
+    let cluster = start(Options::default()).await;
+    let kv = connect(&cluster.address()).await;
+    for value in ["data", ""] {
+        let index = kv.set("data", value).await.expect("a write");
+        for result in [kv.lock("data", LONG).await.map(drop), kv.try_lock("data", LONG).await.map(drop)] {
+            assert!(matches!(result, Err(Error::Conflict { ref key }) if key == "data"), "{result:?}");
+        }
+        assert_eq!(kv.get("data").await.expect("the value").index, index);
+    }
+    let command = ["consul", "lock", "-n", "2", "semaphore", "echo locked; exec sleep 300"];
+    let mut native = cluster.spawn(0, &command).await.expect("consul lock");
+    assert_eq!(soon("the semaphore", native.line()).await.expect("output").as_deref(), Some("locked"));
+    let result = kv.try_lock("semaphore/.lock", LONG).await;
+    assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_session_leaks() {
+    let cluster = start(Options::default()).await;
+    let kv = connect(&cluster.address()).await;
+    let endpoint = &cluster.endpoints()[0];
+    for round in 0..20 {
+        let lock = kv.lock("leak/lock", LONG).await.expect("the lock");
+        let waiting = kv.lock("leak/lock", LONG);
+        assert!(tokio::time::timeout(Duration::from_millis(round * 2), waiting).await.is_err());
+        assert!(kv.try_lock("leak/lock", LONG).await.expect("an answer").is_none());
+        let member = kv.ephemeral_key("leak/member", LONG).await.expect("a key");
+        assert!(kv.ephemeral_key("leak/member", LONG).await.is_err_and(|error| error.is_conflict()));
+        // An attempt that is given up somewhere on its way.
+        let _ = tokio::time::timeout(Duration::from_micros(round * 200), kv.ephemeral_key("leak/other", LONG)).await;
+        if round % 2 == 0 {
+            lock.unlock().await.expect("unlocked");
+            member.destroy().await.expect("destroyed");
+        } else {
+            drop((lock, member));
+        }
+        until("nothing is left", async || {
+            sessions(endpoint).await == 0 && kv.get_all("leak/").await.expect("a listing").values.is_empty()
+        })
+        .await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_waiters_share_their_connections() {
+    const WAITERS: usize = 500;
+    let cluster = start(Options::default()).await;
+    let proxy = Proxy::start(&cluster.endpoints()[0]).await;
+    let kv = connect(&format!("consul://{}", proxy.endpoint)).await;
+    let held = kv.lock("busy/lock", LONG).await.expect("the lock");
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..WAITERS {
+        let kv = kv.clone();
+        waiting.spawn(async move {
+            let lock = kv.lock("busy/lock", LONG).await.expect("the lock");
+            let token = lock.token();
+            kv.txn().held(&lock).set("busy/holder", token.to_string()).commit().await.expect("a guarded write");
+            lock.unlock().await.expect("unlocked");
+            token
+        });
+    }
+    until("the first of them waits", async || sessions(&cluster.endpoints()[0]).await == 2).await;
+    let before = proxy.requests();
+    let (began, mut last) = (Instant::now(), held.token());
+    held.unlock().await.expect("unlocked");
+    let mut tokens = Vec::new();
+    while let Some(token) = soon("the next holder", waiting.join_next()).await {
+        tokens.push(token.expect("no panic"));
+    }
+    let (time, requests) = (began.elapsed(), proxy.requests() - before);
+    println!("{WAITERS} hand-overs in {time:?}, {requests} requests, {} connections", proxy.most_connections());
+    for token in &tokens {
+        assert!(*token > last, "{token} after {last}");
+        last = *token;
+    }
+    assert_eq!(tokens.len(), WAITERS);
+    assert!(proxy.most_connections() < 50, "{} connections", proxy.most_connections());
+    no_session_is_left(&cluster).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_outlasts_a_crash() {
+    let cluster = start(Options::default()).await;
+    let kv = connect(&cluster.address()).await;
+    let held = kv.lock("crash", LONG).await.expect("the lock");
+    let waiting = tokio::spawn({
+        let kv = kv.clone();
+        async move { kv.lock("crash", LONG).await }
+    });
+    until("the waiter has a session", async || sessions(&cluster.endpoints()[0]).await == 2).await;
+    cluster.kill(0).await.expect("kill");
+    cluster.start_again(0).await.expect("start again");
+    cluster.await_all().await.expect("the server serves again");
+    assert!(!waiting.is_finished());
+    let token = held.token();
+    until("unlocked", async || held.renew().await.is_ok()).await;
+    held.unlock().await.expect("unlocked");
+    let lock = soon("the lock", waiting).await.expect("no panic").expect("the lock");
+    assert!(lock.token() > token);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lock_delay_holds_the_next_one_back() {
+    let cluster = start(Options::default()).await;
+    let kv = connect(&format!("{}?lock-delay=2s", cluster.address())).await;
+    let endpoint = &cluster.endpoints()[0];
+    let lock = kv.lock("delayed", LONG).await.expect("the lock");
+    let list = ask(endpoint, "GET", "/v1/session/list").await;
+    let id = list.split("\"ID\":").nth(1).and_then(|rest| rest.split('"').nth(1)).expect("a session").to_owned();
+    let began = Instant::now();
+    ask(endpoint, "PUT", &format!("/v1/session/destroy/{id}")).await;
+    assert!(lock.renew().await.is_err_and(|error| error.is_lost()));
+    assert!(kv.try_lock("delayed", LONG).await.expect("an answer").is_none());
+    let next = soon("the lock", kv.lock("delayed", LONG)).await.expect("the lock");
+    assert!(began.elapsed() >= Duration::from_secs(2), "after {:?}", began.elapsed());
+    assert!(next.token() > lock.token());
+    assert!(lock.unlock().await.is_err_and(|error| error.is_lost()));
+    next.renew().await.expect("the loser touched nothing");
+    cluster.stop().await;
+}

@@ -1,0 +1,243 @@
+//! What is Consul's own about watches: shared blocking queries, their number, and what they cost. Needs Docker.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use kv_conformance::servers::Options;
+use kv_core::{Event, EventType, Kv, Watch};
+use support::{PATIENCE, Proxy, connect, soon, start};
+
+async fn next(watch: &mut Watch) -> Event {
+    soon("an event", watch.next()).await.expect("the watch goes on").expect("an event")
+}
+
+/// Sets many keys, as many at a time as one transaction takes.
+async fn set_all(kv: &Kv, keys: &[String], data: &str) {
+    for keys in keys.chunks(kv.limits().txn_ops) {
+        let txn = keys.iter().fold(kv.txn(), |txn, key| txn.set(key, data.to_owned()));
+        txn.commit().await.expect("a transaction");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unrelated_writes_do_not_make_it_spin() {
+    const RUN: Duration = Duration::from_secs(3);
+    let cluster = start(Options::default()).await;
+    let proxy = Proxy::start(&cluster.endpoints()[0]).await;
+    let writer = connect(&cluster.address()).await;
+    let watcher = connect(&format!("consul://{}", proxy.endpoint)).await;
+    let mut watch = watcher.watch("quiet/", 0).await.expect("a watch");
+
+    let began = Instant::now();
+    let writing = (0..16).map(|task| {
+        let writer = writer.clone();
+        tokio::spawn(async move {
+            let mut writes = 0_u32;
+            while began.elapsed() < RUN {
+                writer.set(&format!("busy/{task}"), writes.to_string()).await.expect("a write");
+                writes += 1;
+            }
+            writes
+        })
+    });
+    let writing: Vec<_> = writing.collect();
+    let before = proxy.requests();
+    tokio::time::sleep(RUN / 2).await;
+    let asked = Instant::now();
+    writer.set("quiet/now", "1").await.expect("a write");
+    let event = next(&mut watch).await;
+    let late = asked.elapsed();
+    let mut writes = 0;
+    for task in writing {
+        writes += task.await.expect("no panic");
+    }
+    let requests = f64::from(u32::try_from(proxy.requests() - before).expect("few"));
+    let (per_second, written) = (requests / began.elapsed().as_secs_f64(), f64::from(writes) / RUN.as_secs_f64());
+    println!("{written:.0} writes/s elsewhere: {per_second:.1} requests/s, the event came after {late:?}");
+    assert_eq!((event.key.as_str(), event.event_type), ("quiet/now", EventType::Create));
+    assert!(writes > 100, "only {writes} writes");
+    assert!(per_second < 20.0, "{per_second} requests/s");
+    assert!(late < PATIENCE / 6, "the event came after {late:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_watches_on_a_thousand_prefixes() {
+    const WATCHES: usize = 1000;
+    let cluster = start(Options::default()).await;
+    let proxy = Proxy::start(&cluster.endpoints()[0]).await;
+    let writer = connect(&cluster.address()).await;
+    let watcher = connect(&format!("consul://{}", proxy.endpoint)).await;
+    let keys: Vec<String> = (0..WATCHES).map(|number| format!("many/{number:04}/key")).collect();
+    // Half of them exist already.
+    set_all(&writer, &keys[..WATCHES / 2], "old").await;
+
+    let opening = keys.iter().map(|key| {
+        let (watcher, prefix) = (watcher.clone(), key.trim_end_matches("key").to_owned());
+        tokio::spawn(async move { watcher.watch(&prefix, 0).await.expect("a watch") })
+    });
+    let mut watches = Vec::new();
+    for opening in opening.collect::<Vec<_>>() {
+        watches.push(opening.await.expect("no panic"));
+    }
+    let began = Instant::now();
+    set_all(&writer, &keys, "new").await;
+    for (number, (watch, key)) in watches.iter_mut().zip(&keys).enumerate() {
+        let event = next(watch).await;
+        let expected = if number < WATCHES / 2 { EventType::Update } else { EventType::Create };
+        assert_eq!((&event.key, event.event_type, &event.data[..]), (key, expected, &b"new"[..]));
+    }
+    let all = began.elapsed();
+    // Ordinary calls have connections of their own.
+    let asked = Instant::now();
+    watcher.get(&keys[7]).await.expect("a read beside the watches");
+    println!("{all:?} for 1,000 events, {:?} for a read, {} connections", asked.elapsed(), proxy.most_connections());
+    assert!(proxy.most_connections() <= 170, "{} connections", proxy.most_connections());
+
+    // Nothing is left of watches that nobody holds.
+    drop(watches);
+    drop(watcher);
+    support::until("every connection is closed", async || proxy.connections() == 0).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_thousand_keys() {
+    const KEYS: usize = 50_000;
+    let cluster = start(Options::default()).await;
+    let kv = connect(&cluster.address()).await;
+    let keys: Vec<String> = (0..KEYS).map(|number| format!("large/{number:06}")).collect();
+    set_all(&kv, &keys, "value").await;
+    let (listing, mut watch) = kv.observe("large/").await.expect("an observation");
+    assert_eq!(listing.values.len(), KEYS);
+    let index = kv.set(&keys[31_337], "other").await.expect("a write");
+    let event = next(&mut watch).await;
+    assert_eq!((&event.key, event.event_type, event.index), (&keys[31_337], EventType::Update, index));
+    kv.delete(&keys[1]).await.expect("a deletion");
+    let event = next(&mut watch).await;
+    assert_eq!((&event.key, event.event_type), (&keys[1], EventType::Delete));
+    assert!(event.index > index);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_goes_on_after_a_crash() {
+    let cluster = start(Options::default()).await;
+    let kv = connect(&cluster.address()).await;
+    kv.set("w/a", "1").await.expect("a write");
+    let mut watch = kv.watch("w/", 0).await.expect("a watch");
+    cluster.kill(0).await.expect("kill");
+    assert!(kv.get("w/a").await.is_err_and(|error| error.is_retryable()), "a killed server answers");
+    cluster.start_again(0).await.expect("start again");
+    cluster.await_all().await.expect("the server serves again");
+    let mut index = 0;
+    support::until("a write after the restart", async || match kv.set("w/b", "2").await {
+        Ok(written) => {
+            index = written;
+            true
+        }
+        Err(error) => {
+            assert!(error.is_retryable(), "{error}");
+            false
+        }
+    })
+    .await;
+    let event = next(&mut watch).await;
+    assert_eq!((event.key.as_str(), event.event_type, event.index), ("w/b", EventType::Create, index));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_while_it_is_cut_off_is_told_once() {
+    let cluster = start(Options::default()).await;
+    let proxy = Proxy::start(&cluster.endpoints()[0]).await;
+    let writer = connect(&cluster.address()).await;
+    let watcher = connect(&format!("consul://{}", proxy.endpoint)).await;
+    for key in ["stays", "changes", "goes", "returns"] {
+        writer.set(&format!("c/{key}"), "old").await.expect("a write");
+    }
+    let mut watch = watcher.watch("c/", 0).await.expect("a watch");
+    for round in 1..=3 {
+        proxy.cut();
+        writer.set("c/changes", format!("{round}")).await.expect("a write");
+        writer.delete("c/goes").await.expect("a deletion");
+        writer.delete("c/returns").await.expect("a deletion");
+        let returned = writer.set("c/returns", format!("{round}")).await.expect("a write");
+        proxy.heal();
+        let last = writer.set("c/last", format!("{round}")).await.expect("a write");
+        let mut seen = BTreeMap::<String, Vec<EventType>>::new();
+        let mut index = 0;
+        loop {
+            let event = next(&mut watch).await;
+            assert!(event.index >= index, "{event:?} after {index}");
+            index = event.index;
+            seen.entry(event.key.clone()).or_default().push(event.event_type);
+            // A deletion may have the index of the answer, and come last.
+            let gone = seen.contains_key("c/goes") || round > 1;
+            if index >= last && seen.contains_key("c/last") && gone {
+                break;
+            }
+        }
+        assert!(returned < last);
+        let goes = (round == 1).then(|| ("c/goes".to_owned(), vec![EventType::Delete]));
+        let first = if round == 1 { EventType::Create } else { EventType::Update };
+        let mut expected = BTreeMap::from([
+            ("c/changes".to_owned(), vec![EventType::Update]),
+            ("c/last".to_owned(), vec![first]),
+            ("c/returns".to_owned(), vec![EventType::Delete, EventType::Create]),
+        ]);
+        expected.extend(goes);
+        assert_eq!(seen, expected, "round {round}");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_consumer_gets_the_last_state() {
+    let cluster = start(Options::default()).await;
+    let kv = connect(&cluster.address()).await;
+    let mut watch = kv.watch("s/", 0).await.expect("a watch");
+    let mut last = 0;
+    for number in 0..3000 {
+        last = kv.set(&format!("s/{}", number % 5), number.to_string()).await.expect("a write");
+    }
+    let (mut events, mut state) = (0, BTreeMap::new());
+    let mut index = 0;
+    while index < last {
+        let event = next(&mut watch).await;
+        assert!(event.index >= index, "{event:?} after {index}");
+        index = event.index;
+        events += 1;
+        state.insert(event.key, event.data);
+    }
+    println!("{events} events of 3,000 writes");
+    let expected = kv.get_all("s/").await.expect("a listing").values;
+    assert_eq!(state, expected.into_iter().map(|(key, value)| (key, value.data)).collect());
+    // What waited, and each key once more.
+    assert!(events <= 1024 + 5, "{events} events waited");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prefixes_that_paths_cannot_name() {
+    let cluster = start(Options::default()).await;
+    let kv = connect(&cluster.address()).await;
+    for (prefix, key) in [("p/.", "p/.lock"), ("p/..", "p/..."), ("p/\t", "p/\tx"), ("p/\u{200b}", "p/\u{200b}/y")] {
+        let mut watch = kv.watch(prefix, 0).await.expect("a watch");
+        kv.set("p/other", "").await.expect("a write");
+        let index = kv.set(key, "1").await.expect("a write");
+        let event = next(&mut watch).await;
+        assert_eq!((event.key.as_str(), event.index), (key, index), "{prefix:?}");
+        let listed: Vec<_> = kv.get_all(prefix).await.expect("a listing").values.into_keys().collect();
+        assert!(
+            listed.iter().all(|listed| listed.starts_with(prefix)) && listed.contains(&key.to_owned()),
+            "{listed:?}"
+        );
+        assert_eq!(kv.get(key).await.expect("a value").index, index);
+    }
+    assert_eq!(kv.keys("p/\u{200b}").await.expect("a directory"), ["p/\u{200b}/y"]);
+    assert!(kv.get("p/\t").await.is_err_and(|error| error.is_key_not_found()));
+    cluster.stop().await;
+}
