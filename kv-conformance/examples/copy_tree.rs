@@ -10,6 +10,8 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use kv_core::{Kv, Listing, Result, connect};
 
+use kv_consul as _;
+use kv_etcd as _;
 use kv_memory as _;
 
 #[tokio::main]

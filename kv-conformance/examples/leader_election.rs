@@ -14,6 +14,8 @@ use kv_core::{Kv, Result};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
+use kv_consul as _;
+use kv_etcd as _;
 use kv_memory as _;
 
 const TERMS: u64 = 6;
@@ -53,7 +55,7 @@ async fn campaign(kv: Kv, name: &'static str) -> Result<()> {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 kv.txn().held(&lock).set("terms", (served + 1).to_string()).set("leader", name).commit().await?;
             }
-            Result::Ok(served)
+            Ok::<_, kv_core::Error>(served)
         });
         let served = served.await??;
         lock.unlock().await?;

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use kv_core::{Error, EventType, Kv, Result};
 use tokio::sync::watch;
 
+use kv_consul as _;
+use kv_etcd as _;
 use kv_memory as _;
 
 /// What the service works by: the keys below `config/`, without that prefix.

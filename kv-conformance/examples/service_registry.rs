@@ -12,6 +12,8 @@ use std::time::Duration;
 use kv_core::{EphemeralKey, EventType, Kv, Listing, Result, Watch};
 use tokio::sync::oneshot;
 
+use kv_consul as _;
+use kv_etcd as _;
 use kv_memory as _;
 
 #[tokio::main]

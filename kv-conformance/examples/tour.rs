@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use kv_core::{Error, Kv, Result, Value, connect};
 
-// A backend takes part by being linked; nothing below names one.
+// Backends take part by being linked; nothing below names one.
+use kv_consul as _;
+use kv_etcd as _;
 use kv_memory as _;
 
 #[tokio::main]

@@ -12,6 +12,8 @@ use std::time::Duration;
 use kv_core::{Kv, Result, Value};
 use tokio::task::JoinSet;
 
+use kv_consul as _;
+use kv_etcd as _;
 use kv_memory as _;
 
 const JOBS: usize = 24;
