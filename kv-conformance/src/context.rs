@@ -83,11 +83,11 @@ impl Context {
     }
 
     /// Asks again and again, ever more slowly, until the answer is there; the clause is broken if it never comes.
-    pub(crate) async fn until<T, F: Future<Output = Outcome<Option<T>>>>(
+    pub(crate) async fn until<T: Send, F: Future<Output = Outcome<Option<T>>> + Send>(
         &self,
         clause: &'static str,
         what: &str,
-        ask: impl Fn() -> F,
+        ask: impl Fn() -> F + Send + Sync,
     ) -> Outcome<T> {
         let asking = async {
             let mut pause = Duration::from_millis(5);
@@ -105,12 +105,15 @@ impl Context {
 
     /// Runs what must renew in time. If it fails while this machine was too slow for that, it is run once more with
     /// a longer time to live.
-    pub(crate) async fn steadily<F: Future<Output = Outcome>>(&self, run: impl Fn(Duration) -> F) -> Outcome {
+    pub(crate) async fn steadily<F: Future<Output = Outcome> + Send>(
+        &self,
+        run: impl Fn(Duration) -> F + Send + Sync,
+    ) -> Outcome {
         let mut ttl = self.ttl().max(Duration::from_secs(2));
         loop {
             let mut late = Duration::ZERO;
             let outcome = tokio::select! {
-                outcome = run(ttl) => outcome,
+                outcome = Box::pin(run(ttl)) => outcome,
                 () = watch_the_clock(&mut late) => Ok(()),
             };
             if outcome.is_ok() || late < ttl / 8 || ttl > Duration::from_secs(10) {

@@ -21,7 +21,8 @@ impl Random {
     }
 
     /// A number below `bound`, which is not 0.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
+        // The upper half, times the bound: the whole part of it is below the bound.
+        (((self.next() >> 32) * u64::from(bound)) >> 32) as u32
     }
 }

@@ -47,7 +47,7 @@ pub fn run<F: Fixture, E: Display>(start: impl Future<Output = Result<F, E>>) ->
             Verdict::Failed(report) => Err(Failed::from(report)),
         })
     };
-    let conclusion = libtest_mimic::run(&arguments, CASES.iter().map(|case| trial(case)).collect());
+    let conclusion = libtest_mimic::run(&arguments, CASES.iter().map(trial).collect());
     // Within the runtime: a fixture may have servers to stop. The runtime itself ends with the process, so that what
     // cases have left to it does not see it half gone.
     runtime.block_on(async move { drop(suite) });

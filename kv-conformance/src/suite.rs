@@ -110,7 +110,7 @@ impl Suite {
         let log = Log::new();
         let directory = format!("{}/{}", self.directory, case.name.replace("::", "/"));
         let context = Context::new(self.fixture.clone(), directory.clone(), log.clone(), self.limits, self.seed);
-        let limit = self.limit(&context);
+        let limit = limit(&context);
         // A task of its own, so that a panic is told like any other failure.
         let mut running = tokio::spawn((case.run)(context));
         let outcome = match tokio::time::timeout(limit, &mut running).await {
@@ -130,11 +130,6 @@ impl Suite {
                 Verdict::Failed(Report { clause, what, log, seed: self.seed })
             }
         }
-    }
-
-    /// Far more than any case takes that does not hang.
-    fn limit(&self, context: &Context) -> Duration {
-        (context.expiry() + context.patience()) * 4 * context.effort()
     }
 
     /// Leaves the store as it was; what cannot be removed now is no case's fault.
@@ -160,4 +155,9 @@ pub(crate) fn unique_name() -> String {
 
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Far more than any case takes that does not hang.
+fn limit(context: &Context) -> Duration {
+    (context.expiry() + context.patience()) * 4 * context.effort()
 }

@@ -34,7 +34,7 @@ cases! { "concurrency":
 async fn at_once<F: Future<Output = Outcome> + Send + 'static>(
     cx: &Context,
     clients: usize,
-    task: impl Fn(usize, Client) -> F,
+    task: impl Fn(usize, Client) -> F + Send + Sync,
 ) -> Outcome {
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..clients {
@@ -223,7 +223,7 @@ fn amount(value: &Value) -> i64 {
 }
 
 async fn transfers_keep_the_total(cx: Context) -> Outcome {
-    const ACCOUNTS: u64 = 3;
+    const ACCOUNTS: u32 = 3;
     let kv = cx.client().await?;
     let all = |transaction, number| kv_core::TxnBuilder::set(transaction, &format!("account/{number}"), "100");
     kv.commit((0..ACCOUNTS).fold(kv.kv().txn(), all)).await?;
@@ -239,7 +239,7 @@ async fn transfers_keep_the_total(cx: Context) -> Outcome {
                 }
                 let (from, to) = (format!("account/{from}"), format!("account/{to}"));
                 let (a, b) = (client.get(&from).await?, client.get(&to).await?);
-                let moved = random.below(20) as i64;
+                let moved = i64::from(random.below(20));
                 let transaction = client.kv().txn().check(&from, a.index).check(&to, b.index);
                 let transaction = transaction.set(&from, (amount(&a) - moved).to_string());
                 match client.commit(transaction.set(&to, (amount(&b) + moved).to_string())).await {
@@ -281,8 +281,7 @@ async fn requests_at_once_are_kept_apart(cx: Context) -> Outcome {
             check!("W1", written > created, "a write of {key} after index {created} has index {written}");
             refused!("W2", kv.update(&key, "stale", created).await, Error::Conflict { key: told } if *told == key);
             same!("R1", kv.get(&key).await.keeps("R1")?, Value::new(data, written), "the value of {key}");
-            let below: Vec<_> =
-                kv.get_all(&format!("{key}")).await?.values.into_iter().filter(|(k, _)| *k == key).collect();
+            let below: Vec<_> = kv.get_all(&key).await?.values.into_iter().filter(|(k, _)| *k == key).collect();
             same!("R1", below.len(), 1, "the number of keys listed for {key}");
             refused!("W3", kv.remove(&key, created).await, Error::Conflict { key: told } if *told == key);
             kv.remove(&key, written).await.keeps("W3")?;
@@ -402,7 +401,7 @@ async fn observe_has_no_gap(cx: Context) -> Outcome {
             for number in 0..10 {
                 let client = cx.client().await?;
                 observed.push(client.observe(if number % 2 == 0 { "" } else { "k" }).await.keeps("E6")?);
-                tokio::time::sleep(Duration::from_millis(random.below(4))).await;
+                tokio::time::sleep(Duration::from_millis(random.below(4).into())).await;
             }
             Outcome::Ok(observed)
         };
@@ -455,7 +454,7 @@ async fn a_lock_has_one_holder(cx: Context) -> Outcome {
                 };
                 let given = history.moment();
                 if random.below(2) == 0 {
-                    tokio::time::sleep(Duration::from_millis(random.below(3))).await;
+                    tokio::time::sleep(Duration::from_millis(random.below(3).into())).await;
                 }
                 let tenure = Tenure { client: number, token: lock.token(), given, returned: history.moment() };
                 tenures.lock().unwrap_or_else(PoisonError::into_inner).push(tenure);

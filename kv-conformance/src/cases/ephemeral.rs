@@ -267,7 +267,9 @@ async fn times_are_rounded_up(cx: Context) -> Outcome {
     let step = cx.limits().ttl_step;
     let whole = cx.long_ttl();
     check!("L3", !step.is_zero(), "the step of times to live is zero");
-    for asked in [whole, whole - Duration::from_nanos(1), whole - step / 2, whole - step + Duration::from_nanos(1)] {
+    let nanosecond = Duration::from_nanos(1);
+    for less in [Duration::ZERO, nanosecond, step / 2, step.saturating_sub(nanosecond)] {
+        let asked = whole.saturating_sub(less);
         let lease = kv.ephemeral_key("leased", asked).await.keeps("L3")?;
         let granted = lease.ttl();
         check!("L3", granted >= asked, "{granted:?} was granted where {asked:?} was asked for");
@@ -310,7 +312,7 @@ async fn hold_renews(cx: Context) -> Outcome {
                 tokio::time::sleep(cx.beyond(lease.ttl())).await;
                 other.get(&key).await
             };
-            let read = kv.call("hold it", async { Ok(lease.hold(work).await) }).await?;
+            let read = kv.call("hold it", Box::pin(async { Ok(lease.hold(work).await) })).await?;
             let read = read.keeps("L8")?.keeps("L8")?;
             same!("L8", read, Value::new("", index), "the key after longer than its time to live");
             kv.call("destroy it", lease.destroy()).await.keeps("L8")

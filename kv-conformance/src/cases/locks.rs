@@ -408,7 +408,7 @@ async fn hold_keeps_and_returns(cx: Context) -> Outcome {
                 kv.commit(kv.kv().txn().held(&lock).set("guarded", "1")).await?;
                 Ok::<_, Error>(second.is_none())
             };
-            let excluded = kv.call("hold", lock.hold(work)).await.keeps("L8")?.keeps("L8")?;
+            let excluded = kv.call("hold", Box::pin(lock.hold(work))).await.keeps("L8")?.keeps("L8")?;
             check!("L4", excluded, "the lock was given a second time while it was held");
             kv.call("unlock", lock.unlock()).await.keeps("L8")
         }

@@ -27,16 +27,16 @@ cases! { "reads":
 
 async fn other_clients_see_writes(cx: Context) -> Outcome {
     let clients = [cx.client().await?, cx.client().await?, cx.client().await?];
+    clients[0].set("a", "").await?;
     for round in 0..30 {
         let (writer, reader) = (&clients[round % 3], &clients[(round + 1) % 3]);
         let data = round.to_string();
         let index = match round % 4 {
-            0 => writer.set("a", data.clone()).await?,
-            1 => {
+            0 => {
                 let index = reader.get("a").await?.index;
                 writer.update("a", data.clone(), index).await.keeps("R1")?
             }
-            2 => {
+            1 => {
                 let transaction = writer.kv().txn().set("a", data.clone()).set("b", data.clone());
                 writer.commit(transaction).await?.unwrap_or_default()
             }
@@ -110,31 +110,35 @@ async fn set_together(client: &Client, keys: &[String], value: u32) -> Outcome {
     Ok(())
 }
 
+/// Sets the keys together, to one value after the other, for as long as it is polled.
+async fn keep_setting(client: &Client, keys: &[String]) -> Outcome {
+    for value in 1.. {
+        set_together(client, keys, value).await?;
+        // A store in memory may answer without ever letting the reader run.
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
 async fn listings_are_one_state(cx: Context) -> Outcome {
     let (writer, reader) = (cx.client().await?, cx.client().await?);
     let keys: Vec<String> = (0..10).map(|number| format!("k/{number}")).collect();
     set_together(&writer, &keys, 0).await?;
-    let writing = async {
-        for value in 1..=60 {
-            set_together(&writer, &keys, value).await?;
-        }
-        Outcome::Ok(())
-    };
     let reading = async {
-        loop {
+        for _ in 0..40 {
             let listing = reader.get_all("k/").await?;
             let values: BTreeSet<_> = listing.values.values().map(|value| &value.data).collect();
             let indices: BTreeSet<_> = listing.values.values().map(|value| value.index).collect();
             same!("R2", listing.values.len(), keys.len(), "the number of keys in a listing");
             check!("R2", values.len() == 1 && indices.len() == 1, "one listing has values {values:?} at {indices:?}");
-            if values.first().is_some_and(|value| **value == "60") {
-                return Ok(());
-            }
             tokio::task::yield_now().await;
         }
+        Ok(())
     };
-    tokio::try_join!(writing, reading)?;
-    Ok(())
+    tokio::select! {
+        written = keep_setting(&writer, &keys) => written,
+        read = reading => read,
+    }
 }
 
 async fn large_listings_are_one_state(cx: Context) -> Outcome {
@@ -146,27 +150,21 @@ async fn large_listings_are_one_state(cx: Context) -> Outcome {
     }
     // Ends and middle, so that a listing that is read in pieces has them in different ones.
     let ends = [keys[0].clone(), keys[KEYS / 2].clone(), keys[KEYS - 1].clone()];
-    set_together(&writer, &ends, 1).await?;
-    let writing = async {
-        for value in 2..=40 {
-            set_together(&writer, &ends, value).await?;
-        }
-        Outcome::Ok(())
-    };
+    set_together(&writer, &ends, 0).await?;
     let reading = async {
-        loop {
+        for _ in 0..12 {
             let values = reader.get_all("many/").await?.values;
             same!("R2", values.len(), KEYS, "the number of keys in a listing");
             let seen: Vec<_> = ends.iter().filter_map(|key| values.get(key)).collect();
             check!("R2", seen.windows(2).all(|pair| pair[0] == pair[1]), "one listing has {seen:?}");
-            if seen[0].data == "40" {
-                return Ok(());
-            }
             tokio::task::yield_now().await;
         }
+        Ok(())
     };
-    tokio::try_join!(writing, reading)?;
-    Ok(())
+    tokio::select! {
+        written = keep_setting(&writer, &ends) => written,
+        read = reading => read,
+    }
 }
 
 async fn a_listing_is_a_point_in_history(cx: Context) -> Outcome {
@@ -263,7 +261,7 @@ async fn keys_next_to_a_slash(cx: Context) -> Outcome {
     // `.` sorts just before `/`, and `0` just after it.
     let keys = ["d", "d.", "d/", "d/x", "d/x.", "d/x/", "d/x0", "d0", "d-", "d/é", "d/~", "d/ "];
     for key in keys {
-        kv.set(&format!("{}leaf", key), "").await?;
+        kv.set(&format!("{key}leaf"), "").await?;
         if !key.ends_with('/') {
             kv.set(key, "").await?;
         }

@@ -75,7 +75,8 @@ async fn empty_events(cx: Context) -> Outcome {
 
 /// Bytes that no compression or cut would leave alike.
 fn bytes(length: usize, seed: u8) -> Bytes {
-    let bytes: Vec<u8> = (0..length).map(|at| ((at * 31 + at / 256) % 251) as u8 ^ seed).collect();
+    // 251 is prime, so that no power of two repeats it.
+    let bytes: Vec<u8> = (0..=250_u8).cycle().map(|byte| byte ^ seed).take(length).collect();
     bytes.into()
 }
 

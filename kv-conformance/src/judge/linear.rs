@@ -101,9 +101,8 @@ impl<'a> Search<'a> {
         }
         let mut operations: Vec<_> = records
             .iter()
-            .filter(|record| match (&record.op, &record.outcome) {
-                (_, Outcome::NotApplied) | (Op::Get, Outcome::Unknown) => false,
-                _ => true,
+            .filter(|record| {
+                !matches!((&record.op, &record.outcome), (_, Outcome::NotApplied) | (Op::Get, Outcome::Unknown))
             })
             .map(|record| {
                 let by = if record.outcome == Outcome::Unknown { u64::MAX } else { record.ended };
@@ -168,9 +167,8 @@ impl Operation<'_> {
             (Op::Get, Outcome::Found(value)) => {
                 state.as_ref().is_some_and(|(data, index)| *data == value.data && *index == value.index)
             }
-            (Op::Get, Outcome::Absent) => state.is_none(),
+            (Op::Get, Outcome::Absent) | (Op::Remove(0), Outcome::Deleted) => state.is_none(),
             (Op::Update(Value { index, .. }) | Op::Remove(index), Outcome::Conflict) => !holds(state, *index),
-            (Op::Remove(0), Outcome::Deleted) => state.is_none(),
             _ => false,
         }
     }

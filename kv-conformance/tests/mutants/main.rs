@@ -1,5 +1,6 @@
 //! The suite proves itself: on stores that are each wrong in one way it fails, and names the clause that is broken.
 
+mod commit;
 mod fault;
 mod lease;
 mod store;
@@ -50,14 +51,14 @@ async fn broken(suite: Suite) -> (BTreeSet<&'static str>, String) {
     let verdicts = futures_util::stream::iter(CASES).map(|case| async move { (case.name, suite.run(case).await) });
     let verdicts: Vec<_> = verdicts.buffer_unordered(48).collect().await;
     let mut clauses = BTreeSet::new();
-    let mut reports = String::new();
+    let mut reports = Vec::new();
     for (name, verdict) in verdicts {
         if let Verdict::Failed(report) = verdict {
             clauses.insert(report.clause);
-            reports.push_str(&format!("{name} {report}\n"));
+            reports.push(format!("{name} {report}"));
         }
     }
-    (clauses, reports)
+    (clauses, reports.join("\n"))
 }
 
 async fn judge(fault: Option<Fault>, expected: Option<&'static str>) -> Result<(), Failed> {

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_core::{Backend, Check, Error, EventStream, Grant, Lease, Limits, Operation, Result, Snapshot, Txn, Value};
+use kv_core::{Backend, Error, EventStream, Grant, Lease, Limits, Operation, Result, Snapshot, Txn, Value};
 use kv_memory::MemoryBackend;
 use tokio::sync::mpsc;
 
@@ -23,13 +23,13 @@ pub(crate) struct Shared {
     pub(crate) queues: Mutex<Vec<mpsc::WeakSender<Result<kv_core::Event>>>>,
     /// Leases that nobody gives back.
     pub(crate) kept: Mutex<Vec<Box<dyn Lease>>>,
-    writes: AtomicUsize,
+    pub(crate) writes: AtomicUsize,
 }
 
 /// One client of a store that is wrong in one way, if any.
 pub(crate) struct Faulty {
-    fault: Option<Fault>,
-    shared: Arc<Shared>,
+    pub(crate) fault: Option<Fault>,
+    pub(crate) shared: Arc<Shared>,
     /// What this client has read.
     read: Mutex<HashMap<String, Value>>,
 }
@@ -43,47 +43,21 @@ impl Faulty {
         Self { fault, shared, read: Mutex::default() }
     }
 
-    fn has(&self, fault: Fault) -> bool {
+    pub(crate) fn has(&self, fault: Fault) -> bool {
         self.fault == Some(fault)
     }
 
-    fn store(&self) -> &MemoryBackend {
+    pub(crate) fn store(&self) -> &MemoryBackend {
         &self.shared.store
     }
 
-    fn mangled(&self, key: &str) -> String {
+    pub(crate) fn mangled(&self, key: &str) -> String {
         if self.has(Fault::PlusBecomesSpace) { key.replace('+', " ") } else { key.to_owned() }
     }
 
     /// The index that a key has now, 0 if there is none.
-    async fn index(&self, key: &str) -> u64 {
+    pub(crate) async fn index(&self, key: &str) -> u64 {
         self.store().get(key).await.map_or(0, |value| value.index)
-    }
-
-    /// Applies each operation by itself.
-    async fn one_by_one(&self, operations: Vec<Operation>) -> Result<Option<u64>> {
-        let mut last = None;
-        for operation in operations {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            let written = self.store().commit(Txn { checks: Vec::new(), operations: vec![operation] }).await?;
-            last = written.or(last);
-        }
-        Ok(last)
-    }
-
-    /// Replaces deletions of a prefix by those of the keys that begin with some string.
-    async fn by_keys(&self, operations: Vec<Operation>, string: impl Fn(&str) -> &str) -> Result<Vec<Operation>> {
-        let mut replaced = Vec::new();
-        for operation in operations {
-            match operation {
-                Operation::DeletePrefix { prefix } => {
-                    let found = self.store().list(string(&prefix)).await?.entries;
-                    replaced.extend(found.into_iter().map(|(key, _)| Operation::Delete { key }));
-                }
-                other => replaced.push(other),
-            }
-        }
-        Ok(replaced)
     }
 }
 
@@ -154,127 +128,8 @@ impl Backend for Faulty {
         }
     }
 
-    async fn commit(&self, mut txn: Txn) -> Result<Option<u64>> {
-        for operation in &mut txn.operations {
-            if let Operation::Set { key, data } = operation {
-                *key = self.mangled(key);
-                if self.has(Fault::LargeIsCut) && data.len() >= self.limits().value_bytes {
-                    data.truncate(data.len() - 1);
-                }
-            }
-        }
-        if self.has(Fault::TokenRepeats) {
-            crate::lease::restore_tokens(&mut txn);
-        }
-        let indices: Vec<(String, u64)> = txn
-            .checks
-            .iter()
-            .filter_map(|check| match check {
-                Check::Index { key, index } => Some((key.clone(), *index)),
-                Check::Held(_) => None,
-            })
-            .collect();
-        let is_single = txn.operations.len() == 1 && txn.checks.len() <= 1;
-        match self.fault {
-            Some(Fault::SameValueKeepsIndex) if is_single => {
-                if let Operation::Set { key, data } = &txn.operations[0]
-                    && let Ok(value) = self.store().get(key).await
-                    && value.data == *data
-                    && indices.iter().all(|(_, index)| *index == value.index)
-                {
-                    return Ok(Some(value.index));
-                }
-            }
-            Some(Fault::OtherIndexReturned) => {
-                return self.store().commit(txn).await.map(|index| index.map(|index| index + 1));
-            }
-            Some(Fault::SwapIsNotAtomic) => {
-                for (key, index) in indices {
-                    if self.index(&key).await != index {
-                        return Err(Error::Conflict { key });
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                txn.checks.retain(|check| matches!(check, Check::Held(_)));
-            }
-            Some(Fault::UpdateCreates) if is_single && matches!(txn.operations[0], Operation::Set { .. }) => {
-                for (key, _) in indices {
-                    if self.index(&key).await == 0 {
-                        txn.checks.clear();
-                    }
-                }
-            }
-            Some(Fault::ConflictChanges) => {
-                let result = self.store().commit(txn.clone()).await;
-                if result.as_ref().is_err_and(Error::is_conflict) {
-                    self.one_by_one(txn.operations).await?;
-                }
-                return result;
-            }
-            Some(Fault::RemovalOfNothing) if is_single => {
-                if let (Operation::Delete { key }, [_]) = (&txn.operations[0], &indices[..])
-                    && self.index(key).await == 0
-                {
-                    return Ok(None);
-                }
-            }
-            Some(Fault::SiblingsDeleted) => {
-                txn.operations = self.by_keys(txn.operations, |prefix| prefix.trim_end_matches('/')).await?;
-                txn.operations.dedup();
-            }
-            Some(Fault::TreeInPieces)
-                if txn.checks.is_empty()
-                    && txn.operations.iter().any(|operation| matches!(operation, Operation::DeletePrefix { .. })) =>
-            {
-                let operations = self.by_keys(txn.operations, |prefix| prefix).await?;
-                return self.one_by_one(operations).await;
-            }
-            Some(Fault::TransactionInPieces) if txn.operations.len() > 1 => {
-                let operations = std::mem::take(&mut txn.operations);
-                if !txn.checks.is_empty() {
-                    self.store().commit(txn).await?;
-                }
-                return self.one_by_one(operations).await;
-            }
-            Some(Fault::ChecksIgnored) if txn.operations.len() > 1 => {
-                txn.checks.retain(|check| matches!(check, Check::Held(_)));
-            }
-            Some(Fault::ConflictNamesAnother) => {
-                let first = indices.into_iter().next().map(|(key, _)| key);
-                return self.store().commit(txn).await.map_err(|error| match (error, first) {
-                    (Error::Conflict { .. }, Some(key)) => Error::Conflict { key },
-                    (error, _) => error,
-                });
-            }
-            Some(Fault::AppliedButUnavailable) => {
-                let result = self.store().commit(txn).await;
-                let unlucky = self.shared.writes.fetch_add(1, Ordering::Relaxed) % 5 == 4;
-                return if unlucky && result.is_ok() { Err(Error::unavailable("no answer")) } else { result };
-            }
-            Some(Fault::WritersWaitForReaders) => {
-                while lock(&self.shared.queues)
-                    .iter()
-                    .filter_map(mpsc::WeakSender::upgrade)
-                    .any(|one| one.capacity() == 0)
-                {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            }
-            Some(Fault::GuardNotChecked) => {
-                txn.checks.retain(|check| matches!(check, Check::Index { .. }));
-                if txn.is_empty() {
-                    return Ok(None);
-                }
-            }
-            Some(Fault::ConflictIsUnavailable) => {
-                return self.store().commit(txn).await.map_err(|error| match error {
-                    Error::Conflict { .. } => Error::unavailable("not now"),
-                    other => other,
-                });
-            }
-            _ => {}
-        }
-        self.store().commit(txn).await
+    async fn commit(&self, txn: Txn) -> Result<Option<u64>> {
+        self.commit_with_fault(txn).await
     }
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<EventStream> {
