@@ -1,14 +1,15 @@
 //! Runs the suite on the stores at some addresses, and prints the table of stores and clauses.
 
+use std::fmt::Display;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use kv_conformance::{AddressFixture, CASES, Case, Column, Suite, Table, Verdict};
+use kv_conformance::{AddressFixture, CASES, Case, Column, Fixture, Suite, Table, Verdict};
 use kv_core::Registry;
 
 #[cfg(feature = "consul")]
@@ -25,12 +26,19 @@ use kv_memory as _;
 #[command(name = "kv-conformance")]
 struct Arguments {
     /// The stores, such as `etcd://127.0.0.1:2379` or `memory://suite`: a column of the table each.
-    #[arg(required = true, value_name = "ADDRESS")]
+    #[cfg_attr(not(feature = "servers"), arg(required = true))]
+    #[cfg_attr(feature = "servers", arg(required_unless_present = "start"))]
+    #[arg(value_name = "ADDRESS")]
     addresses: Vec<String>,
+    /// Starts a server of its own in Docker and tests it, faults included; may be given more than once.
+    #[cfg(feature = "servers")]
+    #[arg(long, value_name = "STORE", value_parser = ["etcd", "consul"])]
+    start: Vec<String>,
     /// Runs only the cases whose names contain this text, or that are about the clause of this name.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Writes the table to this file instead of printing it.
+    /// Writes the table to this file instead of printing it; in a file that has them, between the lines
+    /// `<!-- clauses -->` and `<!-- /clauses -->`.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Has the cases that are random try this many times over.
@@ -46,31 +54,62 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let cases: Vec<&'static Case> = CASES.iter().filter(|case| arguments.selects(case)).collect();
     if cases.is_empty() {
-        eprintln!("no case has that in its name, and no clause is called that");
-        return ExitCode::FAILURE;
+        return fail("no case has that in its name, and no clause is called that");
     }
     let mut columns = Vec::new();
     for address in &arguments.addresses {
-        match arguments.run(address, &cases).await {
+        let started = AddressFixture::new(Registry::linked(), address).await;
+        let started = started.map(|fixture| fixture.with_effort(arguments.effort));
+        match arguments.run(started, &cases).await {
             Ok(column) => columns.push(column),
-            Err(error) => {
-                // Not the address itself, which may hold a password.
-                eprintln!("store {} cannot be tested: {error}", columns.len() + 1);
-                return ExitCode::FAILURE;
-            }
+            // Not the address itself, which may hold a password.
+            Err(error) => return fail(format_args!("store {} cannot be tested: {error}", columns.len() + 1)),
+        }
+    }
+    #[cfg(feature = "servers")]
+    for store in &arguments.start {
+        match arguments.run(start(store).await, &cases).await {
+            Ok(column) => columns.push(column),
+            Err(error) => return fail(format_args!("{store} cannot be tested: {error}")),
         }
     }
     let table = Table(&columns).to_string();
     match &arguments.markdown {
         None => print!("{table}"),
         Some(file) => {
-            if let Err(error) = std::fs::write(file, table) {
-                eprintln!("{} cannot be written: {error}", file.display());
-                return ExitCode::FAILURE;
+            if let Err(error) = write_between_marks(file, &table) {
+                return fail(format_args!("{} cannot be written: {error}", file.display()));
             }
         }
     }
     if columns.iter().any(|column| column.failures().next().is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn fail(why: impl Display) -> ExitCode {
+    eprintln!("{why}");
+    ExitCode::FAILURE
+}
+
+/// Replaces what stands between the marks of a file; a file without them is replaced whole.
+fn write_between_marks(file: &Path, table: &str) -> std::io::Result<()> {
+    const BEGIN: &str = "<!-- clauses -->\n";
+    const END: &str = "<!-- /clauses -->";
+    let old = std::fs::read_to_string(file).unwrap_or_default();
+    let parts = old.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    match parts {
+        Some((before, after)) => std::fs::write(file, format!("{before}{BEGIN}{table}{END}{after}")),
+        None => std::fs::write(file, table),
+    }
+}
+
+#[cfg(feature = "servers")]
+async fn start(store: &str) -> Result<kv_conformance::servers::ServerFixture, String> {
+    use kv_conformance::servers::{Kind, ServerFixture};
+    let kind = if store == "etcd" { Kind::Etcd } else { Kind::Consul };
+    let registry = Registry::linked();
+    let backend = registry.registrations().iter().find(|backend| backend.name == store);
+    let backend = backend.ok_or_else(|| format!("this program was built without kv-{store}"))?;
+    ServerFixture::start(kind, 1, *backend).await.map_err(|error| error.to_string())
 }
 
 impl Arguments {
@@ -79,9 +118,8 @@ impl Arguments {
         self.filter.as_ref().is_none_or(matches)
     }
 
-    async fn run(&self, address: &str, cases: &[&'static Case]) -> Result<Column, String> {
-        let fixture = AddressFixture::new(Registry::linked(), address).await?.with_effort(self.effort);
-        let suite = &Suite::new(fixture).await?;
+    async fn run(&self, fixture: Result<impl Fixture, String>, cases: &[&'static Case]) -> Result<Column, String> {
+        let suite = &Suite::new(fixture?).await?;
         let mut column = Column::new(suite);
         let progress = Progress::new(&column.name, cases.len());
         let began = Instant::now();
