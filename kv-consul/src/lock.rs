@@ -97,8 +97,9 @@ pub(crate) async fn lock(store: &Arc<Store>, hub: &Arc<Hub>, turns: &Turns, key:
     let mut expected = 0;
     loop {
         match attempt(store, &session, key, expected).await {
-            Ok(Attempt::Granted(token)) => return Ok(session.grant(key, token, Use::Lock)),
-            Ok(Attempt::Taken) => {}
+            // What the last renewal left of the time to live may be little, or nothing, after a wait through an outage.
+            Ok(Attempt::Granted(token)) if keep(&session).await => return Ok(session.grant(key, token, Use::Lock)),
+            Ok(Attempt::Granted(_) | Attempt::Taken) => {}
             Ok(Attempt::Delayed) => {
                 sleep(DELAY).await;
                 keep(&session).await;
@@ -108,7 +109,11 @@ pub(crate) async fn lock(store: &Arc<Store>, hub: &Arc<Hub>, turns: &Turns, key:
         }
         expected = match look(store, &session, key).await {
             Ok(Look::Free(index)) => index,
-            Ok(Look::Ours(token)) => return Ok(session.grant(key, token, Use::Lock)),
+            Ok(Look::Ours(token)) if keep(&session).await => return Ok(session.grant(key, token, Use::Lock)),
+            Ok(Look::Ours(_)) => {
+                sleep(pause.next()).await;
+                0
+            }
             Ok(Look::Held(listing)) => {
                 let query = || hub.subscribe(Query::Key(key.to_owned()), listing, 0, None);
                 wait(watch.get_or_insert_with(query), &session).await?;
@@ -207,11 +212,9 @@ async fn renewal(session: &Session) {
     }
 }
 
-/// Renews the session if a third of its time to live is over.
-async fn keep(session: &Session) {
-    if session.since().elapsed() > session.ttl / 3 {
-        let _ = session.renew().await;
-    }
+/// Renews the session if a third of its time to live is over; false if that failed.
+async fn keep(session: &Session) -> bool {
+    session.since().elapsed() < session.ttl / 3 || matches!(session.renew().await, Ok(true))
 }
 
 /// Makes another session in the place of one that ended, however long that takes.
