@@ -33,12 +33,16 @@
 //!
 //! | of the [contract](kv_core::contract) | by etcd's |
 //! |---|---|
-//! | index | revision: one for the whole store, raised by every transaction that changes something |
+//! | index | revision: one for the whole store, raised by every request that changes something |
 //! | value at most 1,552,384 bytes, transaction 128 checks and operations and 1,556,480 bytes | request limit of 1.5 MiB, less keys and envelope; a server started with lower limits refuses earlier |
 //! | snapshot | reads of one revision, in pages |
 //! | watch | one stream for all watches of a backend; etcd keeps every change until it is compacted |
 //! | time to live | lease: whole seconds, at least what the server's election timeout allows (2 s by default), which is what is then granted |
 //! | lock on `NAME` | keys `NAME/<lease id>`, as `etcdctl lock NAME` and etcd's Go client make them: all exclude one another, first come first served |
+//!
+//! Reads and writes of single keys that meet others under way travel together, in one transaction: each has the
+//! outcome that it would have had alone, and those that change something share a revision. An operation that meets
+//! nobody is sent at once.
 //!
 //! A lock's waiters and holder keep keys below `NAME/`. Whatever else stands there counts as a contender that came
 //! first, so nothing else belongs there.

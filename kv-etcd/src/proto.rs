@@ -371,7 +371,7 @@ pub(crate) struct StatusResponse {
     pub(crate) is_learner: bool,
 }
 
-/// Without `Debug` of its fields: one is a password.
+/// Not shown by `Debug`: one of its fields is a password.
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
 pub(crate) struct AuthenticateRequest {
@@ -381,13 +381,7 @@ pub(crate) struct AuthenticateRequest {
     pub(crate) password: String,
 }
 
-impl std::fmt::Debug for AuthenticateRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("AuthenticateRequest(hidden)")
-    }
-}
-
-/// Without `Debug` of its field, which is a secret.
+/// Not shown by `Debug`: its field is a secret.
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
 pub(crate) struct AuthenticateResponse {
@@ -395,8 +389,14 @@ pub(crate) struct AuthenticateResponse {
     pub(crate) token: String,
 }
 
-impl std::fmt::Debug for AuthenticateResponse {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("AuthenticateResponse(hidden)")
-    }
+macro_rules! hidden {
+    ($($secret:ty)*) => {
+        $(impl std::fmt::Debug for $secret {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("(hidden)")
+            }
+        })*
+    };
 }
+
+hidden! { AuthenticateRequest AuthenticateResponse }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kv_conformance::servers::{Cluster, Kind, Options};
 use kv_core::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -63,6 +64,21 @@ async fn a_server_of_another_kind_is_an_unexpected_answer_at_once() {
         assert!(matches!(error, Error::UnexpectedAnswer { .. }), "{error}");
         task.abort();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consul_is_not_taken_for_etcd() {
+    let consul = Cluster::start(Kind::Consul, 1, Options::default()).await.expect("Consul starts");
+    for scheme in ["etcd", "http"] {
+        let (error, took) = error_of(&format!("{scheme}://{}", consul.endpoints()[0])).await;
+        assert!(error.to_string().contains("does not speak gRPC"), "{error}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+    consul.stop().await;
+    let etcd = server().await;
+    let kv = try_connect(&format!("http://{}/root", etcd.endpoints()[0])).await.expect("etcd answers as etcd");
+    assert_eq!((kv.backend_name(), kv.root()), ("etcd", "root/"));
+    etcd.stop().await;
 }
 
 /// A file with some certificate, for addresses where it does not come to using it.
