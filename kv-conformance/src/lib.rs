@@ -8,7 +8,7 @@
 //!
 //! ```toml
 //! [dev-dependencies]
-//! kv-conformance = "0.1"
+//! kv-conformance = { version = "0.1", default-features = false }
 //!
 //! [[test]]
 //! name = "conformance"
@@ -44,10 +44,10 @@
 //!
 //! # Testing a store that runs
 //! ```text
-//! cargo run -p kv-conformance --features etcd -- etcd://10.0.0.1:2379,10.0.0.2:2379
-//! cargo run -p kv-conformance --features all -- etcd://localhost consul://localhost memory://suite --markdown table.md
+//! cargo run -p kv-conformance -- etcd://10.0.0.1:2379,10.0.0.2:2379
+//! cargo run -p kv-conformance -- etcd://localhost consul://localhost memory://suite --markdown table.md
 //! ```
-//! The second writes the [`Table`] of stores and clauses. Cases keep to a directory of their own and remove it
+//! The program knows etcd, Consul and memory; the default features are its own. The second line writes the [`Table`] of stores and clauses. Cases keep to a directory of their own and remove it
 //! afterwards, so that a store in use may be tested; `--filter` takes a part of their names, or a clause.
 //!
 //! # What is random
