@@ -30,9 +30,10 @@ struct Arguments {
     #[cfg_attr(feature = "servers", arg(required_unless_present = "start"))]
     #[arg(value_name = "ADDRESS")]
     addresses: Vec<String>,
-    /// Starts a server of its own in Docker and tests it, faults included; may be given more than once.
+    /// Starts a server of its own in Docker and tests it, faults included: `etcd` or `consul`, with an image as in
+    /// `etcd=kv-etcd:3.4.23` if it is not to be the usual one; may be given more than once.
     #[cfg(feature = "servers")]
-    #[arg(long, value_name = "STORE", value_parser = ["etcd", "consul"])]
+    #[arg(long, value_name = "STORE[=IMAGE]")]
     start: Vec<String>,
     /// Runs only the cases whose names contain this text, or that are about the clause of this name.
     #[arg(long, value_name = "TEXT")]
@@ -103,13 +104,19 @@ fn write_between_marks(file: &Path, table: &str) -> std::io::Result<()> {
 }
 
 #[cfg(feature = "servers")]
-async fn start(store: &str) -> Result<kv_conformance::servers::ServerFixture, String> {
-    use kv_conformance::servers::{Kind, ServerFixture};
-    let kind = if store == "etcd" { Kind::Etcd } else { Kind::Consul };
+async fn start(what: &str) -> Result<kv_conformance::servers::ServerFixture, String> {
+    use kv_conformance::servers::{Kind, Options, ServerFixture};
+    let (store, image) = what.split_once('=').map_or((what, None), |(store, image)| (store, Some(image)));
+    let kind = match store {
+        "etcd" => Kind::Etcd,
+        "consul" => Kind::Consul,
+        _ => return Err("only `etcd` and `consul` can be started".to_owned()),
+    };
     let registry = Registry::linked();
     let backend = registry.registrations().iter().find(|backend| backend.name == store);
     let backend = backend.ok_or_else(|| format!("this program was built without kv-{store}"))?;
-    ServerFixture::start(kind, 1, *backend).await.map_err(|error| error.to_string())
+    let options = image.map_or_else(Options::default, |image| Options::default().image(image));
+    ServerFixture::start(kind, 1, options, *backend).await.map_err(|error| error.to_string())
 }
 
 impl Arguments {

@@ -1,7 +1,7 @@
 //! The whole suite on a real Consul.
 
-use kv_conformance::servers::{Kind, ServerFixture};
+use kv_conformance::servers::{Kind, Options, ServerFixture};
 
 fn main() -> std::process::ExitCode {
-    kv_conformance::run(ServerFixture::start(Kind::Consul, 1, kv_consul::REGISTRATION))
+    kv_conformance::run(ServerFixture::start(Kind::Consul, 1, Options::default(), kv_consul::REGISTRATION))
 }

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use kv_conformance::servers::{Kind, ServerFixture};
+use kv_conformance::servers::{Kind, Options, ServerFixture};
 
 fn main() -> ExitCode {
-    kv_conformance::run(ServerFixture::start(Kind::Etcd, 1, kv_etcd::REGISTRATION))
+    kv_conformance::run(ServerFixture::start(Kind::Etcd, 1, Options::default(), kv_etcd::REGISTRATION))
 }

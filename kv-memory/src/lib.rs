@@ -37,5 +37,10 @@ mod state;
 mod store;
 mod watch;
 
+/// The programs of the front page, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct FrontPage;
+
 pub use backend::MemoryBackend;
 pub use connect::REGISTRATION;

@@ -1,8 +1,9 @@
 //! A fixture for the suite: one server or a cluster that this process starts, or one that runs already.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use kv_core::{Environment, Kv, Limits, Registration, Registry};
-use std::time::Duration;
 
 use super::{Cluster, Error, Kind, Options, address_from_environment};
 use crate::fixture::{Faults, Fixture};
@@ -25,12 +26,12 @@ impl ServerFixture {
     /// # Errors
     ///
     /// Why there is no server, and what to start or install.
-    pub async fn start(kind: Kind, members: usize, backend: Registration) -> Result<Self, Error> {
+    pub async fn start(kind: Kind, members: usize, options: Options, backend: Registration) -> Result<Self, Error> {
         let registry = Registry::new().with(backend);
         if let Some(address) = address_from_environment(kind) {
             return Ok(Self { kind, name: kind.to_string(), registry, address, cluster: None });
         }
-        let cluster = Cluster::start(kind, members, Options::default()).await?;
+        let cluster = Cluster::start(kind, members, options).await?;
         let name = format!("{kind} {}", cluster.version().await?);
         Ok(Self { kind, name, registry, address: cluster.address(), cluster: Some(cluster) })
     }
