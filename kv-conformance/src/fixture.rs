@@ -96,9 +96,13 @@ pub trait Faults: Send + Sync {
 /// # use kv_conformance::{AddressFixture, Fixture as _};
 /// # use kv_core::Registry;
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() {
-/// let nowhere = AddressFixture::new(Registry::new(), "memory://suite").await;
-/// assert!(nowhere.is_err_and(|error| error.contains("use kv_memory as _;")));
+/// # async fn main() -> Result<(), String> {
+/// let registry = Registry::new().with(kv_memory::REGISTRATION);
+/// let store = AddressFixture::new(registry.clone(), "memory://suite").await?;
+/// assert_eq!(store.name(), "memory");
+/// // Without a name each connection has a store of its own, and there is nothing to test.
+/// assert!(AddressFixture::new(registry, "memory://").await.is_err());
+/// # Ok(())
 /// # }
 /// ```
 #[derive(Debug)]
