@@ -19,11 +19,12 @@ use crate::tls;
 
 /// How many ordinary calls are in flight at a time; more wait for their turn.
 ///
-/// An agent cuts off whatever goes over 200 connections from one address: with [`WAITS`] it stays below that.
-const CALLS: usize = 64;
+/// An agent cuts off whatever goes over 200 connections from one address. With [`WAITS`] this stays well below that,
+/// also when the pool opens a connection for a call that another one, just freed, then serves.
+const CALLS: usize = 48;
 
 /// How many blocking queries are in flight at a time, those included that nobody waits for any more.
-const WAITS: usize = 80;
+const WAITS: usize = 64;
 
 /// A connect attempt takes no longer than this, and less where the request timeout is short or agents are many.
 const CONNECT: Duration = Duration::from_secs(2);

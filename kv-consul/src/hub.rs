@@ -15,7 +15,7 @@ use crate::watch::{Slot, Subscription, Update};
 
 /// The most queries that somebody watches: each occupies a connection, of which an agent grants a limited number to
 /// one address.
-const QUERIES: usize = 48;
+const QUERIES: usize = 40;
 
 /// Which keys a query or a watch is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -287,8 +287,8 @@ mod tests {
     #[test]
     fn a_thousand_prefixes_become_a_few() {
         let starts: Vec<String> = (0..1000).map(|n| format!("app/{n:03}/")).collect();
-        let prefixes = common_prefixes(starts.iter().map(String::as_str).collect(), 24);
-        assert!(prefixes.len() <= 24);
+        let prefixes = common_prefixes(starts.iter().map(String::as_str).collect(), 20);
+        assert!(prefixes.len() <= 20);
         assert!(prefixes.iter().all(|prefix| prefix.starts_with("app/")), "{prefixes:?}");
         for start in &starts {
             assert!(prefixes.iter().any(|prefix| start.starts_with(prefix)), "{start}");

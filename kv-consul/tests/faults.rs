@@ -1,11 +1,12 @@
-//! Clusters that lose members. Needs Docker.
+//! Clusters that lose members, and stores of another kind. Needs Docker.
 
 mod support;
 
 use std::time::{Duration, Instant};
 
 use kv_conformance::servers::{Cluster, Kind, Options};
-use support::{connect, registry, until};
+use kv_core::Error;
+use support::{connect, registry, start, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_leader_nothing_is_served() {
@@ -55,4 +56,36 @@ async fn another_agent_takes_over() {
     kv.txn().held(&lock).set("guarded", "1").commit().await.expect("a guarded write");
     lock.unlock().await.expect("unlocked");
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_stands_still_is_passed_over() {
+    let cluster = Cluster::start(Kind::Consul, 3, Options::default()).await.expect("three servers");
+    let leader = cluster.await_leader(None).await.expect("a leader");
+    let endpoints = cluster.endpoints();
+    let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
+    let kv = connect(&format!("consul://{},{}?timeout=4s", endpoints[first], endpoints[second])).await;
+    kv.set("key", "1").await.expect("a write");
+    cluster.pause(first).await.expect("pause");
+    let began = Instant::now();
+    kv.get("key").await.expect("a read goes on to the next agent");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    kv.set("key", "2").await.expect("a write begins with the agent that answered last");
+    cluster.resume(first).await.expect("resume");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generic_address_finds_consul_and_not_etcd() {
+    let etcd = Cluster::start(Kind::Etcd, 1, Options::default()).await.expect("an etcd server");
+    let consul = start(Options::default()).await;
+    let kv = registry().connect(&format!("http://{}", consul.endpoints()[0])).await.expect("Consul answers");
+    assert_eq!(kv.backend_name(), "consul");
+    let began = Instant::now();
+    let error = registry().connect(&format!("http://{}", etcd.endpoints()[0])).await.expect_err("etcd is no Consul");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let Error::NoneAnswered { attempts } = error else { panic!("{error:?}") };
+    assert!(matches!(attempts[0].1, Error::UnexpectedAnswer { .. }), "{attempts:?}");
+    etcd.stop().await;
+    consul.stop().await;
 }

@@ -34,12 +34,12 @@ async fn unrelated_writes_do_not_make_it_spin() {
     let writing = (0..16).map(|task| {
         let writer = writer.clone();
         tokio::spawn(async move {
-            let mut writes = 0_u32;
+            let mut count = 0_u32;
             while began.elapsed() < RUN {
-                writer.set(&format!("busy/{task}"), writes.to_string()).await.expect("a write");
-                writes += 1;
+                writer.set(&format!("busy/{task}"), count.to_string()).await.expect("a write");
+                count += 1;
             }
-            writes
+            count
         })
     });
     let writing: Vec<_> = writing.collect();
@@ -49,15 +49,15 @@ async fn unrelated_writes_do_not_make_it_spin() {
     writer.set("quiet/now", "1").await.expect("a write");
     let event = next(&mut watch).await;
     let late = asked.elapsed();
-    let mut writes = 0;
+    let mut total = 0;
     for task in writing {
-        writes += task.await.expect("no panic");
+        total += task.await.expect("no panic");
     }
     let requests = f64::from(u32::try_from(proxy.requests() - before).expect("few"));
-    let (per_second, written) = (requests / began.elapsed().as_secs_f64(), f64::from(writes) / RUN.as_secs_f64());
+    let (per_second, written) = (requests / began.elapsed().as_secs_f64(), f64::from(total) / RUN.as_secs_f64());
     println!("{written:.0} writes/s elsewhere: {per_second:.1} requests/s, the event came after {late:?}");
     assert_eq!((event.key.as_str(), event.event_type), ("quiet/now", EventType::Create));
-    assert!(writes > 100, "only {writes} writes");
+    assert!(total > 100, "only {total} writes");
     assert!(per_second < 20.0, "{per_second} requests/s");
     assert!(late < PATIENCE / 6, "the event came after {late:?}");
     cluster.stop().await;
@@ -78,13 +78,13 @@ async fn a_thousand_watches_on_a_thousand_prefixes() {
         let (watcher, prefix) = (watcher.clone(), key.trim_end_matches("key").to_owned());
         tokio::spawn(async move { watcher.watch(&prefix, 0).await.expect("a watch") })
     });
-    let mut watches = Vec::new();
+    let mut open = Vec::new();
     for opening in opening.collect::<Vec<_>>() {
-        watches.push(opening.await.expect("no panic"));
+        open.push(opening.await.expect("no panic"));
     }
     let began = Instant::now();
     set_all(&writer, &keys, "new").await;
-    for (number, (watch, key)) in watches.iter_mut().zip(&keys).enumerate() {
+    for (number, (watch, key)) in open.iter_mut().zip(&keys).enumerate() {
         let event = next(watch).await;
         let expected = if number < WATCHES / 2 { EventType::Update } else { EventType::Create };
         assert_eq!((&event.key, event.event_type, &event.data[..]), (key, expected, &b"new"[..]));
@@ -94,10 +94,11 @@ async fn a_thousand_watches_on_a_thousand_prefixes() {
     let asked = Instant::now();
     watcher.get(&keys[7]).await.expect("a read beside the watches");
     println!("{all:?} for 1,000 events, {:?} for a read, {} connections", asked.elapsed(), proxy.most_connections());
-    assert!(proxy.most_connections() <= 170, "{} connections", proxy.most_connections());
+    // An agent cuts off what goes over 200.
+    assert!(proxy.most_connections() < 180, "{} connections", proxy.most_connections());
 
     // Nothing is left of watches that nobody holds.
-    drop(watches);
+    drop(open);
     drop(watcher);
     support::until("every connection is closed", async || proxy.connections() == 0).await;
     cluster.stop().await;

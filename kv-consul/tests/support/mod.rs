@@ -28,10 +28,8 @@ pub(crate) async fn connect(address: &str) -> Kv {
 
 /// The future's output, which must come within [`PATIENCE`].
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(output) => output,
-        Err(_elapsed) => panic!("not within {PATIENCE:?}: {what}"),
-    }
+    let late = |_| panic!("not within {PATIENCE:?}: {what}");
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(late)
 }
 
 /// Asks until the answer is yes.
