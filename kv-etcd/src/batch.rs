@@ -123,38 +123,57 @@ pub(crate) async fn submit<J: Job>(client: &Arc<Client>, job: J) -> Result<J::An
         return job.alone(client).await;
     }
     let Some(answered) = J::lane(client).queue(&job) else {
-        let _turn = Turn::<J> { client: Arc::clone(client), kind: PhantomData };
+        let _turn = Turn::<J>::new(client);
         return job.alone(client).await;
     };
     // No answer comes only if the runtime that was to carry the operation has ended.
     answered.await.unwrap_or_else(|_| Err(Failed::given_up(J::WRITES)))
 }
 
-/// A request under way. When it is done, or given up, those who have queued meanwhile go.
+/// The right to have a request under way. Whoever gives it up, also by being dropped half-way, lets those go who
+/// have queued meanwhile.
 struct Turn<J: Job> {
     client: Arc<Client>,
+    /// Nobody was left to go, and the right is given back.
+    over: bool,
     kind: PhantomData<J>,
+}
+
+impl<J: Job> Turn<J> {
+    fn new(client: &Arc<Client>) -> Self {
+        Self { client: Arc::clone(client), over: false, kind: PhantomData }
+    }
+
+    /// Who goes next; if nobody does, the turn is over.
+    fn next(&mut self) -> Option<Vec<Queued<J>>> {
+        let next = J::lane(&self.client).next();
+        self.over = next.is_none();
+        next
+    }
 }
 
 impl<J: Job> Drop for Turn<J> {
     fn drop(&mut self) {
-        if let Some(next) = J::lane(&self.client).next() {
-            let carrying = carry(Arc::clone(&self.client), next);
-            match tokio::runtime::Handle::try_current() {
-                Ok(runtime) => drop(runtime.spawn(carrying)),
-                Err(_) => J::lane(&self.client).state().under_way -= 1,
+        if self.over {
+            return;
+        }
+        if let Some(next) = self.next() {
+            let carrying = carry(Self::new(&self.client), next);
+            // Without a runtime they are dropped here, and those after them by the turn that goes with them.
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(carrying);
             }
         }
     }
 }
 
 /// Sends what has queued, until nothing is left.
-async fn carry<J: Job>(client: Arc<Client>, mut next: Vec<Queued<J>>) {
+async fn carry<J: Job>(mut turn: Turn<J>, mut next: Vec<Queued<J>>) {
     loop {
-        send_together(&client, next).await;
+        send_together(&turn.client, next).await;
         // Those who have their answers now may have more to ask, and are to go together again.
         yield_now().await;
-        match J::lane(&client).next() {
+        match turn.next() {
             Some(more) => next = more,
             None => return,
         }

@@ -17,7 +17,8 @@ use crate::backend::Shared;
 use crate::backoff::Backoff;
 use crate::lease::Claim;
 use crate::proto::{
-    Compare, PutRequest, RangeRequest, Request, RequestOp, Response, ResponseOp, SortOrder, SortTarget, TxnRequest,
+    Compare, KeyValue, PutRequest, RangeRequest, Request, RequestOp, Response, ResponseOp, SortOrder, SortTarget,
+    TxnRequest,
 };
 use crate::range::{Range, index, revision, signed};
 use crate::txn::absent;
@@ -28,6 +29,16 @@ enum Entry {
     Queued { token: u64, first: bool },
     /// Others contend for the lock.
     Taken,
+}
+
+/// A contender's place in the queue.
+struct Place<'a> {
+    name: &'a str,
+    /// Its key.
+    owner: &'a str,
+    lease: i64,
+    /// The revision that created its key.
+    token: u64,
 }
 
 impl Shared {
@@ -82,15 +93,12 @@ impl Shared {
             }
         };
         *waited = true;
-        let lapsed = tokio::select! {
-            result = self.wait_for_those_before(name, token) => { result?; false }
-            () = keep(&mut claim) => true,
+        let place = Place { name, owner: &owner, lease: claim.id, token };
+        let first = tokio::select! {
+            first = self.wait_to_be_first(&place) => first?,
+            () = keep(&mut claim) => false,
         };
-        // Whoever waited may have lost its key meanwhile, so the key is looked at again, on a fresh renewal.
-        if lapsed || !self.still_queued(&mut claim, &owner, token).await? {
-            return Ok(None);
-        }
-        Ok(Some(claim.hand_over(name, &owner, token)))
+        Ok(first.then(|| claim.hand_over(name, &owner, token)))
     }
 
     /// Creates the contender's key, if `conditions` hold.
@@ -112,24 +120,24 @@ impl Shared {
             failure: vec![RequestOp::from(Request::Range(value))],
         };
         let answer = self.client.call(request).await?;
-        let found = answer.responses.into_iter().find_map(first_key);
+        let found = answer.responses.into_iter().find_map(first_found);
         if answer.succeeded {
-            let first = found.is_some_and(|found| found == own.key);
+            let first = found.is_some_and(|found| found.key == own.key);
             return Ok(Entry::Queued { token: revision(answer.header.as_ref())?, first });
         }
         // What was found is the value of a key with the lock's own name.
         if found.is_some() { Err(Error::Conflict { key: name.to_owned() }) } else { Ok(Entry::Taken) }
     }
 
-    /// Returns once no contender is left that came before revision `token`, through any disconnect.
-    async fn wait_for_those_before(self: &Arc<Self>, name: &str, token: u64) -> Result<()> {
+    /// Waits through any disconnect until no contender is left that came before; false if the place is lost.
+    async fn wait_to_be_first(self: &Arc<Self>, place: &Place<'_>) -> Result<bool> {
         let mut backoff = patience();
         loop {
-            match self.wait_for_one_before(name, token).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => backoff.reset(),
+            match self.wait_for_one_before(place).await {
+                Ok(Some(first)) => return Ok(first),
+                Ok(None) => backoff.reset(),
                 Err(error) if passes(&error) => {
-                    tracing::debug!(%error, key = name, "the wait for a lock goes on after a failure");
+                    tracing::debug!(%error, key = place.name, "the wait for a lock goes on after a failure");
                     sleep(backoff.next()).await;
                 }
                 Err(error) => return Err(error),
@@ -137,19 +145,27 @@ impl Shared {
         }
     }
 
-    /// Waits until the contender just before revision `token` is gone; true if there is none.
-    async fn wait_for_one_before(self: &Arc<Self>, name: &str, token: u64) -> Result<bool> {
+    /// Looks who is just before, and waits until that one is gone; otherwise says whether the place is the first, or
+    /// lost: whoever waited may have lost its key meanwhile, so that is looked at, too.
+    async fn wait_for_one_before(self: &Arc<Self>, place: &Place<'_>) -> Result<Option<bool>> {
         let before = RangeRequest {
             limit: 1,
             keys_only: true,
             sort_order: SortOrder::Descend.into(),
             sort_target: SortTarget::Create.into(),
-            max_create_revision: signed(token) - 1,
-            ..Range::prefix(&contenders(name)).request()
+            max_create_revision: signed(place.token) - 1,
+            ..Range::prefix(&contenders(place.name)).request()
         };
-        let answer = self.client.call(before).await?;
+        let own = RangeRequest { keys_only: true, ..Range::key(place.owner).request() };
+        let look = [own, before].map(|range| RequestOp::from(Request::Range(range)));
+        let answer = self.client.call(TxnRequest { success: look.into(), ..TxnRequest::default() }).await?;
         let at = revision(answer.header.as_ref())?;
-        let Some(before) = answer.kvs.into_iter().next() else { return Ok(true) };
+        let mut seen = answer.responses.into_iter().map(first_found);
+        let own = seen.next().flatten();
+        if !own.is_some_and(|own| index(own.create_revision) == place.token && own.lease == place.lease) {
+            return Ok(Some(false));
+        }
+        let Some(before) = seen.next().flatten() else { return Ok(Some(true)) };
         let mut events = self.hub().open(Range { key: before.key, end: Bytes::new() }, at).await?;
         while let Some(event) = events.next().await {
             match event {
@@ -160,16 +176,7 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
-        Ok(false)
-    }
-
-    /// Renews, and looks whether the contender's key is still the one that was created.
-    async fn still_queued(&self, claim: &mut Claim, owner: &str, token: u64) -> Result<bool> {
-        let request = RangeRequest { keys_only: true, ..Range::key(owner).request() };
-        let id = claim.id;
-        let (alive, answer) = tokio::join!(claim.renew(), self.client.call(request));
-        let mut kvs = answer?.kvs.into_iter();
-        Ok(alive? && kvs.any(|kv| index(kv.create_revision) == token && kv.lease == id))
+        Ok(None)
     }
 }
 
@@ -212,9 +219,9 @@ fn contender(name: &str, lease: i64) -> String {
     format!("{name}/{lease:x}")
 }
 
-fn first_key(answer: ResponseOp) -> Option<Bytes> {
+fn first_found(answer: ResponseOp) -> Option<KeyValue> {
     match answer.response {
-        Some(Response::Range(range)) => range.kvs.into_iter().next().map(|kv| kv.key),
+        Some(Response::Range(range)) => range.kvs.into_iter().next(),
         _ => None,
     }
 }

@@ -94,3 +94,24 @@ async fn a_token_that_lapsed_is_renewed() {
     }
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_token_is_renewed_when_it_lapses_and_when_the_users_change() {
+    let signed = "--auth-token=jwt,priv-key=/jwt.key,sign-method=HS256,ttl=2s";
+    let options = protected().file("/jwt.key", "the key that signs tokens in this test").argument(signed);
+    let cluster = servers(1, options).await;
+    let kv = connect(&cluster.address_as(cluster.admin().expect("an administrator"))).await;
+    let mut watch = kv.watch("w/", 0).await.expect("a watch");
+    // Longer than a token lasts, and with another user every time, which makes all tokens stale.
+    for number in 0..5 {
+        cluster.grant(&format!("app-{number}/"), Access::Read).await.expect("a user");
+        let key = format!("w/{number}");
+        let mut other = kv.watch("w/", 0).await.expect("another watch");
+        kv.set(&key, "").await.expect("a write");
+        for watch in [&mut watch, &mut other] {
+            assert_eq!(soon("an event", watch.next()).await.expect("the watch goes on").expect("an event").key, key);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    }
+    cluster.stop().await;
+}

@@ -4,7 +4,7 @@ use kv_conformance::servers::{Access, Options};
 use kv_core::{Error, Kv, Result, Value};
 use tokio::task::JoinSet;
 
-use crate::support::{connect, server, servers, soon};
+use crate::support::{connect, server, servers, soon, until};
 
 const CALLERS: usize = 300;
 
@@ -99,4 +99,35 @@ async fn what_is_forbidden_to_one_is_not_denied_to_its_neighbours() {
         assert!(denied || result.is_ok(), "{place}: {result:?}");
     }
     cluster.stop().await;
+}
+
+#[test]
+fn a_handle_outlives_the_runtime_that_it_was_used_on() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let main = runtime();
+    let cluster = main.block_on(server());
+    let first = runtime();
+    let kv = first.block_on(connect(&cluster.address()));
+    let watch = first.block_on(kv.watch("", 0)).expect("a watch");
+    for round in 0..20 {
+        // The runtime ends with its requests under way, and with others waiting for them.
+        let other = runtime();
+        for caller in 0..CALLERS {
+            let kv = kv.clone();
+            other.spawn(async move { kv.set(&format!("{round}/{caller}"), "").await });
+        }
+        other.block_on(kv.get("key")).expect_err("nobody wrote it");
+        other.shutdown_background();
+        let written = main.block_on(async { soon("a write", kv.set("another", "")).await });
+        assert!(!matches!(written, Err(Error::UnexpectedAnswer { .. })), "{written:?}");
+    }
+    drop((watch, first));
+    main.block_on(async {
+        until("a write", || async { kv.set("key", "value").await.is_ok() }).await;
+        let mut watch = kv.watch("", 0).await.expect("a watch");
+        kv.set("key", "again").await.expect("a write");
+        let event = soon("an event", watch.next()).await.expect("the watch goes on").expect("an event");
+        assert_eq!(event.data, "again");
+        cluster.stop().await;
+    });
 }
