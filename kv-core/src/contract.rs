@@ -36,7 +36,7 @@ clauses! {
     "W5" "In a transaction all checks hold and all operations are applied at one index, or none and `Conflict` with the key. One over the limits is `TxnTooLarge`, and one that writes a key twice is `OverlappingWrites`, with nothing sent."
     "W6" "A write whose fate is not known is `Indeterminate`; what was certainly not applied is `Unavailable`. Such a write is never silently repeated unless that cannot change the outcome."
     "E1" "After `watch` returns, no later event is missed. `after` 0: only later events; otherwise every event with a greater index; history that is gone is `Compacted`, never a silent gap."
-    "E2" "Type, key, data and index of an event are right: Create for a key that did not exist, Update for one that did, Delete with empty data and the index of the deletion. Indices never go backwards, and events of one commit come together."
+    "E2" "Type, key, data and index of an event are right: Create for a key that did not exist, Update for one that did, Delete with empty data and the index of the deletion. Indices never go backwards, events of one commit come together, and each comes once."
     "E3" "Where `Limits::watch_history` is `Every`, each change is delivered. Where it is `Latest`, changes of one key may be merged, the last state is always delivered, and a key deleted and created again gives Delete, then Create."
     "E4" "A watch survives disconnects, restarts, leader changes and the loss of its endpoint without loss or repetition. Only a permanent failure ends it, with an `Err` as its last item."
     "E5" "A slow consumer costs bounded memory."

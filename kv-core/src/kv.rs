@@ -227,7 +227,8 @@ impl Kv {
     /// Creates a key, with an empty value, that vanishes once `ttl` lapses without renewal (clause L1).
     ///
     /// Other clients may read it. A plain write to it by another client is outside the contract: etcd makes the key
-    /// permanent, Consul does not. The holder writes through the handle.
+    /// permanent, Consul does not. Another client may delete it, and the handle finds it lost. The holder writes through
+    /// the handle.
     ///
     /// # Errors
     /// [`Error::Conflict`] if the key exists, [`Error::InvalidTtl`], [`Error::InvalidKey`], and those

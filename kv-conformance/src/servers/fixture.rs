@@ -89,36 +89,32 @@ impl Faults for ServerFixture {
     }
 
     async fn leader(&self) -> Result<usize, String> {
-        self.cluster()?.await_leader(None).await.map_err(told)
+        self.cluster()?.await_leader(None).await.map_err(|error| error.to_string())
     }
 
     async fn kill(&self, member: usize) -> Result<(), String> {
-        self.cluster()?.kill(member).await.map_err(told)
+        self.cluster()?.kill(member).await.map_err(|error| error.to_string())
     }
 
     async fn start_again(&self, member: usize) -> Result<(), String> {
-        self.cluster()?.start_again(member).await.map_err(told)
+        self.cluster()?.start_again(member).await.map_err(|error| error.to_string())
     }
 
     async fn pause(&self, member: usize) -> Result<(), String> {
-        self.cluster()?.pause(member).await.map_err(told)
+        self.cluster()?.pause(member).await.map_err(|error| error.to_string())
     }
 
     async fn resume(&self, member: usize) -> Result<(), String> {
-        self.cluster()?.resume(member).await.map_err(told)?;
-        self.cluster()?.await_member(member).await.map_err(told)
+        self.cluster()?.resume(member).await.map_err(|error| error.to_string())?;
+        self.cluster()?.await_member(member).await.map_err(|error| error.to_string())
     }
 
     async fn isolate(&self, member: usize) -> Result<(), String> {
-        self.cluster()?.isolate(member).await.map_err(told)
+        self.cluster()?.isolate(member).await.map_err(|error| error.to_string())
     }
 
     async fn rejoin(&self, member: usize) -> Result<(), String> {
-        self.cluster()?.rejoin(member).await.map_err(told)?;
-        self.cluster()?.await_member(member).await.map_err(told)
+        self.cluster()?.rejoin(member).await.map_err(|error| error.to_string())?;
+        self.cluster()?.await_member(member).await.map_err(|error| error.to_string())
     }
-}
-
-fn told(error: Error) -> String {
-    error.to_string()
 }
