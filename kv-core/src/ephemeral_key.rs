@@ -15,7 +15,9 @@ use crate::{Grant, Kv, Result};
 /// ```
 /// # use std::time::Duration;
 /// # async fn serve() {}
-/// # async fn example(kv: kv_core::Kv) -> kv_core::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> kv_core::Result<()> {
+/// # let kv = kv_core::Registry::new().with(kv_memory::REGISTRATION).connect("memory://").await?;
 /// let member = kv.ephemeral_key("members/a", Duration::from_secs(15)).await?;
 /// member.set("10.0.0.1:80").await?;
 /// member.hold(serve()).await?; // a member for as long as it serves

@@ -27,8 +27,10 @@ use crate::{
 /// may not have been applied.
 ///
 /// ```
-/// # use kv_core::{Kv, Result, Value};
-/// # async fn example(kv: Kv) -> Result<()> {
+/// # use kv_core::Value;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> kv_core::Result<()> {
+/// # let kv = kv_core::Registry::new().with(kv_memory::REGISTRATION).connect("memory://").await?;
 /// let first = kv.set("config/port", "8080").await?;
 /// let second = kv.update("config/port", Value::new("9090", first)).await?;
 /// assert!(second > first);
@@ -77,7 +79,9 @@ impl Kv {
     /// The same store below a directory: every key, in results and events too, is relative to it (clause K4).
     ///
     /// ```
-    /// # async fn example(kv: kv_core::Kv) -> kv_core::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # let kv = kv_core::Registry::new().with(kv_memory::REGISTRATION).connect("memory://").await?;
     /// let node = kv.scoped("nodes/7")?;
     /// node.set("state", "up").await?;
     /// assert_eq!(kv.get("nodes/7/state").await?.data, "up");
@@ -116,7 +120,9 @@ impl Kv {
     /// The results are full paths; those of sub-directories end in `/`. A directory that does not exist is empty.
     ///
     /// ```
-    /// # async fn example(kv: kv_core::Kv) -> kv_core::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # let kv = kv_core::Registry::new().with(kv_memory::REGISTRATION).connect("memory://").await?;
     /// kv.set("nodes/1", "up").await?;
     /// kv.set("nodes/1/disk", "ok").await?;
     /// assert_eq!(kv.keys("nodes").await?, ["nodes/1", "nodes/1/"]);
@@ -196,7 +202,9 @@ impl Kv {
     /// see [`Limits::watch_history`].
     ///
     /// ```
-    /// # async fn example(kv: kv_core::Kv) -> kv_core::Result<()> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # let kv = kv_core::Registry::new().with(kv_memory::REGISTRATION).connect("memory://").await?;
     /// let mut watch = kv.watch("nodes/", 0).await?;
     /// kv.set("nodes/1", "up").await?;
     /// let event = watch.next().await.expect("the watch goes on")?;

@@ -18,7 +18,9 @@ use crate::{Grant, Guard, Kv, Result};
 ///
 /// ```
 /// # use std::time::Duration;
-/// # async fn example(kv: kv_core::Kv) -> kv_core::Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> kv_core::Result<()> {
+/// # let kv = kv_core::Registry::new().with(kv_memory::REGISTRATION).connect("memory://").await?;
 /// let lock = kv.lock("locks/leader", Duration::from_secs(15)).await?;
 /// let term = lock.token().to_string();
 /// lock.hold(async {

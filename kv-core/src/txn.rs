@@ -122,8 +122,11 @@ pub enum Operation {
 /// Nothing is sent before `commit`. A bad key or a value that is too large is remembered, and `commit` returns it.
 ///
 /// ```
-/// # use kv_core::{Kv, Result};
-/// # async fn transfer(kv: &Kv) -> Result<()> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> kv_core::Result<()> {
+/// # let kv = kv_core::Registry::new().with(kv_memory::REGISTRATION).connect("memory://").await?;
+/// # kv.set("account/anna", "100").await?;
+/// # kv.set("account/berta", "100").await?;
 /// let from = kv.get("account/anna").await?;
 /// let to = kv.get("account/berta").await?;
 /// kv.txn()
