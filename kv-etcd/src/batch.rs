@@ -1,6 +1,6 @@
 //! Operations that travel together: what queues while a request is under way goes with the next one.
 //!
-//! One transaction with 64 reads costs the server about as much as ten reads apart. There is no timer: an operation
+//! A transaction with 64 reads costs the server about as much as a dozen reads apart. There is no timer: an operation
 //! that meets nobody is sent at once and alone, so it waits for nobody.
 //!
 //! Only operations on one key take part, each on a key of its own, and a condition only on that same key: etcd judges

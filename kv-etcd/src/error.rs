@@ -112,9 +112,10 @@ impl Failed {
         Self::Status { status: Status::internal(what), writes: false }
     }
 
-    /// Nobody is left who would wait for the answer.
+    /// The answer was not waited for any longer.
     pub(crate) fn given_up(writes: bool) -> Self {
-        Self::Status { status: Status::cancelled("the request was given up"), writes }
+        let why = std::io::Error::other("it was given up");
+        Self::Status { status: Status::from_error(why.into()), writes }
     }
 
     /// Whether the server refused the request for what it asks, so that nothing was applied.
@@ -196,7 +197,7 @@ impl From<Failed> for Error {
             Failed::Status { status, writes } => (status, writes),
         };
         let reason = if transport(&status) {
-            format!("the connection failed: {}", chain(&status))
+            format!("no answer came: {}", chain(&status))
         } else {
             format!("the server answered {:?}: {}", status.code(), status.message())
         };
