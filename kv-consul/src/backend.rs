@@ -9,6 +9,7 @@ use kv_core::{
     Address, Backend, Error, EventStream, ExpiryLag, Grant, Limits, Result, Snapshot, Txn, Value, WatchHistory,
 };
 
+use crate::batch::Batches;
 use crate::blocking::random;
 use crate::client::{Client, SMALL};
 use crate::config::Config;
@@ -30,7 +31,7 @@ const BODY: usize = 512 << 10;
 const KEY_BYTES: usize = 4096;
 
 /// What JSON adds to one operation at most, its key and value aside.
-const OPERATION: usize = 192;
+pub(crate) const OPERATION: usize = 192;
 
 /// What every part of this backend works with.
 pub(crate) struct Store {
@@ -41,6 +42,7 @@ pub(crate) struct Store {
     pub(crate) lock_delay: Duration,
     /// The flags of the next write.
     pub(crate) nonce: AtomicU64,
+    pub(crate) batches: Batches,
 }
 
 struct Consul {
@@ -55,8 +57,8 @@ pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
     let config = Config::read(&address)?;
     let client = Client::new(&config)?;
     let (limits, body_limit) = limits(&about(&client).await);
-    let nonce = AtomicU64::new(random());
-    let store = Store { client: client.clone(), limits, body_limit, lock_delay: config.lock_delay, nonce };
+    let (nonce, batches) = (AtomicU64::new(random()), Batches::default());
+    let store = Store { client: client.clone(), limits, body_limit, lock_delay: config.lock_delay, nonce, batches };
     let (recent, turns) = (Recent::default(), Turns::default());
     Ok(Arc::new(Consul { store: Arc::new(store), hub: Hub::new(client), recent, turns }))
 }
@@ -131,7 +133,7 @@ impl Backend for Consul {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Option<u64>> {
-        self.store.commit(&txn).await
+        self.store.write(txn).await
     }
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<EventStream> {

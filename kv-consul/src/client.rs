@@ -139,19 +139,21 @@ impl Client {
     }
 
     async fn call_agents(&self, request: &Request, deadline: Instant) -> Result<Answer> {
+        let agents = self.agents.len();
         let first = self.current.load(Ordering::Relaxed);
-        let mut left = self.agents.len();
+        // What may be sent again is, once more than there are agents: a connection may break that was idle for long.
+        let attempts = if request.kind == Kind::Repeatable { agents + 1 } else { agents };
+        let mut attempt = 0;
         loop {
-            let at = (first + self.agents.len() - left) % self.agents.len();
-            // What may be sent again leaves time for the other agents.
-            let share = match request.kind {
-                Kind::Repeatable => {
-                    let time = deadline.saturating_duration_since(Instant::now());
-                    Instant::now() + time / u32::try_from(left).unwrap_or(u32::MAX)
+            let at = (first + attempt) % agents;
+            // It also leaves time for the agents that were not tried yet.
+            let share = match (request.kind, u32::try_from(agents.saturating_sub(attempt))) {
+                (Kind::Repeatable, Ok(untried @ 2..)) => {
+                    Instant::now() + deadline.saturating_duration_since(Instant::now()) / untried
                 }
-                Kind::Once => deadline,
+                _ => deadline,
             };
-            left -= 1;
+            attempt += 1;
             let error = match timeout_at(share, self.agents[at].send(request)).await {
                 Ok(Ok(answer)) => {
                     self.current.store(at, Ordering::Relaxed);
@@ -161,8 +163,8 @@ impl Client {
                 Err(_elapsed) => request.kind.late(self.limit),
             };
             // The next call does not begin with the agent that failed this one.
-            self.current.store((at + 1) % self.agents.len(), Ordering::Relaxed);
-            if left == 0 || !error.is_retryable() {
+            self.current.store((at + 1) % agents, Ordering::Relaxed);
+            if attempt == attempts || !error.is_retryable() || Instant::now() >= deadline {
                 return Err(error);
             }
         }

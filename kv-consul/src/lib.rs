@@ -39,6 +39,8 @@
 //! - **Writes** are transactions ([`/v1/txn`](https://developer.hashicorp.com/consul/api-docs/txn)), whose answer
 //!   carries the new index. Consul takes a write of the same value and flags for no write at all, so each carries a
 //!   number of its own in the entry's flags. A value must fit the 512 KiB of a transaction's JSON body in base64.
+//!   Writes of single keys that come faster than they can be sent one by one share transactions, but never two of one
+//!   key; one whose check fails, or that is refused, is taken out, and the others are sent again.
 //! - **Watches** are
 //!   [blocking queries](https://developer.hashicorp.com/consul/api-docs/features/blocking), compared with the state
 //!   seen before. Changes of one key between two answers are merged; the index of a deletion is its own or, where
@@ -54,6 +56,7 @@
 //!   processes any may be first.
 
 mod backend;
+mod batch;
 mod blocking;
 mod client;
 mod config;

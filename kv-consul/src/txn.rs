@@ -92,8 +92,8 @@ impl Store {
         }
     }
 
-    /// Applies a transaction of `kv-core`.
-    pub(crate) async fn commit(&self, txn: &Txn) -> Result<Option<u64>> {
+    /// What Consul is asked for, for a transaction of `kv-core`.
+    pub(crate) fn operations<'a>(&'a self, txn: &'a Txn) -> impl Iterator<Item = Operation<'a>> {
         let checks = txn.checks.iter().map(|check| match check {
             Check::Index { key, index } => Operation::check_index(key, *index),
             Check::Held(guard) => Operation::check_session(&guard.key, &guard.owner),
@@ -103,7 +103,12 @@ impl Store {
             Write::Delete { key } => Operation::delete(key),
             Write::DeletePrefix { prefix } => Operation::delete_tree(prefix),
         });
-        let operations: Vec<_> = checks.chain(writes).collect();
+        checks.chain(writes)
+    }
+
+    /// Applies a transaction of `kv-core`.
+    pub(crate) async fn commit(&self, txn: &Txn) -> Result<Option<u64>> {
+        let operations: Vec<_> = self.operations(txn).collect();
         match self.transact(&operations).await? {
             // What it wrote has a greater index than anything that it only checked.
             Outcome::Applied(index) => {
@@ -159,7 +164,7 @@ pub(crate) fn outcome(answer: &Answer) -> Result<Outcome> {
 }
 
 /// The error that a refusal of a check or write means. Of several the gravest counts.
-fn explain(txn: &Txn, refused: &[Refused]) -> Error {
+pub(crate) fn explain(txn: &Txn, refused: &[Refused]) -> Error {
     if let Some(error) = fault(refused) {
         return error;
     }
