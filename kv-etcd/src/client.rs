@@ -13,6 +13,7 @@ use crate::batch::Lane;
 use crate::config::{Config, Endpoint};
 use crate::connection::Connection;
 use crate::error::{Failed, Unreachable};
+use crate::keep_alive::Renewals;
 use crate::proto::Call;
 use crate::read::Get;
 use crate::txn::Write;
@@ -27,6 +28,7 @@ pub(crate) struct Client {
     /// Where single reads and writes queue.
     pub(crate) reads: Lane<Get>,
     pub(crate) writes: Lane<Write>,
+    pub(crate) renewals: Renewals,
     current: Mutex<Option<Arc<Connection>>>,
     /// Which endpoint is tried first for the next connection.
     first: AtomicUsize,
@@ -41,6 +43,7 @@ impl Client {
             config,
             reads: Lane::default(),
             writes: Lane::default(),
+            renewals: Renewals::default(),
             current: Mutex::default(),
             first: AtomicUsize::new(0),
             connecting: tokio::sync::Mutex::default(),

@@ -34,7 +34,7 @@ pub(crate) struct Endpoint {
 impl Config {
     pub(crate) fn read(address: &Address) -> Result<Self> {
         let encrypted = matches!(&*address.scheme, "etcds" | "https");
-        for parameter in ["ca", "cert", "key", "server_name"] {
+        for parameter in ["ca", "cert", "key", "server-name"] {
             if address.parameter(parameter).is_some() && !encrypted {
                 let reason = format!("parameter `{parameter}` needs TLS: write `etcds://`");
                 return Err(Error::invalid_address(reason));
@@ -48,7 +48,7 @@ impl Config {
         // Only read the certificates where they are used.
         let any_encrypted = hosts.iter().any(|(_, encrypted)| *encrypted);
         let client = if any_encrypted { Some(tls::client_config(address)?) } else { None };
-        let server_name = address.parameter("server_name");
+        let server_name = address.parameter("server-name");
         let endpoints = hosts.into_iter().map(|(host, encrypted)| {
             let tls = client.as_ref().filter(|_| encrypted);
             Endpoint::new(&host, tls.map(|client| Tls::new(Arc::clone(client), server_name.unwrap_or(&host.host))))

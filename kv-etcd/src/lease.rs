@@ -11,10 +11,7 @@ use tokio::time::{Instant, timeout};
 use crate::backoff::random;
 use crate::client::Client;
 use crate::error::Failed;
-use crate::proto::{
-    CompareTarget, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, Operand, PutRequest, Request,
-    TxnRequest,
-};
+use crate::proto::{CompareTarget, LeaseGrantRequest, LeaseRevokeRequest, Operand, PutRequest, Request, TxnRequest};
 use crate::range::{Range, index, revision, signed};
 use crate::txn::{absent, equal};
 
@@ -56,7 +53,7 @@ impl Claim {
     /// Starts its time to live anew; false if it has ended.
     pub(crate) async fn renew(&mut self) -> Result<bool> {
         let began = Instant::now();
-        let lives = keep_alive(&self.client, self.id).await?;
+        let lives = self.client.keep_alive(self.id).await?;
         if lives {
             self.since = began;
         }
@@ -152,7 +149,7 @@ impl Leased {
     }
 
     async fn keep_alive(&self) -> Result<()> {
-        if keep_alive(&self.client, self.id).await? { Ok(()) } else { Err(self.lost()) }
+        if self.client.keep_alive(self.id).await? { Ok(()) } else { Err(self.lost()) }
     }
 }
 
@@ -197,9 +194,4 @@ impl Lease for Leased {
             Err(failed) => Err(failed.into()),
         }
     }
-}
-
-/// One renewal; false if there is no such lease.
-async fn keep_alive(client: &Client, id: i64) -> Result<bool> {
-    Ok(client.call(LeaseKeepAliveRequest { id }).await?.ttl > 0)
 }

@@ -21,7 +21,7 @@
 //! |---|---|---|---|
 //! | `ca` | file with the certificates that the server's is checked against (PEM) | `ETCDCTL_CACERT` | the platform's |
 //! | `cert`, `key` | files with this client's certificate and its key (PEM) | `ETCDCTL_CERT`, `ETCDCTL_KEY` | none |
-//! | `server_name` | the name that the server's certificate must have | | the host |
+//! | `server-name` | the name that the server's certificate must have | | the host |
 //! | `consistency` | `linearizable`, or `serializable`: reads that one member answers alone, and that may be stale | | `linearizable` |
 //! | `timeout` | the request timeout of the handle | | `5s` |
 //!
@@ -57,6 +57,7 @@ mod client;
 mod config;
 mod connection;
 mod error;
+mod keep_alive;
 mod lease;
 mod lock;
 mod proto;
@@ -76,7 +77,7 @@ pub use backend::EtcdBackend;
 pub const REGISTRATION: Registration = Registration {
     name: "etcd",
     schemes: &["etcd", "etcds"],
-    parameters: &["ca", "cert", "consistency", "key", "server_name"],
+    parameters: &["ca", "cert", "consistency", "key", "server-name"],
     generic_http: true,
     connect: |address| Box::pin(async move { connect(&address) }),
 };

@@ -38,8 +38,6 @@ calls! {
     // A lease that nobody knows of holds no key and ends by itself.
     LeaseGrantRequest => LeaseGrantResponse, "/etcdserverpb.Lease/LeaseGrant", writes: never;
     LeaseRevokeRequest => LeaseRevokeResponse, "/etcdserverpb.Lease/LeaseRevoke", writes: always;
-    // A stream to etcd, but one request with one answer is a stream, too.
-    LeaseKeepAliveRequest => LeaseKeepAliveResponse, "/etcdserverpb.Lease/LeaseKeepAlive", writes: never;
     StatusRequest => StatusResponse, "/etcdserverpb.Maintenance/Status", writes: never;
     AuthenticateRequest => AuthenticateResponse, "/etcdserverpb.Auth/Authenticate", writes: never;
 }
@@ -61,6 +59,7 @@ impl TxnRequest {
 
 /// The method of the watch stream.
 pub(crate) const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub(crate) const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ResponseHeader {
@@ -354,6 +353,8 @@ pub(crate) struct LeaseKeepAliveRequest {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct LeaseKeepAliveResponse {
+    #[prost(int64, tag = "2")]
+    pub(crate) id: i64,
     /// Seconds; 0 for a lease that does not exist, which is no error to etcd.
     #[prost(int64, tag = "3")]
     pub(crate) ttl: i64,

@@ -155,10 +155,12 @@ async fn calls_end_while_nobody_serves(cx: Context) -> Outcome {
         // Three calls, each within its timeout; the rest is for a busy machine.
         let limit = Kv::DEFAULT_TIMEOUT * 3 + cx.patience();
         check!("A6", began.elapsed() < limit, "three calls took {:?}", began.elapsed());
-        for member in 0..members {
-            let healing = if kill { faults(&cx)?.start_again(member) } else { faults(&cx)?.resume(member) };
-            hurt(&cx, "heal it", healing).await?;
-        }
+        // All at once: a member of a cluster serves again only when most of them do.
+        let faults = faults(&cx)?;
+        let heal =
+            |member| async move { if kill { faults.start_again(member).await } else { faults.resume(member).await } };
+        let healing = futures_util::future::try_join_all((0..members).map(heal));
+        hurt(&cx, "heal them all", async { healing.await.map(drop) }).await?;
         let read = || async { Ok(kv.get("a").await.ok()) };
         cx.until("A6", "the same client reads again", read).await?;
     }

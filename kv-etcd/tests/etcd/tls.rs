@@ -21,10 +21,10 @@ async fn both_sides_show_certificates() {
     let key = certificates.client_key();
     let key = key.display();
     let own = format!("cert={cert}&key={key}");
-    let named = format!("etcds://{endpoint}?ca={ca}&{own}&server_name=localhost");
+    let named = format!("etcds://{endpoint}?ca={ca}&{own}&server-name=localhost");
     connect(&named).await.ping().await.expect("the certificate has that name, too");
 
-    let wrong_name = format!("etcds://{endpoint}?ca={ca}&{own}&server_name=elsewhere.example");
+    let wrong_name = format!("etcds://{endpoint}?ca={ca}&{own}&server-name=elsewhere.example");
     let wrong_ca = format!("etcds://{endpoint}?ca={cert}&{own}");
     for address in [wrong_name, wrong_ca] {
         let error = try_connect(&address).await.expect_err(&address);

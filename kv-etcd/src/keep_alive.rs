@@ -1,0 +1,160 @@
+//! Renewals of leases: all of a backend's on one stream, which is opened when the first is due.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use futures_util::stream::poll_fn;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::Status;
+
+use crate::client::Client;
+use crate::error::Failed;
+use crate::proto::{LEASE_KEEP_ALIVE, LeaseKeepAliveRequest, LeaseKeepAliveResponse};
+
+/// Where renewals queue for the task that sends them.
+#[derive(Default)]
+pub(crate) struct Renewals {
+    queue: Mutex<Option<UnboundedSender<Renewal>>>,
+}
+
+/// One lease that somebody wants renewed.
+struct Renewal {
+    id: i64,
+    /// Whether there is such a lease.
+    answer: oneshot::Sender<Result<bool, Failed>>,
+}
+
+impl Client {
+    /// Starts a lease's time to live anew; false if there is no such lease.
+    ///
+    /// Doing it twice is harmless, so it is tried on one endpoint after the other.
+    pub(crate) async fn keep_alive(self: &Arc<Self>, id: i64) -> Result<bool, Failed> {
+        let mut attempts_left = self.config.endpoints.len();
+        loop {
+            let (answer, answered) = oneshot::channel();
+            self.send_renewal(Renewal { id, answer });
+            let result = answered.await.unwrap_or_else(|_| Err(not_answered("the task that renews leases has ended")));
+            match result {
+                Err(failed) if attempts_left > 0 && failed.is_stale_token() => self.forget_token().await,
+                Err(failed) if attempts_left > 0 && failed.moves_on() => {}
+                result => return result,
+            }
+            attempts_left -= 1;
+        }
+    }
+
+    /// Hands it to the task; starts one if there is none, or it went with the runtime that it was started on.
+    fn send_renewal(self: &Arc<Self>, renewal: Renewal) {
+        let mut queue = self.renewals.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsent = match &*queue {
+            Some(sender) => sender.send(renewal).err().map(|unsent| unsent.0),
+            None => Some(renewal),
+        };
+        if let Some(renewal) = unsent {
+            let (sender, receiver) = unbounded_channel();
+            tokio::spawn(run(Arc::downgrade(self), receiver));
+            // Its receiver is in the task; one that ends at once shows by the answer that does not come.
+            let _ = sender.send(renewal);
+            *queue = Some(sender);
+        }
+    }
+}
+
+/// Sends renewals until the client is gone.
+async fn run(client: Weak<Client>, mut renewals: UnboundedReceiver<Renewal>) {
+    while let Some(first) = renewals.recv().await {
+        let Some(client) = client.upgrade() else { return };
+        let mut waiting = Waiting::default();
+        if let Err(failed) = stream(client, first, &mut renewals, &mut waiting).await {
+            waiting.fail(&failed);
+        }
+    }
+}
+
+/// Those whose renewal is under way, by lease; etcd answers the renewals of one lease in their order.
+#[derive(Default)]
+struct Waiting {
+    by_lease: HashMap<i64, VecDeque<oneshot::Sender<Result<bool, Failed>>>>,
+    /// When the one who has waited longest began to.
+    since: Option<Instant>,
+}
+
+impl Waiting {
+    fn add(&mut self, renewal: Renewal) -> LeaseKeepAliveRequest {
+        self.since.get_or_insert_with(Instant::now);
+        self.by_lease.entry(renewal.id).or_default().push_back(renewal.answer);
+        LeaseKeepAliveRequest { id: renewal.id }
+    }
+
+    fn answer(&mut self, answer: &LeaseKeepAliveResponse) {
+        if let Some(waiters) = self.by_lease.get_mut(&answer.id) {
+            if let Some(waiter) = waiters.pop_front() {
+                let _ = waiter.send(Ok(answer.ttl > 0));
+            }
+            if waiters.is_empty() {
+                self.by_lease.remove(&answer.id);
+            }
+        }
+        // The server answers; whoever still waits has not waited in vain so far.
+        self.since = if self.by_lease.is_empty() { None } else { Some(Instant::now()) };
+    }
+
+    fn fail(self, failed: &Failed) {
+        for waiter in self.by_lease.into_values().flatten() {
+            let _ = waiter.send(Err(failed.clone()));
+        }
+    }
+}
+
+/// One life of the stream; ends without an error only when the client is gone.
+async fn stream(
+    client: Arc<Client>,
+    first: Renewal,
+    renewals: &mut UnboundedReceiver<Renewal>,
+    waiting: &mut Waiting,
+) -> Result<(), Failed> {
+    let patience = client.config.timeout / 2;
+    let (requests, mut receiver) = unbounded_channel();
+    // etcd answers the opening together with the first renewal, so that has to be on its way already.
+    let _ = requests.send(waiting.add(first));
+    let opening = client.stream(LEASE_KEEP_ALIVE, poll_fn(move |cx| receiver.poll_recv(cx)));
+    let (connection, mut answers) =
+        timeout(patience, opening).await.map_err(|_elapsed| not_answered("no renewal was answered in time"))??;
+    // Nothing here keeps the client from being dropped while the stream is quiet.
+    let weak = Arc::downgrade(&client);
+    drop(client);
+    loop {
+        let overdue = waiting.since.map(|since| since + patience);
+        let failed = tokio::select! {
+            renewal = renewals.recv() => match renewal {
+                Some(renewal) => {
+                    let _ = requests.send(waiting.add(renewal));
+                    continue;
+                }
+                None => return Ok(()),
+            },
+            answer = answers.message() => match answer {
+                Ok(Some(answer)) => {
+                    waiting.answer(&answer);
+                    continue;
+                }
+                Ok(None) => not_answered("the server ended the stream of renewals"),
+                Err(status) => Failed::Status { status, writes: false },
+            },
+            () = sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => {
+                not_answered("no renewal was answered in time")
+            }
+        };
+        if let Some(client) = weak.upgrade() {
+            client.abandon(&connection);
+        }
+        return Err(failed);
+    }
+}
+
+/// A renewal of which nothing came back; it may be made again.
+fn not_answered(why: &str) -> Failed {
+    Failed::Status { status: Status::unavailable(why), writes: false }
+}
