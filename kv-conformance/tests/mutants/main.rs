@@ -37,11 +37,13 @@ impl Fixture for FaultyFixture {
     }
 
     fn ttl(&self, _: &Limits) -> Duration {
-        Duration::from_millis(500)
+        // What ends early must be seen to end before its time, however late a busy machine looks.
+        Duration::from_millis(if self.fault == Some(Fault::ExpiresEarly) { 5000 } else { 500 })
     }
 
     fn patience(&self) -> Duration {
-        Duration::from_secs(3)
+        // Where something must go wrong it is waited for in vain; where nothing may, the machine has all the time.
+        Duration::from_secs(if self.fault.is_some() { 3 } else { 60 })
     }
 }
 
