@@ -165,8 +165,8 @@ async fn send(store: &Store, mut jobs: Vec<Job>) {
                 return;
             }
             Ok(Outcome::Refused(refused)) => jobs = without(jobs, refused),
-            // Each of them alone may be small enough.
-            Err(Error::TxnTooLarge { .. }) => break,
+            // Each of them alone may be small enough, or allowed.
+            Err(Error::TxnTooLarge { .. } | Error::PermissionDenied { .. }) => break,
             Err(error) => {
                 for job in jobs {
                     let _ = job.done.send(Err(same(&error)));
