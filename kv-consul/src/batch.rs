@@ -51,18 +51,42 @@ impl Job {
     }
 }
 
-/// One of the transactions in flight; when it is over, what queued meanwhile is sent.
+/// One of the transactions in flight.
 struct Lane {
     store: Arc<Store>,
+    stage: Stage,
+}
+
+/// Who uses a lane.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// A caller, for its own write; what queued meanwhile is sent afterwards.
+    Caller,
+    /// A task, for what queued.
+    Task,
+    /// Nobody any more.
+    Free,
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        if self.stage == Stage::Free {
+            return;
+        }
         let mut inner = self.store.batches.inner();
-        // Whoever waits is polled by a runtime, or will never be.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) if !inner.queue.is_empty() => drop(runtime.spawn(drain(self.store.clone()))),
-            _ => inner.busy -= 1,
+        if self.stage == Stage::Caller
+            && !inner.queue.is_empty()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            drop(inner);
+            // Without the lock: a runtime that is shutting down drops the task, and with it the lane, at once.
+            runtime.spawn(drain(Lane { store: self.store.clone(), stage: Stage::Task }));
+            return;
+        }
+        inner.busy -= 1;
+        if inner.busy == 0 {
+            // A task ends before its time with its runtime; nobody is left to send what waits.
+            inner.queue.clear();
         }
     }
 }
@@ -130,11 +154,11 @@ impl Store {
             }
         };
         if let Some(txn) = txn {
-            let _lane = Lane { store: self.clone() };
+            let _lane = Lane { store: self.clone(), stage: Stage::Caller };
             return self.commit(&txn).await;
         }
-        // The task that sends it goes on whoever else gives up; it ends unfinished only with the runtime.
-        result.await.unwrap_or_else(|_| Err(Error::indeterminate("the runtime is shutting down")))
+        // The task that sends it goes on whoever else gives up; it ends unfinished only with its runtime.
+        result.await.unwrap_or_else(|_| Err(Error::indeterminate("the runtime that was to send it has ended")))
     }
 }
 
@@ -145,10 +169,11 @@ fn is_small(txn: &Txn) -> bool {
 }
 
 /// Sends what waits until nothing does.
-async fn drain(store: Arc<Store>) {
-    while let Some(jobs) = store.batches.next(store.body_limit) {
-        send(&store, jobs).await;
+async fn drain(mut lane: Lane) {
+    while let Some(jobs) = lane.store.batches.next(lane.store.body_limit) {
+        send(&lane.store, jobs).await;
     }
+    lane.stage = Stage::Free;
 }
 
 /// Sends writes as one transaction, as often as it takes to have all of them applied or refused.

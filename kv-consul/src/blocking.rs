@@ -186,6 +186,14 @@ impl Following {
     }
 }
 
+impl Drop for Following {
+    fn drop(&mut self) {
+        if let Some(hub) = self.hub.upgrade() {
+            hub.abandon(self.id);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -101,15 +101,14 @@ impl Hub {
     ) -> Subscription {
         let slot = Arc::new(Slot::new(query, &base));
         let start = (base.state.clone(), base.index);
+        // What differs from that state came after it, whatever its index says.
+        let skipped = if older.is_some() { 0 } else { after };
         if let Some(older) = older {
             slot.step_back(older, after, base);
         }
         let mut inner = self.inner();
-        let at = inner
-            .followers
-            .iter()
-            .position(|one| one.query == slot.query || (one.merged && one.query.covers(&slot.query)));
-        if let Some(at) = at {
+        let feeds = |one: &Follower| one.query == slot.query || (one.merged && one.query.covers(&slot.query));
+        if let Some(at) = inner.followers.iter().position(feeds) {
             inner.followers[at].join(slot.clone());
         } else if inner.followers.iter().filter(|one| !one.slots.is_empty()).count() < QUERIES {
             let follower = self.follower(&mut inner, slot.query.clone(), vec![slot.clone()], Some(start));
@@ -118,7 +117,7 @@ impl Hub {
             self.merge(&mut inner, slot.clone());
         }
         drop(inner);
-        Subscription::new(slot, self.clone(), after)
+        Subscription::new(slot, self.clone(), skipped)
     }
 
     /// Stops feeding a watch.
@@ -180,6 +179,18 @@ impl Hub {
                 other => other.to_string(),
             };
             slot.fail(Error::permission_denied(reason));
+        }
+    }
+
+    /// Ends every watch of a query whose task ended before its time: with the runtime that it was started in.
+    pub(crate) fn abandon(&self, id: u64) {
+        // A runtime that is shutting down drops a task while it is being started, and the lock is held then.
+        let Ok(mut inner) = self.inner.try_lock() else { return };
+        let Some(at) = inner.followers.iter().position(|one| one.id == id) else { return };
+        let follower = inner.followers.swap_remove(at);
+        drop(inner);
+        for slot in &follower.slots {
+            slot.fail(Error::unavailable("the runtime that the watch was opened in has ended"));
         }
     }
 

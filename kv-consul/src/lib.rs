@@ -48,7 +48,8 @@
 //!   last change under the prefix is `Compacted`, since Consul keeps no history of deletions, unless it is the index of
 //!   one of the listings that this client made lately. Watches of one prefix share one query; past a
 //!   number of queries, neighbouring prefixes share one that covers them, since an agent takes a limited number of
-//!   connections from one address (`limits.http_max_conns_per_client`, 200).
+//!   connections from one address (`limits.http_max_conns_per_client`, 200). What a token may not read is missing from
+//!   listings and watches; where the servers enforce `key_list` policies, it must allow the wider prefix too.
 //! - **Leases** are [sessions](https://developer.hashicorp.com/consul/api-docs/session) without health checks: only
 //!   the time to live ends them, which Consul notices at most one more time to live later.
 //! - **Locks** are entries like those of Consul's own lock, on the same key and with its flags: `consul lock PREFIX`

@@ -242,3 +242,20 @@ async fn prefixes_that_paths_cannot_name() {
     assert!(kv.get("p/\t").await.is_err_and(|error| error.is_key_not_found()));
     cluster.stop().await;
 }
+
+#[test]
+fn a_watch_ends_with_the_runtime_that_serves_it() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let (first, second) = (runtime(), runtime());
+    let (cluster, mut watch, other) = first.block_on(async {
+        let cluster = start(Options::default()).await;
+        let kv = connect(&cluster.address()).await;
+        let watch = kv.watch("w/", 0).await.expect("a watch");
+        (cluster, watch, kv.watch("", 0).await.expect("a watch"))
+    });
+    drop(other);
+    first.shutdown_background();
+    let ended = second.block_on(soon("the end of the watch", watch.next()));
+    assert!(matches!(ended, Some(Err(kv_core::Error::Unavailable { .. }))), "{ended:?}");
+    second.block_on(cluster.stop());
+}
