@@ -13,28 +13,38 @@ impl Client {
     /// Finds the indices of deletions that an answer shows together with other changes, so that they come in order.
     ///
     /// Consul keeps the index of each deletion for a while, and tells the largest one under a prefix, which a whole
-    /// key is too. Where it cannot be told for all of them, all keep the index of the answer.
+    /// key is too. Those that it does not tell keep the index of the answer.
     pub(crate) async fn date_deletions(&self, changes: &mut [Change], after: u64, until: u64) {
         let undated = undated(changes);
-        if undated.is_empty() || undated.len() > LOOKUPS || undated.len() == changes.len() {
+        if undated.len() > LOOKUPS || undated.len() == changes.len() {
             return;
         }
-        let mut indices = Vec::with_capacity(undated.len());
-        for at in &undated {
-            let key = &changes[*at].key;
-            if !path::is_queryable(key) {
-                return;
+        let (mut dated, mut hidden) = (Vec::new(), Vec::new());
+        for at in undated {
+            let key = &changes[at].key;
+            match self.last_index(key).await {
+                // It has been written again since.
+                Some(index) if index <= after || index > until => {}
+                Some(index) if is_of_another(changes, key, index) => hidden.push(key.clone()),
+                Some(index) => dated.push((at, index)),
+                None => {}
             }
-            let target = self.target(&path::kv(key), &["keys", "separator=/", "consistent"]);
-            let Ok(Some(index)) = self.get(target, SMALL).await.map(|answer| answer.index) else { return };
-            if index <= after || index > until || is_of_another(changes, key, index) {
-                return;
+        }
+        for (at, index) in dated {
+            // What may have been deleted together, as a key and what is below it, stays together.
+            if !hidden.iter().any(|key| changes[at].key.starts_with(key)) {
+                changes[at].index = index;
             }
-            indices.push(index);
         }
-        for (at, index) in undated.into_iter().zip(indices) {
-            changes[at].index = index;
+    }
+
+    /// The index of the last write or deletion of any key that begins with this one.
+    async fn last_index(&self, key: &str) -> Option<u64> {
+        if !path::is_queryable(key) {
+            return None;
         }
+        let target = self.target(&path::kv(key), &["keys", "separator=/", "consistent"]);
+        self.get(target, SMALL).await.ok()?.index
     }
 }
 

@@ -93,7 +93,6 @@ pub(crate) async fn lock(store: &Arc<Store>, hub: &Arc<Hub>, turns: &Turns, key:
     let _turn = turns.wait(key).await;
     let mut session = Session::create(store, key, ttl).await?;
     let mut pause = Pause::after_failure();
-    let mut watch: Option<Subscription> = None;
     let mut expected = 0;
     loop {
         match attempt(store, &session, key, expected).await {
@@ -115,8 +114,9 @@ pub(crate) async fn lock(store: &Arc<Store>, hub: &Arc<Hub>, turns: &Turns, key:
                 0
             }
             Ok(Look::Held(listing)) => {
-                let query = || hub.subscribe(Query::Key(key.to_owned()), listing, 0, None);
-                wait(watch.get_or_insert_with(query), &session).await?;
+                // For a change from what was just seen: one from what an older watch saw last may never come.
+                let mut watch = hub.subscribe(Query::Key(key.to_owned()), listing, 0, None);
+                wait(&mut watch, &session).await?;
                 pause.reset();
                 // It was deleted, most likely.
                 0

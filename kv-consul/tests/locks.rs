@@ -189,3 +189,46 @@ async fn the_lock_delay_holds_the_next_one_back() {
     next.renew().await.expect("the loser touched nothing");
     cluster.stop().await;
 }
+
+/// In each round the last one has nobody after it whose coming and going would wake it once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn contenders_from_many_clients_all_get_it() {
+    const ROUNDS: usize = 60;
+    let cluster = start(Options::default()).await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(connect(&cluster.address()).await);
+    }
+    // Without the lock's key, every write to the store wakes those who watch it.
+    let busy = connect(&cluster.address()).await;
+    let writing = tokio::spawn(async move {
+        loop {
+            busy.set("busy", "").await.expect("a write");
+        }
+    });
+    let mut last = 0;
+    for _ in 0..ROUNDS {
+        let mut contending = tokio::task::JoinSet::new();
+        for kv in &clients {
+            let kv = kv.clone();
+            contending.spawn(async move {
+                let lock = kv.lock("contended", LONG).await.expect("the lock");
+                let token = lock.token();
+                lock.unlock().await.expect("unlocked");
+                token
+            });
+        }
+        let mut tokens = Vec::new();
+        while let Some(token) = soon("the next holder", contending.join_next()).await {
+            tokens.push(token.expect("no panic"));
+        }
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens.len(), clients.len());
+        assert!(tokens[0] > last, "{tokens:?} after {last}");
+        last = tokens[tokens.len() - 1];
+    }
+    writing.abort();
+    no_session_is_left(&cluster).await;
+    cluster.stop().await;
+}

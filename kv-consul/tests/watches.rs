@@ -216,8 +216,8 @@ async fn a_slow_consumer_gets_the_last_state() {
     println!("{events} events of 3,000 writes");
     let expected = kv.get_all("s/").await.expect("a listing").values;
     assert_eq!(state, expected.into_iter().map(|(key, value)| (key, value.data)).collect());
-    // What waited, and each key once more.
-    assert!(events <= 1024 + 5, "{events} events waited");
+    // What waited, what was on its way, and each key once more.
+    assert!(events <= 1024 + 100, "{events} events waited");
     cluster.stop().await;
 }
 
