@@ -1,33 +1,45 @@
 //! When keys were deleted: a listing tells only that they are gone.
 
+use std::collections::HashMap;
+
 use kv_core::EventType;
 
 use crate::client::{Client, SMALL};
 use crate::diff::Change;
 use crate::path;
 
-/// The most deletions of one answer that are looked up.
-const LOOKUPS: usize = 16;
+/// The most questions that are asked about the deletions of one answer.
+const QUESTIONS: usize = 32;
 
 impl Client {
     /// Finds the indices of deletions that an answer shows together with other changes, so that they come in order.
     ///
-    /// Consul keeps the index of each deletion for a while, and tells the largest one under a prefix, which a whole
-    /// key is too. Those that it does not tell keep the index of the answer.
+    /// Consul keeps the index of each deletion for a while, and tells the largest one under a prefix: a whole key is
+    /// one too, and a tree that was deleted at once is kept as the prefix that it had. Where nothing is kept the answer
+    /// is the index of the whole store. What is found is never smaller than the deletion's own index; where nothing is
+    /// found, that of the answer stays.
     pub(crate) async fn date_deletions(&self, changes: &mut [Change], after: u64, until: u64) {
         let undated = undated(changes);
-        if undated.len() > LOOKUPS || undated.len() == changes.len() {
+        if undated.len() == changes.len() {
             return;
         }
         let (mut dated, mut hidden) = (Vec::new(), Vec::new());
+        let mut known = HashMap::new();
         for at in undated {
             let key = &changes[at].key;
-            match self.last_index(key).await {
-                // It has been written again since.
-                Some(index) if index <= after || index > until => {}
-                Some(index) if is_of_another(changes, key, index) => hidden.push(key.clone()),
-                Some(index) => dated.push((at, index)),
-                None => {}
+            let mut prefix = key.as_str();
+            loop {
+                let Some(index) = self.last_index(prefix, &mut known).await else { break };
+                if prefix == key && index <= until && is_of_another(changes, key, index) {
+                    hidden.push(key.clone());
+                    break;
+                }
+                if index > after && index < until {
+                    dated.push((at, index));
+                    break;
+                }
+                let Some(parent) = parent(prefix) else { break };
+                prefix = parent;
             }
         }
         for (at, index) in dated {
@@ -38,14 +50,25 @@ impl Client {
         }
     }
 
-    /// The index of the last write or deletion of any key that begins with this one.
-    async fn last_index(&self, key: &str) -> Option<u64> {
-        if !path::is_queryable(key) {
+    /// The index of the last write or deletion of any key that begins with `prefix`, asked for once.
+    async fn last_index(&self, prefix: &str, known: &mut HashMap<String, Option<u64>>) -> Option<u64> {
+        if let Some(index) = known.get(prefix) {
+            return *index;
+        }
+        if known.len() == QUESTIONS || !path::is_queryable(prefix) {
             return None;
         }
-        let target = self.target(&path::kv(key), &["keys", "separator=/", "consistent"]);
-        self.get(target, SMALL).await.ok()?.index
+        let target = self.target(&path::kv(prefix), &["keys", "separator=/", "consistent"]);
+        let index = self.get(target, SMALL).await.ok().and_then(|answer| answer.index);
+        known.insert(prefix.to_owned(), index);
+        index
     }
+}
+
+/// The directory that a key or directory stands in, with its `/`.
+fn parent(prefix: &str) -> Option<&str> {
+    let bare = prefix.strip_suffix('/').unwrap_or(prefix);
+    bare.rfind('/').map(|slash| &bare[..=slash])
 }
 
 /// The positions of the deletions of keys that were not created again.
@@ -78,6 +101,14 @@ mod tests {
     fn only_deletions_of_keys_that_are_gone_have_no_index() {
         let changes = [change("a", Delete, 9), change("b", Delete, 5), change("b", Create, 6), change("c", Update, 9)];
         assert_eq!(undated(&changes), [0]);
+    }
+
+    #[test]
+    fn parents_are_directories() {
+        assert_eq!(parent("a/b/c"), Some("a/b/"));
+        assert_eq!(parent("a/b/"), Some("a/"));
+        assert_eq!(parent("a/"), None);
+        assert_eq!(parent("a"), None);
     }
 
     #[test]

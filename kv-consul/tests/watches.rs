@@ -259,3 +259,42 @@ fn a_watch_ends_with_the_runtime_that_serves_it() {
     assert!(matches!(ended, Some(Err(kv_core::Error::Unavailable { .. }))), "{ended:?}");
     second.block_on(cluster.stop());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_come_in_order() {
+    let cluster = start(Options::default()).await;
+    let proxy = Proxy::start(&cluster.endpoints()[0]).await;
+    let writer = connect(&cluster.address()).await;
+    let watcher = connect(&format!("consul://{}", proxy.endpoint)).await;
+    let keys = ["d/alone", "d/tree", "d/tree/a", "d/tree/b/c", "d/twice"];
+    for key in keys {
+        writer.set(key, "1").await.expect("a write");
+    }
+    let mut watch = watcher.watch("d/", 0).await.expect("a watch");
+    // What is seen in one answer only: each of these is between two writes that have an index of their own.
+    proxy.cut();
+    let mut between = vec![writer.set("d/0", "").await.expect("a write")];
+    writer.delete("d/alone").await.expect("a deletion");
+    between.push(writer.set("d/1", "").await.expect("a write"));
+    writer.delete_tree("d/tree").await.expect("a deletion");
+    between.push(writer.set("d/2", "").await.expect("a write"));
+    writer.delete("d/twice").await.expect("a deletion");
+    let again = writer.set("d/twice", "2").await.expect("a write");
+    between.push(writer.set("d/3", "").await.expect("a write"));
+    proxy.heal();
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|event: &Event| event.index < between[3]) {
+        seen.push(next(&mut watch).await);
+    }
+    let deleted = |key: &str| {
+        let deletion = seen.iter().find(|event| event.key == key && event.event_type == EventType::Delete);
+        deletion.unwrap_or_else(|| panic!("{key} in {seen:?}")).index
+    };
+    assert!(between[0] < deleted("d/alone") && deleted("d/alone") < between[1], "{seen:?}");
+    for key in ["d/tree", "d/tree/a", "d/tree/b/c"] {
+        assert!(between[1] < deleted(key) && deleted(key) < between[2], "{key} in {seen:?}");
+    }
+    assert!(between[2] < deleted("d/twice") && deleted("d/twice") < again, "{seen:?}");
+    assert!(seen.is_sorted_by_key(|event| event.index), "{seen:?}");
+    cluster.stop().await;
+}
