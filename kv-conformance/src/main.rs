@@ -1,16 +1,10 @@
-//! Runs the suite on the stores at some addresses, and prints the table of stores and clauses.
+//! The program: the suite on running stores, and what else can be done with them.
 
-use std::fmt::Display;
-use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+mod cli;
+
 use std::process::ExitCode;
-use std::time::Instant;
 
-use clap::Parser;
-use futures_util::StreamExt as _;
-use indicatif::{ProgressBar, ProgressStyle};
-use kv_conformance::{AddressFixture, CASES, Case, Column, Fixture, Suite, Table, Verdict};
-use kv_core::Registry;
+use clap::{Parser, Subcommand};
 
 #[cfg(feature = "consul")]
 use kv_consul as _;
@@ -23,174 +17,22 @@ use kv_memory as _;
 ///
 /// The suite keeps to a directory of its own in each store, and removes it afterwards.
 #[derive(Parser)]
-#[command(name = "kv-conformance")]
+#[command(name = "kv-conformance", args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
-    /// The stores, such as `etcd://127.0.0.1:2379` or `memory://suite`: a column of the table each.
-    #[cfg_attr(not(feature = "servers"), arg(required = true))]
-    #[cfg_attr(feature = "servers", arg(required_unless_present = "start"))]
-    #[arg(value_name = "ADDRESS")]
-    addresses: Vec<String>,
-    /// Starts a server of its own in Docker and tests it, faults included: `etcd` or `consul`, with an image as in
-    /// `etcd=kv-etcd:3.4.23` if it is not to be the usual one; may be given more than once.
-    #[cfg(feature = "servers")]
-    #[arg(long, value_name = "STORE[=IMAGE]")]
-    start: Vec<String>,
-    /// Runs only the cases whose names contain this text, or that are about the clause of this name.
-    #[arg(long, value_name = "TEXT")]
-    filter: Option<String>,
-    /// Writes the table to this file instead of printing it; in a file that has them, between the lines
-    /// `<!-- clauses -->` and `<!-- /clauses -->`.
-    #[arg(long, value_name = "FILE")]
-    markdown: Option<PathBuf>,
-    /// Has the cases that are random try this many times over.
-    #[arg(long, value_name = "TIMES", default_value_t = 1)]
-    effort: u32,
-    /// Runs this many cases at a time; they mostly wait.
-    #[arg(long, value_name = "NUMBER", default_value_t = 16)]
-    jobs: usize,
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    suite: cli::suite::Arguments,
 }
+
+#[derive(Subcommand)]
+enum Command {}
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let cases: Vec<&'static Case> = CASES.iter().filter(|case| arguments.selects(case)).collect();
-    if cases.is_empty() {
-        return fail("no case has that in its name, and no clause is called that");
-    }
-    let mut columns = Vec::new();
-    for address in &arguments.addresses {
-        let started = AddressFixture::new(Registry::linked(), address).await;
-        let started = started.map(|fixture| fixture.with_effort(arguments.effort));
-        match arguments.run(started, &cases).await {
-            Ok(column) => columns.push(column),
-            // Not the address itself, which may hold a password.
-            Err(error) => return fail(format_args!("store {} cannot be tested: {error}", columns.len() + 1)),
-        }
-    }
-    #[cfg(feature = "servers")]
-    for store in &arguments.start {
-        match arguments.run(start(store).await, &cases).await {
-            Ok(column) => columns.push(column),
-            Err(error) => return fail(format_args!("{store} cannot be tested: {error}")),
-        }
-    }
-    let table = Table(&columns).to_string();
-    match &arguments.markdown {
-        None => print!("{table}"),
-        Some(file) => {
-            if let Err(error) = write_between_marks(file, &table) {
-                return fail(format_args!("{} cannot be written: {error}", file.display()));
-            }
-        }
-    }
-    if columns.iter().any(|column| column.failures().next().is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-}
-
-fn fail(why: impl Display) -> ExitCode {
-    eprintln!("{why}");
-    ExitCode::FAILURE
-}
-
-/// Replaces what stands between the marks of a file; a file without them is replaced whole.
-fn write_between_marks(file: &Path, table: &str) -> std::io::Result<()> {
-    const BEGIN: &str = "<!-- clauses -->\n";
-    const END: &str = "<!-- /clauses -->";
-    let old = std::fs::read_to_string(file).unwrap_or_default();
-    let parts = old.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    match parts {
-        Some((before, after)) => std::fs::write(file, format!("{before}{BEGIN}{table}{END}{after}")),
-        None => std::fs::write(file, table),
-    }
-}
-
-#[cfg(feature = "servers")]
-async fn start(what: &str) -> Result<kv_conformance::servers::ServerFixture, String> {
-    use kv_conformance::servers::{Kind, Options, ServerFixture};
-    let (store, image) = what.split_once('=').map_or((what, None), |(store, image)| (store, Some(image)));
-    let kind = match store {
-        "etcd" => Kind::Etcd,
-        "consul" => Kind::Consul,
-        _ => return Err("only `etcd` and `consul` can be started".to_owned()),
-    };
-    let registry = Registry::linked();
-    let backend = registry.registrations().iter().find(|backend| backend.name == store);
-    let backend = backend.ok_or_else(|| format!("this program was built without kv-{store}"))?;
-    let options = image.map_or_else(Options::default, |image| Options::default().image(image));
-    ServerFixture::start(kind, 1, options, *backend).await.map_err(|error| error.to_string())
-}
-
-impl Arguments {
-    fn selects(&self, case: &Case) -> bool {
-        let matches = |text: &String| case.name.contains(text) || case.clauses.contains(&&**text);
-        self.filter.as_ref().is_none_or(matches)
-    }
-
-    async fn run(&self, fixture: Result<impl Fixture, String>, cases: &[&'static Case]) -> Result<Column, String> {
-        let suite = &Suite::new(fixture?).await?;
-        let mut column = Column::new(suite);
-        let progress = Progress::new(&column.name, cases.len());
-        let began = Instant::now();
-        let running = futures_util::stream::iter(cases).map(|case| async move { (*case, suite.run(case).await) });
-        let mut running = running.buffer_unordered(self.jobs.max(1));
-        let (mut passed, mut failed, mut not_run) = (0, 0, 0);
-        while let Some((case, verdict)) = running.next().await {
-            match &verdict {
-                Verdict::Passed => passed += 1,
-                Verdict::Failed(_) => failed += 1,
-                Verdict::NotRun(_) => not_run += 1,
-            }
-            progress.tell(case, &verdict);
-            column.enter(case, verdict);
-        }
-        let seconds = began.elapsed().as_secs_f64();
-        progress
-            .end(&format!("{}: {passed} passed, {failed} failed, {not_run} not run, in {seconds:.1} s", column.name));
-        Ok(column)
-    }
-}
-
-/// A bar on a terminal, and a line for each case elsewhere; failures are told in full on both.
-struct Progress {
-    bar: Option<ProgressBar>,
-}
-
-impl Progress {
-    fn new(store: &str, cases: usize) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(cases as u64).with_prefix(store.to_owned());
-            match ProgressStyle::with_template("{prefix} [{bar:40}] {pos}/{len} {msg}") {
-                Ok(style) => bar.with_style(style),
-                Err(_) => bar,
-            }
-        });
-        Self { bar }
-    }
-
-    fn tell(&self, case: &Case, verdict: &Verdict) {
-        let line = match verdict {
-            Verdict::Passed => format!("ok      {}", case.name),
-            Verdict::NotRun(need) => format!("not run {}: {need}", case.name),
-            Verdict::Failed(report) => format!("FAILED  {}: {}\n{report}", case.name, case.sentence),
-        };
-        match &self.bar {
-            None => eprintln!("{line}"),
-            Some(bar) => {
-                if matches!(verdict, Verdict::Failed(_)) {
-                    bar.println(line);
-                }
-                bar.set_message(case.name);
-                bar.inc(1);
-            }
-        }
-    }
-
-    fn end(&self, summary: &str) {
-        match &self.bar {
-            None => eprintln!("{summary}"),
-            Some(bar) => {
-                bar.println(summary);
-                bar.finish_and_clear();
-            }
-        }
+    match arguments.command {
+        None => cli::suite::run(arguments.suite).await,
+        Some(command) => match command {},
     }
 }
