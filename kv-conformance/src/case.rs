@@ -45,6 +45,8 @@ pub enum Need {
     SmallTransactions,
     /// Means to hurt the store: [`Fixture::faults`](crate::Fixture::faults).
     Faults,
+    /// Means to hurt one of at least three members, of which the others are a majority.
+    Cluster,
 }
 
 impl fmt::Display for Need {
@@ -57,6 +59,7 @@ impl fmt::Display for Need {
             Self::SmallLimits => "needs limits that can be reached within seconds",
             Self::SmallTransactions => "needs a limit on a transaction's bytes that can be reached within seconds",
             Self::Faults => "needs a fixture with faults",
+            Self::Cluster => "needs a fixture with faults and three members",
         })
     }
 }

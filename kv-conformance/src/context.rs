@@ -1,7 +1,7 @@
 //! What a case works with: clients on a directory of its own, and the store's times.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kv_core::{Kv, Limits};
@@ -21,11 +21,21 @@ pub struct Context {
     limits: Limits,
     clients: Arc<AtomicUsize>,
     seed: u64,
+    summary: Arc<Mutex<Option<String>>>,
 }
 
 impl Context {
     pub(crate) fn new(fixture: Arc<dyn Fixture>, directory: String, log: Log, limits: Limits, seed: u64) -> Self {
-        Self { fixture, directory, log, limits, clients: Arc::default(), seed }
+        Self { fixture, directory, log, limits, clients: Arc::default(), seed, summary: Arc::default() }
+    }
+
+    /// Has something told of the case also when it passes.
+    pub(crate) fn summarize(&self, summary: String) {
+        *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = Some(summary);
+    }
+
+    pub(crate) fn summary(&self) -> Option<String> {
+        self.summary.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A new client, independent of every other, below the directory of this case.

@@ -62,11 +62,14 @@ pub trait Fixture: Send + Sync + 'static {
 /// faults run one at a time, and heal what they hurt, but a fixture should clean up after a case that failed as well.
 #[async_trait]
 pub trait Faults: Send + Sync {
-    /// How many members there are.
-    fn members(&self) -> usize;
+    /// Where clients reach each member, as `host:port`.
+    fn endpoints(&self) -> Vec<String>;
 
-    /// Connects a client that knows one member only.
-    async fn connect_to(&self, member: usize) -> kv_core::Result<Kv>;
+    /// Connects a client that knows these endpoints alone, and begins with the first of them.
+    async fn connect_to(&self, endpoints: &[String]) -> kv_core::Result<Kv>;
+
+    /// What the store holds on to for its clients.
+    async fn census(&self) -> Result<Census, String>;
 
     /// The member that leads; of a single server, 0.
     async fn leader(&self) -> Result<usize, String>;
@@ -76,6 +79,12 @@ pub trait Faults: Send + Sync {
 
     /// Starts a killed member again, with its data and at its old address.
     async fn start_again(&self, member: usize) -> Result<(), String>;
+
+    /// Ends a member's process as for maintenance, and starts it again.
+    async fn restart(&self, member: usize) -> Result<(), String> {
+        self.kill(member).await?;
+        self.start_again(member).await
+    }
 
     /// Stops a member's process in its tracks; its connections stay open.
     async fn pause(&self, member: usize) -> Result<(), String>;
@@ -88,6 +97,20 @@ pub trait Faults: Send + Sync {
 
     /// Connects an isolated member to its peers again.
     async fn rejoin(&self, member: usize) -> Result<(), String>;
+
+    /// Has the store forget its history up to now; only one whose watches deliver every change keeps any.
+    async fn compact(&self) -> Result<(), String>;
+}
+
+/// What a store holds on to for its clients: after they are gone, no more than before they came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Census {
+    /// Connections, and whatever else a server counts as open with them.
+    pub connections: usize,
+    /// Leases or sessions.
+    pub leases: usize,
+    /// Keys in the whole store.
+    pub keys: usize,
 }
 
 /// The store at an address: in memory, or on any server that runs.

@@ -64,13 +64,14 @@
 //! | for | see |
 //! |---|---|
 //! | running the suite | [`run`], [`Suite`], [`Verdict`], [`Report`] |
-//! | giving it a store | [`Fixture`], [`AddressFixture`], [`Faults`] |
+//! | giving it a store | [`Fixture`], [`AddressFixture`], [`Faults`], [`Census`] |
 //! | what it runs | [`CASES`], [`Case`], [`Need`], [`Context`], [`Outcome`], [`Broke`] |
 //! | what came of it | [`Column`], [`Table`] |
 //! | judging a history of one's own | [`judge`] |
 
 mod case;
 mod cases;
+mod chaos;
 mod client;
 mod context;
 mod fixture;
@@ -86,7 +87,7 @@ mod table;
 pub use case::{Broke, Case, Need, Outcome};
 pub use cases::CASES;
 pub use context::Context;
-pub use fixture::{AddressFixture, Faults, Fixture};
+pub use fixture::{AddressFixture, Census, Faults, Fixture};
 pub use runner::run;
 pub use suite::{Report, Suite, Verdict};
 pub use table::{Column, Table};

@@ -18,7 +18,7 @@ use kv_memory as _;
 /// The suite keeps to a directory of its own in each store, and removes it afterwards.
 #[derive(Parser)]
 #[command(name = "kv-conformance", args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-struct Arguments {
+struct Program {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
@@ -26,13 +26,15 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Judge(cli::judge::Arguments),
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match arguments.command {
-        None => cli::suite::run(arguments.suite).await,
-        Some(command) => match command {},
+    let program = Program::parse();
+    match program.command {
+        None => cli::suite::run(program.suite).await,
+        Some(Command::Judge(arguments)) => cli::judge::run(&arguments),
     }
 }

@@ -42,7 +42,12 @@ pub fn run<F: Fixture, E: Display>(start: impl Future<Output = Result<F, E>>) ->
     let trial = |case: &'static crate::Case| {
         let (runtime, suite) = (runtime.clone(), suite.clone());
         Trial::ignorable_test(case.name, move || match runtime.block_on(suite.run(case)) {
-            Verdict::Passed => Ok(Completion::Completed),
+            Verdict::Passed(summary) => {
+                if let Some(summary) = summary {
+                    eprintln!("{}: {summary}", case.name);
+                }
+                Ok(Completion::Completed)
+            }
             Verdict::NotRun(need) => Ok(Completion::ignored_with(need)),
             Verdict::Failed(report) => Err(Failed::from(report)),
         })

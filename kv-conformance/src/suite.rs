@@ -27,8 +27,8 @@ pub struct Suite {
 /// What came of a case.
 #[derive(Debug)]
 pub enum Verdict {
-    /// Its clauses hold.
-    Passed,
+    /// Its clauses hold; what there is to tell of the run, if the case has more to say than that.
+    Passed(Option<String>),
     /// A clause is broken.
     Failed(Report),
     /// It was not run: the fixture has not what it needs.
@@ -93,6 +93,7 @@ impl Suite {
                 txn_bytes <= 8 << 20 && txn_bytes / (value_bytes / 2).max(1) < txn_ops
             }
             Need::Faults => self.fixture.faults().is_some(),
+            Need::Cluster => self.fixture.faults().is_some_and(|faults| faults.endpoints().len() >= 3),
         };
         case.needs.iter().copied().find(|need| !has(need))
     }
@@ -102,17 +103,15 @@ impl Suite {
         if let Some(need) = self.lacks(case) {
             return Verdict::NotRun(need);
         }
-        let (_shared, _alone) = if case.needs.contains(&Need::Faults) {
-            (None, Some(self.alone.write().await))
-        } else {
-            (Some(self.alone.read().await), None)
-        };
+        let hurts = case.needs.iter().any(|need| matches!(need, Need::Faults | Need::Cluster));
+        let (_shared, _alone) =
+            if hurts { (None, Some(self.alone.write().await)) } else { (Some(self.alone.read().await), None) };
         let log = Log::new();
         let directory = format!("{}/{}", self.directory, case.name.replace("::", "/"));
         let context = Context::new(self.fixture.clone(), directory.clone(), log.clone(), self.limits, self.seed);
         let limit = limit(&context);
         // A task of its own, so that a panic is told like any other failure.
-        let mut running = tokio::spawn((case.run)(context));
+        let mut running = tokio::spawn((case.run)(context.clone()));
         let outcome = match tokio::time::timeout(limit, &mut running).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => Err(Broke { clause: None, what: panic.to_string() }),
@@ -124,7 +123,7 @@ impl Suite {
         };
         self.clean(&directory).await;
         match outcome {
-            Ok(()) => Verdict::Passed,
+            Ok(()) => Verdict::Passed(context.summary()),
             Err(Broke { clause, what }) => {
                 let clause = clause.unwrap_or(case.clauses[0]);
                 Verdict::Failed(Report { clause, what, log, seed: self.seed })

@@ -32,7 +32,7 @@ impl Column {
     pub fn failures(&self) -> impl Iterator<Item = (&'static Case, &crate::Report)> {
         self.results.iter().filter_map(|(case, verdict)| match verdict {
             Verdict::Failed(report) => Some((*case, report)),
-            Verdict::Passed | Verdict::NotRun(_) => None,
+            Verdict::Passed(_) | Verdict::NotRun(_) => None,
         })
     }
 
@@ -41,13 +41,13 @@ impl Column {
             return Cell::Broken;
         }
         let claiming = || self.results.iter().filter(|(case, _)| case.clauses.contains(&clause));
-        let proved = claiming().filter(|(_, verdict)| matches!(verdict, Verdict::Passed)).count();
+        let proved = claiming().filter(|(_, verdict)| matches!(verdict, Verdict::Passed(_))).count();
         if proved > 0 {
             return Cell::Proved(proved);
         }
         let needs = claiming().find_map(|(_, verdict)| match verdict {
             Verdict::NotRun(need) => Some(need.to_string()),
-            Verdict::Passed | Verdict::Failed(_) => None,
+            Verdict::Passed(_) | Verdict::Failed(_) => None,
         });
         let reason = || {
             if claiming().next().is_some() {
@@ -119,10 +119,10 @@ mod tests {
 
     #[test]
     fn the_table_counts_proofs_and_says_why_there_are_none() {
-        let all = column("whole", |_| Verdict::Passed);
+        let all = column("whole", |_| Verdict::Passed(None));
         let local = column("local", |case| match case.needs.first() {
             Some(need) => Verdict::NotRun(*need),
-            None => Verdict::Passed,
+            None => Verdict::Passed(None),
         });
         let table = Table(&[all, local]).to_string();
         assert!(table.starts_with("| clause | whole | local |\n|---|--:|--:|\n"), "{table}");

@@ -10,10 +10,7 @@ use kv_core::{Error, Event, Value, WatchHistory};
 use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
 use crate::client::{Client, Events};
 use crate::context::Context;
-use crate::judge::{
-    self, Change, Completeness, History, Linearizability, Op, Record, Tenure, judge_events, judge_order, judge_tenures,
-    judge_winners, linearizable,
-};
+use crate::judge::{self, Change, Completeness, History, Op, Tenure, judge_events, judge_registers, judge_tenures};
 use crate::random::Random;
 
 cases! { "concurrency":
@@ -68,7 +65,7 @@ async fn registers_are_linearizable(cx: Context) -> Outcome {
                         8 => Op::Remove(last),
                         _ => Op::Delete,
                     };
-                    match history.run(number, &kv, key, op).await {
+                    match history.run(number, &kv, key, op).await? {
                         judge::Outcome::Found(Value { index, .. }) | judge::Outcome::Wrote(index) => {
                             seen.insert(key, index);
                         }
@@ -81,36 +78,6 @@ async fn registers_are_linearizable(cx: Context) -> Outcome {
         })
         .await?;
         judge_registers(&history.records())?;
-    }
-    Ok(())
-}
-
-fn judge_registers(records: &[Record]) -> Outcome {
-    const STEPS: usize = 200_000;
-    judge_order(records)?;
-    judge_winners(records)?;
-    let mut by_key: BTreeMap<&str, Vec<Record>> = BTreeMap::new();
-    for record in records {
-        by_key.entry(&record.key).or_default().push(record.clone());
-    }
-    for (key, records) in by_key {
-        match linearizable(&records, STEPS) {
-            Linearizability::Linearizable => {}
-            Linearizability::Undecided => {
-                return Err(Broke::new("R1", format!("{key:?}: no order was found within {STEPS} steps")));
-            }
-            Linearizability::Not { placed, stuck } => {
-                let clause = if stuck.iter().any(|record| record.op == Op::Get) { "R1" } else { "W2" };
-                let lines =
-                    |records: &[Record]| records.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
-                let what = format!(
-                    "{key:?}: after {placed} operations none of these can come next:\n  {}\nof this history:\n  {}",
-                    lines(&stuck),
-                    lines(&records)
-                );
-                return Err(Broke::new(clause, what));
-            }
-        }
     }
     Ok(())
 }

@@ -140,7 +140,7 @@ async fn a_watch_survives_a_pause(cx: Context) -> Outcome {
 async fn calls_end_while_nobody_serves(cx: Context) -> Outcome {
     let kv = cx.client().await?;
     kv.set("a", "1").await?;
-    let members = faults(&cx)?.members();
+    let members = faults(&cx)?.endpoints().len();
     for kill in [true, false] {
         for member in 0..members {
             let fault = if kill { faults(&cx)?.kill(member) } else { faults(&cx)?.pause(member) };

@@ -1,6 +1,7 @@
 //! Every case, by subject.
 
 mod addresses;
+mod clusters;
 mod concurrency;
 mod ephemeral;
 mod faults;
@@ -16,7 +17,7 @@ mod writes;
 
 use crate::case::Case;
 
-const FILES: [&[Case]; 13] = [
+const FILES: [&[Case]; 14] = [
     keys::CASES,
     values::CASES,
     roots::CASES,
@@ -30,6 +31,7 @@ const FILES: [&[Case]; 13] = [
     concurrency::CASES,
     model::CASES,
     faults::CASES,
+    clusters::CASES,
 ];
 
 /// Every case, file by file.

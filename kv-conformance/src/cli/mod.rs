@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+pub(crate) mod judge;
 pub(crate) mod suite;
 
 /// Says why the program cannot do what it was asked to do.

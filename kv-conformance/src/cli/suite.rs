@@ -26,6 +26,10 @@ pub(crate) struct Arguments {
     #[cfg(feature = "servers")]
     #[arg(long, value_name = "STORE[=IMAGE]")]
     start: Vec<String>,
+    /// Starts this many members of each store; with three or more, the cases that hurt a cluster are run.
+    #[cfg(feature = "servers")]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    members: usize,
     /// Runs only the cases whose names contain this text, or that are about the clause of this name.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
@@ -59,7 +63,7 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     }
     #[cfg(feature = "servers")]
     for store in &arguments.start {
-        match arguments.run(start(store).await, &cases).await {
+        match arguments.run(arguments.start(store).await, &cases).await {
             Ok(column) => columns.push(column),
             Err(error) => return fail(format_args!("{store} cannot be tested: {error}")),
         }
@@ -88,23 +92,24 @@ fn write_between_marks(file: &Path, table: &str) -> std::io::Result<()> {
     }
 }
 
-#[cfg(feature = "servers")]
-async fn start(what: &str) -> Result<kv_conformance::servers::ServerFixture, String> {
-    use kv_conformance::servers::{Kind, Options, ServerFixture};
-    let (store, image) = what.split_once('=').map_or((what, None), |(store, image)| (store, Some(image)));
-    let kind = match store {
-        "etcd" => Kind::Etcd,
-        "consul" => Kind::Consul,
-        _ => return Err("only `etcd` and `consul` can be started".to_owned()),
-    };
-    let registry = Registry::linked();
-    let backend = registry.registrations().iter().find(|backend| backend.name == store);
-    let backend = backend.ok_or_else(|| format!("this program was built without kv-{store}"))?;
-    let options = image.map_or_else(Options::default, |image| Options::default().image(image));
-    ServerFixture::start(kind, 1, options, *backend).await.map_err(|error| error.to_string())
-}
-
 impl Arguments {
+    #[cfg(feature = "servers")]
+    async fn start(&self, what: &str) -> Result<kv_conformance::servers::ServerFixture, String> {
+        use kv_conformance::servers::{Kind, Options, ServerFixture};
+        let (store, image) = what.split_once('=').map_or((what, None), |(store, image)| (store, Some(image)));
+        let kind = match store {
+            "etcd" => Kind::Etcd,
+            "consul" => Kind::Consul,
+            _ => return Err("only `etcd` and `consul` can be started".to_owned()),
+        };
+        let registry = Registry::linked();
+        let backend = registry.registrations().iter().find(|backend| backend.name == store);
+        let backend = backend.ok_or_else(|| format!("this program was built without kv-{store}"))?;
+        let options = image.map_or_else(Options::default, |image| Options::default().image(image));
+        let started = ServerFixture::start(kind, self.members, options, *backend).await;
+        started.map(|fixture| fixture.with_effort(self.effort)).map_err(|error| error.to_string())
+    }
+
     fn selects(&self, case: &Case) -> bool {
         let matches = |text: &String| case.name.contains(text) || case.clauses.contains(&&**text);
         self.filter.as_ref().is_none_or(matches)
@@ -120,7 +125,7 @@ impl Arguments {
         let (mut passed, mut failed, mut not_run) = (0, 0, 0);
         while let Some((case, verdict)) = running.next().await {
             match &verdict {
-                Verdict::Passed => passed += 1,
+                Verdict::Passed(_) => passed += 1,
                 Verdict::Failed(_) => failed += 1,
                 Verdict::NotRun(_) => not_run += 1,
             }
@@ -134,7 +139,7 @@ impl Arguments {
     }
 }
 
-/// A bar on a terminal, and a line for each case elsewhere; failures are told in full on both.
+/// A bar on a terminal, and a line for each case elsewhere; failures and summaries are told in full on both.
 struct Progress {
     bar: Option<ProgressBar>,
 }
@@ -153,14 +158,15 @@ impl Progress {
 
     fn tell(&self, case: &Case, verdict: &Verdict) {
         let line = match verdict {
-            Verdict::Passed => format!("ok      {}", case.name),
+            Verdict::Passed(None) => format!("ok      {}", case.name),
+            Verdict::Passed(Some(summary)) => format!("ok      {}: {summary}", case.name),
             Verdict::NotRun(need) => format!("not run {}: {need}", case.name),
             Verdict::Failed(report) => format!("FAILED  {}: {}\n{report}", case.name, case.sentence),
         };
         match &self.bar {
             None => eprintln!("{line}"),
             Some(bar) => {
-                if matches!(verdict, Verdict::Failed(_)) {
+                if matches!(verdict, Verdict::Failed(_) | Verdict::Passed(Some(_))) {
                     bar.println(line);
                 }
                 bar.set_message(case.name);

@@ -4,23 +4,25 @@ use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use kv_core::{Event, EventType, Value};
+use serde::{Deserialize, Serialize};
 
-use super::Judgement;
+use super::{Judgement, text};
 use crate::Broke;
 
 /// A write that a store has acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The key that was written.
     pub key: String,
     /// The data that was written.
+    #[serde(with = "text")]
     pub data: Bytes,
     /// The index of the write.
     pub index: u64,
 }
 
 /// Which of the changes a watch must have delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Completeness {
     /// Every one.
     Every,

@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use kv_core::{Error, Kv, Value};
+use serde::{Deserialize, Serialize};
+
+use super::text;
 
 /// One operation on one key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// [`Kv::get`].
     Get,
     /// [`Kv::set`].
-    Set(Bytes),
+    Set(#[serde(with = "text")] Bytes),
     /// [`Kv::update`] at an index, 0 to create.
     Update(Value),
     /// [`Kv::delete`].
@@ -23,7 +26,7 @@ pub enum Op {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// A read found this.
     Found(Value),
@@ -42,7 +45,7 @@ pub enum Outcome {
 }
 
 /// An operation with its place in time: numbers that grow as operations begin and end, whoever's they are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Which client.
     pub client: usize,
@@ -84,7 +87,10 @@ impl History {
     }
 
     /// Does one operation and records it.
-    pub async fn run(&self, client: usize, kv: &Kv, key: &str, op: Op) -> Outcome {
+    ///
+    /// # Errors
+    /// What no store may answer to a valid operation, however much it is hurt: that is for the caller to judge.
+    pub async fn run(&self, client: usize, kv: &Kv, key: &str, op: Op) -> kv_core::Result<Outcome> {
         let began = self.moment();
         let result = match op.clone() {
             Op::Get => kv.get(key).await.map(Outcome::Found),
@@ -93,15 +99,17 @@ impl History {
             Op::Delete => kv.delete(key).await.map(|()| Outcome::Deleted),
             Op::Remove(index) => kv.remove(key, index).await.map(|()| Outcome::Deleted),
         };
-        let outcome = result.unwrap_or_else(|error| match error {
-            Error::NotFound { .. } => Outcome::Absent,
-            Error::Conflict { .. } => Outcome::Conflict,
-            Error::Indeterminate { .. } => Outcome::Unknown,
-            _ => Outcome::NotApplied,
-        });
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(Error::NotFound { .. }) => Outcome::Absent,
+            Err(Error::Conflict { .. }) => Outcome::Conflict,
+            Err(Error::Indeterminate { .. }) => Outcome::Unknown,
+            Err(Error::Unavailable { .. }) => Outcome::NotApplied,
+            Err(error) => return Err(error),
+        };
         let record = Record { client, key: key.to_owned(), op, outcome: outcome.clone(), began, ended: self.moment() };
         self.records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
-        outcome
+        Ok(outcome)
     }
 
     /// What was recorded so far, in the order in which it began.

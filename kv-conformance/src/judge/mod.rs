@@ -3,16 +3,27 @@
 //! A [`History`] is recorded while clients work at the same time; the judges read it afterwards, and know nothing of
 //! stores or time. Each gives the clause that is broken and the operations that show it.
 
+mod audit;
 mod events;
 mod history;
 mod linear;
+mod lives;
 mod order;
+mod recording;
+mod registers;
+mod sections;
 mod tenure;
+mod text;
 
+pub use audit::{Audit, judge_audits};
 pub use events::{Change, Completeness, judge_events};
 pub use history::{History, Op, Outcome, Record};
 pub use linear::{Linearizability, linearizable};
+pub use lives::{End, Life, Vanishing, judge_lives};
 pub use order::{judge_order, judge_winners};
+pub use recording::{Bank, Observation, Recording, Watches};
+pub use registers::judge_registers;
+pub use sections::{Section, Write, judge_sections};
 pub use tenure::{Tenure, judge_tenures};
 
 /// What a judge finds: the clause that is broken, and by which operations.

@@ -124,9 +124,14 @@ impl Cluster {
         self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()
     }
 
-    /// The address for `kv_core::connect`: all members of etcd, the first of Consul, which takes one host.
+    /// The address for `kv_core::connect`, of all members.
     pub fn address(&self) -> String {
-        self.compose(&self.default_hosts(), None)
+        self.address_at(&self.endpoints())
+    }
+
+    /// The address of whatever stands at these endpoints: some of the members, or what leads to them.
+    pub fn address_at(&self, endpoints: &[String]) -> String {
+        self.compose(&endpoints.join(","), None)
     }
 
     /// The address of one member.
@@ -135,19 +140,12 @@ impl Cluster {
     ///
     /// When there is no such member, as in every method that takes one.
     pub fn address_of(&self, member: usize) -> String {
-        self.compose(&self.endpoints()[member], None)
+        self.address_at(&self.endpoints()[member..=member])
     }
 
     /// The same as [`address`](Self::address), with credentials.
     pub fn address_as(&self, credential: &Credential) -> String {
-        self.compose(&self.default_hosts(), Some(credential))
-    }
-
-    fn default_hosts(&self) -> String {
-        match self.kind {
-            Kind::Etcd => self.endpoints().join(","),
-            Kind::Consul => self.endpoints()[0].clone(),
-        }
+        self.compose(&self.endpoints().join(","), Some(credential))
     }
 
     fn compose(&self, hosts: &str, credential: Option<&Credential>) -> String {

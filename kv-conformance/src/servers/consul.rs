@@ -1,6 +1,7 @@
 //! What is particular to Consul: how a server is configured, asked, and given tokens.
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use super::http::Http;
 use super::member::Plan;
 use super::tls::{CA, CLIENT_CERTIFICATE, CLIENT_KEY, SERVER_CERTIFICATE, SERVER_KEY};
 use super::{Access, Credential, Tls};
+use crate::fixture::Census;
 
 const CONFIGURATION: &str = "/kv/consul.json";
 
@@ -34,6 +36,8 @@ pub(super) fn configuration(plan: &Plan<'_>, management: Option<&Credential>) ->
         "disable_update_check": true,
         "leave_on_terminate": false,
         "log_level": "info",
+        // Without it the agent tells nobody how many files it has open.
+        "telemetry": { "prometheus_retention_time": "1h" },
         // Sessions end after twice their TTL; the usual least TTL of ten seconds would make each such test take 20.
         "session_ttl_min": "100ms",
         "performance": { "raft_multiplier": 1 },
@@ -113,6 +117,21 @@ pub(super) async fn leaders(http: &Http, peers: &[Ipv4Addr]) -> Vec<Option<usize
     };
     let answers = futures_util::future::join_all(asked).await;
     answers.into_iter().map(|answer| position(&answer.ok()?)).collect()
+}
+
+pub(super) async fn census(http: &Http, members: Range<usize>, token: Option<&Credential>) -> Result<Census, Error> {
+    let count = async |path: &str| {
+        let (status, text) = http.ask(members.start, Method::GET, path, None, header(token)).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(0);
+        }
+        let listed: Vec<Value> = serde_json::from_str(&text).doing(format!("{path}: {text}"))?;
+        Ok::<_, Error>(listed.len())
+    };
+    let keys = count("/v1/kv/?keys&consistent").await?;
+    let leases = count("/v1/session/list?consistent").await?;
+    let connections = http.open_files(members.clone(), "/v1/agent/metrics?format=prometheus", header(token)).await?;
+    Ok(Census { connections, leases, keys })
 }
 
 /// Makes a member that was cut off and its peers find one another now: by themselves they try only now and then.

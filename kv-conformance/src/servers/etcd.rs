@@ -1,6 +1,7 @@
 //! What is particular to etcd: how a member is configured, asked, and given users.
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +13,7 @@ use super::http::Http;
 use super::member::Plan;
 use super::tls::{CA, CLIENT_CERTIFICATE, CLIENT_KEY, SERVER_CERTIFICATE, SERVER_KEY};
 use super::{Access, Credential, Tls};
+use crate::fixture::Census;
 
 pub(super) fn arguments(plan: &Plan<'_>, port: u16) -> Vec<String> {
     let name = |member: usize| format!("m{member}");
@@ -78,14 +80,7 @@ async fn login(http: &Http, member: usize, user: &Credential) -> Result<(&'stati
 
 /// A member's own id and the id of the leader that it sees.
 async fn status(http: &Http, member: usize, root: Option<&Credential>) -> Option<(String, String)> {
-    let token = match root {
-        // Anew each time, for a test may have made tokens short-lived.
-        Some(root) => Some(login(http, member, root).await.ok()?),
-        None => None,
-    };
-    let header = token.as_ref().map(|(name, value)| (*name, value.as_str()));
-    let path = "/v3/maintenance/status";
-    let answer = http.ask_json(member, Method::POST, path, Some(&json!({})), header).await.ok()?;
+    let answer = post(http, member, "/v3/maintenance/status", &json!({}), root).await.ok()?;
     let id = |value: &Value| value.as_str().filter(|id| *id != "0").map(str::to_owned);
     Some((id(&answer["header"]["member_id"])?, id(&answer["leader"])?))
 }
@@ -99,6 +94,40 @@ pub(super) async fn leaders(http: &Http, members: usize, root: Option<&Credentia
             seen.iter().position(|other| other.as_ref().is_some_and(|(id, _)| id == leader))
         })
         .collect()
+}
+
+/// A request of the JSON gateway, as root where there is access control.
+async fn post(http: &Http, member: usize, path: &str, body: &Value, root: Option<&Credential>) -> Result<Value, Error> {
+    let token = match root {
+        // Anew each time, for a test may have made tokens short-lived.
+        Some(root) => Some(login(http, member, root).await?),
+        None => None,
+    };
+    let header = token.as_ref().map(|(name, value)| (*name, value.as_str()));
+    http.ask_json(member, Method::POST, path, Some(body), header).await
+}
+
+/// How many keys there are, and at which revision.
+async fn count(http: &Http, member: usize, root: Option<&Credential>) -> Result<Value, Error> {
+    let (key, range_end) = range("");
+    let everything = json!({"key": STANDARD.encode(key), "range_end": STANDARD.encode(range_end), "count_only": true});
+    post(http, member, "/v3/kv/range", &everything, root).await
+}
+
+/// Forgets every revision but the present one.
+pub(super) async fn compact(http: &Http, member: usize, root: Option<&Credential>) -> Result<(), Error> {
+    let counted = count(http, member, root).await?;
+    let body = json!({"revision": counted["header"]["revision"]});
+    post(http, member, "/v3/kv/compaction", &body, root).await.map(drop)
+}
+
+pub(super) async fn census(http: &Http, members: Range<usize>, root: Option<&Credential>) -> Result<Census, Error> {
+    let counted = count(http, members.start, root).await?;
+    let keys = counted["count"].as_str().and_then(|count| count.parse().ok()).unwrap_or_default();
+    let leases = post(http, members.start, "/v3/lease/leases", &json!({}), root).await?;
+    let leases = leases["leases"].as_array().map_or(0, Vec::len);
+    let connections = http.open_files(members, "/metrics", None).await?;
+    Ok(Census { connections, leases, keys })
 }
 
 /// Makes the root user and turns authentication on.

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use testcontainers::bollard::query_parameters::KillContainerOptionsBuilder;
+use testcontainers::bollard::query_parameters::{KillContainerOptionsBuilder, StopContainerOptionsBuilder};
 use tokio::time::sleep;
 
 use super::cluster::Cluster;
 use super::docker::Networks;
 use super::error::{Doing, Error};
 use super::{Kind, consul, etcd, member};
+use crate::fixture::Census;
 
 /// Generous, since it is only ever waited out by a server that has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,6 +45,51 @@ impl Cluster {
     pub async fn start_all_again(&self) -> Result<(), Error> {
         try_join_all((0..self.members()).map(|member| self.start_container(member))).await?;
         self.await_all().await
+    }
+
+    /// Stops a member as for maintenance (SIGTERM), starts it again, and waits until it serves.
+    ///
+    /// # Errors
+    ///
+    /// When it is not running, or does not serve within a minute.
+    pub async fn restart(&self, member: usize) -> Result<(), Error> {
+        let options = StopContainerOptionsBuilder::new().t(10).build();
+        self.run.engine.stop_container(self.container(member), Some(options)).await.doing("cannot stop a member")?;
+        self.start_again(member).await
+    }
+
+    /// Has etcd forget every revision but the present one.
+    ///
+    /// # Errors
+    ///
+    /// When the store is Consul, which keeps no history, or does not answer.
+    pub async fn compact(&self) -> Result<(), Error> {
+        match self.kind {
+            Kind::Etcd => etcd::compact(&self.http, self.first_serving().await?, self.admin.as_ref()).await,
+            Kind::Consul => Err(Error::new("Consul keeps no history")),
+        }
+    }
+
+    /// What the cluster holds on to for its clients, connections to all members together.
+    ///
+    /// # Errors
+    ///
+    /// When a member does not answer.
+    pub async fn census(&self) -> Result<Census, Error> {
+        let members = 0..self.members();
+        match self.kind {
+            Kind::Etcd => etcd::census(&self.http, members, self.admin.as_ref()).await,
+            Kind::Consul => consul::census(&self.http, members, self.admin.as_ref()).await,
+        }
+    }
+
+    async fn first_serving(&self) -> Result<usize, Error> {
+        for member in 0..self.members() {
+            if self.serves(member).await {
+                return Ok(member);
+            }
+        }
+        Err(Error::new("no member serves"))
     }
 
     async fn start_container(&self, member: usize) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use kv_core::{Environment, Kv, Limits, Registration, Registry};
 
 use super::{Cluster, Error, Kind, Options, address_from_environment};
-use crate::fixture::{Faults, Fixture};
+use crate::fixture::{Census, Faults, Fixture};
 
 /// etcd or Consul as a [`Fixture`], with every fault that a [`Cluster`] knows.
 ///
@@ -18,6 +18,7 @@ pub struct ServerFixture {
     registry: Registry,
     address: String,
     cluster: Option<Cluster>,
+    effort: u32,
 }
 
 impl ServerFixture {
@@ -29,11 +30,21 @@ impl ServerFixture {
     pub async fn start(kind: Kind, members: usize, options: Options, backend: Registration) -> Result<Self, Error> {
         let registry = Registry::new().with(backend);
         if let Some(address) = address_from_environment(kind) {
-            return Ok(Self { kind, name: kind.to_string(), registry, address, cluster: None });
+            return Ok(Self { kind, name: kind.to_string(), registry, address, cluster: None, effort: 1 });
         }
         let cluster = Cluster::start(kind, members, options).await?;
-        let name = format!("{kind} {}", cluster.version().await?);
-        Ok(Self { kind, name, registry, address: cluster.address(), cluster: Some(cluster) })
+        let mut name = format!("{kind} {}", cluster.version().await?);
+        if members > 1 {
+            name = format!("{name} x {members}");
+        }
+        Ok(Self { kind, name, registry, address: cluster.address(), cluster: Some(cluster), effort: 1 })
+    }
+
+    /// Has the random cases, and those with faults, try this many times over.
+    #[must_use]
+    pub fn with_effort(mut self, effort: u32) -> Self {
+        self.effort = effort;
+        self
     }
 }
 
@@ -45,6 +56,10 @@ impl Fixture for ServerFixture {
 
     async fn connect(&self) -> kv_core::Result<Kv> {
         self.registry.connect(&self.address).await
+    }
+
+    fn effort(&self) -> u32 {
+        self.effort
     }
 
     fn ttl(&self, limits: &Limits) -> Duration {
@@ -79,13 +94,17 @@ impl ServerFixture {
 
 #[async_trait]
 impl Faults for ServerFixture {
-    fn members(&self) -> usize {
-        self.cluster.as_ref().map_or(0, Cluster::members)
+    fn endpoints(&self) -> Vec<String> {
+        self.cluster.as_ref().map(Cluster::endpoints).unwrap_or_default()
     }
 
-    async fn connect_to(&self, member: usize) -> kv_core::Result<Kv> {
+    async fn connect_to(&self, endpoints: &[String]) -> kv_core::Result<Kv> {
         let cluster = self.cluster().map_err(kv_core::Error::invalid_address)?;
-        self.registry.connect(&cluster.address_of(member)).await
+        self.registry.connect(&cluster.address_at(endpoints)).await
+    }
+
+    async fn census(&self) -> Result<Census, String> {
+        self.cluster()?.census().await.map_err(|error| error.to_string())
     }
 
     async fn leader(&self) -> Result<usize, String> {
@@ -98,6 +117,10 @@ impl Faults for ServerFixture {
 
     async fn start_again(&self, member: usize) -> Result<(), String> {
         self.cluster()?.start_again(member).await.map_err(|error| error.to_string())
+    }
+
+    async fn restart(&self, member: usize) -> Result<(), String> {
+        self.cluster()?.restart(member).await.map_err(|error| error.to_string())
     }
 
     async fn pause(&self, member: usize) -> Result<(), String> {
@@ -116,5 +139,8 @@ impl Faults for ServerFixture {
     async fn rejoin(&self, member: usize) -> Result<(), String> {
         self.cluster()?.rejoin(member).await.map_err(|error| error.to_string())?;
         self.cluster()?.await_member(member).await.map_err(|error| error.to_string())
+    }
+    async fn compact(&self) -> Result<(), String> {
+        self.cluster()?.compact().await.map_err(|error| error.to_string())
     }
 }

@@ -1,5 +1,6 @@
 //! The HTTP client by which servers are asked how they are.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use reqwest::{Client, Method, StatusCode};
@@ -66,5 +67,22 @@ impl Http {
             return Err(Error::new(format!("{path}: {status}: {}", text.trim())));
         }
         serde_json::from_str(&text).doing(format!("{path}: {text}"))
+    }
+    /// How many files members have open, connections among them, as their metrics tell at `path`.
+    pub(super) async fn open_files(
+        &self,
+        members: Range<usize>,
+        path: &str,
+        header: Option<(&str, &str)>,
+    ) -> Result<usize, Error> {
+        let mut open = 0;
+        for member in members {
+            let (_, text) = self.ask(member, Method::GET, path, None, header).await?;
+            let told = text.lines().find_map(|line| line.strip_prefix("process_open_fds "));
+            open += told
+                .and_then(|number| number.trim().parse::<usize>().ok())
+                .ok_or_else(|| Error::new(format!("{path} does not tell how many files are open: {text}")))?;
+        }
+        Ok(open)
     }
 }

@@ -1,0 +1,146 @@
+//! What can happen to a cluster of three or more, one member of which is hurt at a time.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::progress::Progress;
+use super::storm::{Role, Storm};
+use crate::case::{Broke, Outcome};
+use crate::context::Context;
+use crate::fixture::Faults;
+
+/// How long a paused leader stands still: longer than a connection's sign of life may take.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// The fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    LeaderKilled,
+    EndpointKilled,
+    EveryMemberRestarted,
+    LeaderPaused,
+    LeaderCutOff,
+    EndpointCutOff,
+    CompactedBehindWatches,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LeaderKilled => "the leader was killed, and started again",
+            Self::EndpointKilled => "the member that all clients use was killed, and started again",
+            Self::EveryMemberRestarted => "every member was restarted, one after the other",
+            Self::LeaderPaused => "the leader stood still for ten seconds",
+            Self::LeaderCutOff => "the leader was cut off from its peers",
+            Self::EndpointCutOff => "the member that all clients use was cut off from its peers",
+            Self::CompactedBehindWatches => "the member that all observers use was killed, history compacted meanwhile",
+        })
+    }
+}
+
+/// A fault on its way, with its victim.
+pub(crate) struct Nemesis {
+    fault: Fault,
+    victim: usize,
+    endpoints: Vec<String>,
+}
+
+impl Nemesis {
+    /// Chooses the victim: the leader, or one of its followers.
+    pub(crate) async fn new(cx: &Context, fault: Fault) -> Outcome<Self> {
+        let faults = faults(cx)?;
+        let endpoints = faults.endpoints();
+        let leader = faults.leader().await.map_err(|error| Broke::new("A6", error))?;
+        let victim = match fault {
+            Fault::LeaderKilled | Fault::LeaderPaused | Fault::LeaderCutOff | Fault::EveryMemberRestarted => leader,
+            Fault::EndpointKilled | Fault::EndpointCutOff | Fault::CompactedBehindWatches => {
+                (leader + 1) % endpoints.len()
+            }
+        };
+        Ok(Self { fault, victim, endpoints })
+    }
+
+    /// All endpoints, this one first.
+    fn beginning_with(&self, member: usize) -> Vec<String> {
+        let mut endpoints = self.endpoints.clone();
+        endpoints.rotate_left(member % self.endpoints.len());
+        endpoints
+    }
+}
+
+fn faults(cx: &Context) -> Outcome<&dyn Faults> {
+    cx.fixture().faults().ok_or_else(|| Broke::new("A6", "the fixture has no faults"))
+}
+
+/// Does what the fixture can; that it cannot is no fault of the store's.
+async fn done(cx: &Context, what: &str, deed: impl Future<Output = Result<(), String>>) -> Outcome {
+    cx.note(what);
+    deed.await.map_err(|error| Broke { clause: None, what: format!("the fixture could not {what}: {error}") })
+}
+
+#[async_trait]
+impl Storm for Nemesis {
+    fn about(&self) -> String {
+        format!("of {} members, {}", self.endpoints.len(), self.fault)
+    }
+
+    fn endpoints(&self, role: Role, number: usize) -> Option<Vec<String>> {
+        Some(match (self.fault, role) {
+            (Fault::EndpointKilled | Fault::EndpointCutOff, _) => self.beginning_with(self.victim),
+            (Fault::CompactedBehindWatches, Role::Observer) => vec![self.endpoints[self.victim].clone()],
+            (Fault::CompactedBehindWatches, Role::Client) => self.beginning_with(self.victim + 1 + number % 2),
+            _ => self.beginning_with(number),
+        })
+    }
+
+    async fn strike(&self, cx: &Context, progress: &Progress<'_>) -> Outcome {
+        let (faults, victim) = (faults(cx)?, self.victim);
+        match self.fault {
+            Fault::LeaderKilled | Fault::EndpointKilled => {
+                done(cx, "kill a member", faults.kill(victim)).await?;
+                progress.everyone("while a member is down").await?;
+                done(cx, "start it again", faults.start_again(victim)).await
+            }
+            Fault::EveryMemberRestarted => {
+                for member in 0..self.endpoints.len() {
+                    done(cx, &format!("restart member {member}"), faults.restart(member)).await?;
+                    progress.everyone("after a member was restarted").await?;
+                }
+                Ok(())
+            }
+            Fault::LeaderPaused => {
+                done(cx, "pause a member", faults.pause(victim)).await?;
+                let (served, ()) = tokio::join!(
+                    progress.everyone("while a member stands still"),
+                    // It is the pause itself that is to be this long.
+                    tokio::time::sleep(PAUSE)
+                );
+                served?;
+                done(cx, "let it go on", faults.resume(victim)).await
+            }
+            Fault::LeaderCutOff | Fault::EndpointCutOff => {
+                done(cx, "cut a member off", faults.isolate(victim)).await?;
+                progress.everyone("while a member is cut off").await?;
+                done(cx, "let it rejoin", faults.rejoin(victim)).await
+            }
+            Fault::CompactedBehindWatches => {
+                done(cx, "kill a member", faults.kill(victim)).await?;
+                progress.of("while a member is down", |tally| tally.workload != "observers").await?;
+                done(cx, "compact the history", faults.compact()).await?;
+                done(cx, "start it again", faults.start_again(victim)).await
+            }
+        }
+    }
+
+    async fn mend(&self, cx: &Context) {
+        let Ok(faults) = faults(cx) else { return };
+        // What is not hurt in this way says so, and no harm is done.
+        for member in 0..self.endpoints.len() {
+            let _ = faults.resume(member).await;
+            let _ = faults.rejoin(member).await;
+            let _ = faults.start_again(member).await;
+        }
+    }
+}

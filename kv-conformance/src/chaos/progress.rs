@@ -1,0 +1,36 @@
+//! Waiting for the clients of workloads to get on.
+
+use super::tally::Tally;
+use crate::case::Outcome;
+use crate::context::Context;
+
+/// How often each client must have been served before it counts as getting on.
+const TIMES: usize = 3;
+
+/// The workloads of a run, as seen by what hurts the store.
+pub(crate) struct Progress<'a> {
+    pub(crate) cx: &'a Context,
+    pub(crate) tallies: &'a [&'a Tally],
+}
+
+impl Progress<'_> {
+    /// Waits until every client of every workload was served a few more times; A6 is broken if that does not come.
+    pub(crate) async fn everyone(&self, when: &str) -> Outcome {
+        self.of(when, |_| true).await
+    }
+
+    /// The same of those workloads only.
+    pub(crate) async fn of(&self, when: &str, counts: impl Fn(&Tally) -> bool + Send + Sync) -> Outcome {
+        let tallies: Vec<&Tally> = self.tallies.iter().copied().filter(|tally| counts(tally)).collect();
+        for tally in &tallies {
+            tally.mark();
+        }
+        let behind = || tallies.iter().map(|tally| (tally.workload, tally.behind(TIMES)));
+        let all = || async { Ok(behind().all(|(_, clients)| clients.is_empty()).then_some(())) };
+        self.cx.until("A6", &format!("every client is served {when}"), all).await.map_err(|mut broke| {
+            let late: Vec<_> = behind().filter(|(_, clients)| !clients.is_empty()).collect();
+            broke.what = format!("{}; still waiting: {late:?}", broke.what);
+            broke
+        })
+    }
+}

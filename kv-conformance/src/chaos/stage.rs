@@ -1,0 +1,98 @@
+//! What the workloads of one run share: where they connect, when they end, what time it is.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kv_core::{Kv, Result};
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::storm::{Role, Storm};
+use crate::case::Outcome;
+use crate::context::Context;
+use crate::random::Random;
+
+/// One run of the workloads, on a directory of its own.
+#[derive(Clone)]
+pub(crate) struct Stage {
+    pub(crate) cx: Context,
+    storm: Arc<dyn Storm>,
+    directory: String,
+    round: u32,
+    began: Instant,
+    over: Arc<watch::Sender<bool>>,
+    /// `None` while the fault is in force.
+    calm_since: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Stage {
+    pub(crate) fn new(cx: &Context, storm: Arc<dyn Storm>, round: u32) -> Self {
+        Self {
+            cx: cx.clone(),
+            storm,
+            directory: format!("{}/round-{round}", cx.directory()),
+            round,
+            began: Instant::now(),
+            over: Arc::new(watch::Sender::new(false)),
+            calm_since: Arc::new(Mutex::new(Some(Instant::now()))),
+        }
+    }
+
+    /// A new client, at the endpoints that the storm gives to its role.
+    pub(crate) async fn connect(&self, role: Role, number: usize) -> Result<Kv> {
+        let kv = match (self.storm.endpoints(role, number), self.cx.fixture().faults()) {
+            (Some(endpoints), Some(faults)) => faults.connect_to(&endpoints).await?,
+            _ => self.cx.fixture().connect().await?,
+        };
+        kv.scoped(&self.directory)
+    }
+
+    /// Connects again and again until it succeeds, for clients that come while the store is being hurt.
+    pub(crate) async fn connect_in_the_end(&self, role: Role, number: usize) -> Outcome<Kv> {
+        self.cx.until("A6", "a client connects", || async { Ok(self.connect(role, number).await.ok()) }).await
+    }
+
+    pub(crate) fn random(&self, stream: u64) -> Random {
+        Random::new(self.cx.seed(), u64::from(self.round) << 32 | stream)
+    }
+
+    /// A time to live that outlasts what a healthy cluster takes to elect another leader.
+    pub(crate) fn ttl(&self) -> Duration {
+        (self.cx.ttl() * 2).clamp(Duration::from_secs(4), self.cx.limits().max_ttl)
+    }
+
+    pub(crate) fn millis(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        *self.over.borrow()
+    }
+
+    /// Returns when the workloads are to end.
+    pub(crate) async fn over(&self) {
+        // The sender is part of this stage, so that it cannot be gone.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    pub(crate) fn end(&self) {
+        self.over.send_replace(true);
+    }
+
+    /// Since when no fault is in force; `None` while one is.
+    pub(crate) fn calm_since(&self) -> Option<Instant> {
+        *self.calm_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_calm(&self, calm: bool) {
+        *self.calm_since.lock().unwrap_or_else(PoisonError::into_inner) = calm.then(Instant::now);
+    }
+}
+
+/// The rate at which one client of a workload works: enough for many operations to be under way when a fault
+/// strikes, and few enough for a history that can be judged.
+pub(crate) fn pace(millis: u64) -> Interval {
+    let mut interval = tokio::time::interval(Duration::from_millis(millis));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}

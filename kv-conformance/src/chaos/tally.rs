@@ -1,0 +1,184 @@
+//! What the clients of a workload were answered, and for how long each was not.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kv_core::Error;
+
+use crate::case::{Broke, Outcome};
+
+/// The answers of one workload's clients. Clones count together.
+#[derive(Debug, Clone)]
+pub(crate) struct Tally {
+    pub(crate) workload: &'static str,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    clients: BTreeMap<usize, Client>,
+    ok: usize,
+    conflict: usize,
+    lost: usize,
+    unavailable: usize,
+    indeterminate: usize,
+    events: usize,
+    compacted: usize,
+    /// The fault has begun.
+    struck: bool,
+    /// Of `unavailable`, `indeterminate` and `compacted`, those since then.
+    trouble: usize,
+    longest_before: Duration,
+    longest_since: Duration,
+}
+
+#[derive(Debug)]
+struct Client {
+    answered: Instant,
+    /// How often since the last [`Tally::mark`].
+    served: usize,
+}
+
+impl Tally {
+    /// Counts the clients from 0 up to this number in.
+    pub(crate) fn new(workload: &'static str, clients: usize) -> Self {
+        let tally = Self { workload, counts: Arc::default() };
+        for client in 0..clients {
+            tally.enter(client);
+        }
+        tally
+    }
+
+    /// Counts a client in from now on: it is waited for when everyone is.
+    pub(crate) fn enter(&self, client: usize) {
+        self.counts().clients.insert(client, Client { answered: Instant::now(), served: 0 });
+    }
+
+    /// Counts a client out.
+    pub(crate) fn leave(&self, client: usize) {
+        self.counts().clients.remove(&client);
+    }
+
+    /// Makes a call for a client, and counts what came of it.
+    pub(crate) async fn call<T>(
+        &self,
+        client: usize,
+        call: impl Future<Output = kv_core::Result<T>>,
+    ) -> kv_core::Result<T> {
+        let result = call.await;
+        self.note(client, result.as_ref().err());
+        result
+    }
+
+    /// Counts what came of a call that was made elsewhere.
+    pub(crate) fn note(&self, client: usize, error: Option<&Error>) {
+        let mut counts = self.counts();
+        match error {
+            Some(Error::Unavailable { .. }) => {
+                counts.unavailable += 1;
+                counts.trouble += usize::from(counts.struck);
+                return;
+            }
+            Some(Error::Indeterminate { .. }) => {
+                counts.indeterminate += 1;
+                counts.trouble += usize::from(counts.struck);
+                return;
+            }
+            Some(Error::Conflict { .. }) => counts.conflict += 1,
+            Some(Error::Lost { .. }) => counts.lost += 1,
+            _ => counts.ok += 1,
+        }
+        counts.answered(client);
+    }
+
+    /// A client has done something else meanwhile: it is waiting for an answer from now on only.
+    pub(crate) fn rest(&self, client: usize) {
+        if let Some(client) = self.counts().clients.get_mut(&client) {
+            client.answered = Instant::now();
+        }
+    }
+
+    /// Counts an event that a client was given.
+    pub(crate) fn event(&self, client: usize) {
+        let mut counts = self.counts();
+        counts.events += 1;
+        counts.answered(client);
+    }
+
+    /// A watch ended, since the store has forgotten what comes next.
+    pub(crate) fn compacted(&self) {
+        let mut counts = self.counts();
+        counts.compacted += 1;
+        counts.trouble += usize::from(counts.struck);
+    }
+
+    /// The fault begins now.
+    pub(crate) fn strike(&self) {
+        self.counts().struck = true;
+    }
+
+    /// Whether there was any trouble, or much longer without an answer, since the fault began.
+    pub(crate) fn bitten(&self) -> bool {
+        let counts = self.counts();
+        counts.trouble > 0 || counts.longest_since > counts.longest_before * 3
+    }
+
+    /// Begins to count anew how often each client is served.
+    pub(crate) fn mark(&self) {
+        self.counts().clients.values_mut().for_each(|client| client.served = 0);
+    }
+
+    /// Who was served less than `times` since [`mark`](Self::mark).
+    pub(crate) fn behind(&self, times: usize) -> Vec<usize> {
+        let counts = self.counts();
+        counts.clients.iter().filter(|(_, client)| client.served < times).map(|(number, _)| *number).collect()
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn answered(&mut self, client: usize) {
+        let Some(client) = self.clients.get_mut(&client) else { return };
+        let waited = client.answered.elapsed();
+        client.answered = Instant::now();
+        client.served += 1;
+        let longest = if self.struck { &mut self.longest_since } else { &mut self.longest_before };
+        *longest = waited.max(*longest);
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.counts();
+        let Counts { ok, conflict, lost, unavailable, indeterminate, events, compacted, .. } = &*counts;
+        let operations = ok + conflict + lost + unavailable + indeterminate;
+        write!(f, "{:<9} {operations:>6} operations: {ok} ok", self.workload)?;
+        for (number, what) in [
+            (conflict, "conflict"),
+            (lost, "lost"),
+            (unavailable, "unavailable"),
+            (indeterminate, "indeterminate"),
+            (events, "events"),
+            (compacted, "compacted"),
+        ] {
+            if *number > 0 {
+                write!(f, ", {number} {what}")?;
+            }
+        }
+        let (before, since) = (counts.longest_before.as_secs_f64(), counts.longest_since.as_secs_f64());
+        write!(f, "; longest without an answer {before:.2} s before the fault, {since:.2} s since")
+    }
+}
+
+/// Takes what a store that is being hurt may answer; anything else breaks A5.
+pub(crate) fn tolerate(error: Error) -> Outcome {
+    match error {
+        Error::Unavailable { .. } | Error::Indeterminate { .. } | Error::Conflict { .. } | Error::Lost { .. } => Ok(()),
+        error => Err(Broke::new("A5", format!("a fault does not explain this answer: {error}"))),
+    }
+}

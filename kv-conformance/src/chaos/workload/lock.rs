@@ -1,0 +1,111 @@
+//! A counter behind a lock: do the holders' guarded writes come in the order of their tokens, and is none lost?
+//!
+//! Each holder raises a second counter without the lock's guard. What is lost of that is no store's fault: a holder
+//! that stands still long enough is not the holder any more, and does not know. It is counted, to be shown.
+
+use std::time::Duration;
+
+use kv_core::{Error, Kv, Lock, Value};
+
+use super::Clients;
+use crate::case::{Outcome, check};
+use crate::chaos::stage::{Stage, pace};
+use crate::chaos::storm::Role;
+use crate::chaos::tally::{Tally, tolerate};
+use crate::judge::{Section, Write};
+
+const CLIENTS: usize = 4;
+/// One holder in so many stands still for longer than its time to live.
+const STALLS: u32 = 16;
+/// All of them wait for one another: it is the lock that is to be handed on, whoever it is handed to.
+const ANYONE: usize = 0;
+
+/// What the holders did, and what came of their counters.
+pub(crate) struct Held {
+    pub(crate) sections: Vec<Section>,
+    pub(crate) counter: u64,
+    /// Increments without guard that were acknowledged, and are not there.
+    pub(crate) lost_unguarded: u64,
+}
+
+pub(crate) async fn run(stage: Stage, tally: Tally) -> Outcome<Held> {
+    let kv = stage.connect(Role::Client, 0).await?;
+    kv.txn().set("guarded", "0").set("unguarded", "0").commit().await?;
+    let mut clients = Clients::default();
+    for number in 0..CLIENTS {
+        clients.spawn(contend(stage.clone(), tally.clone(), number));
+    }
+    let results = clients.join().await?;
+    tally.leave(ANYONE);
+    let read = |key: &'static str| {
+        let kv = &kv;
+        stage.cx.until("A6", "a counter is read", move || async move { Ok(kv.get(key).await.ok()) })
+    };
+    let counter = count(&read("guarded").await?);
+    let (mut sections, mut raised) = (Vec::new(), 0);
+    for (mut some, unguarded) in results {
+        sections.append(&mut some);
+        raised += unguarded;
+    }
+    let lost_unguarded = raised.saturating_sub(count(&read("unguarded").await?));
+    check!("L4", !sections.is_empty(), "nobody ever got the lock");
+    Ok(Held { sections, counter, lost_unguarded })
+}
+
+fn count(value: &Value) -> u64 {
+    String::from_utf8_lossy(&value.data).parse().unwrap_or_default()
+}
+
+/// The sections of one contender, and how often it has raised the other counter.
+async fn contend(stage: Stage, tally: Tally, number: usize) -> Outcome<(Vec<Section>, u64)> {
+    let kv = stage.connect(Role::Client, number).await?;
+    let mut random = stage.random(200 + number as u64);
+    let (mut sections, mut raised) = (Vec::new(), 0);
+    let mut pace = pace(25);
+    while !stage.is_over() {
+        pace.tick().await;
+        // The wait is not counted as an answer that does not come.
+        let lock = match kv.lock("lock", stage.ttl()).await {
+            Ok(lock) => lock,
+            Err(error) => {
+                tally.note(ANYONE, Some(&error));
+                tolerate(error)?;
+                continue;
+            }
+        };
+        tally.rest(ANYONE);
+        let stall = if random.below(STALLS) == 0 { stage.cx.beyond(lock.ttl()) } else { Duration::ZERO };
+        match section(&tally, &kv, &lock, number, stall).await {
+            Ok(section) => sections.push(section),
+            Err(error) => tolerate(error)?,
+        }
+        let raising = async {
+            let read = kv.get("unguarded").await?;
+            kv.set("unguarded", (count(&read) + 1).to_string()).await
+        };
+        match tally.call(ANYONE, raising).await {
+            Ok(_) => raised += 1,
+            Err(error) => tolerate(error)?,
+        }
+        if let Err(error) = tally.call(ANYONE, lock.unlock()).await {
+            tolerate(error)?;
+        }
+    }
+    Ok((sections, raised))
+}
+
+async fn section(tally: &Tally, kv: &Kv, lock: &Lock, client: usize, stall: Duration) -> kv_core::Result<Section> {
+    let count = count(&tally.call(ANYONE, kv.get("guarded")).await?) + 1;
+    if !stall.is_zero() {
+        // As a process does that the system does not let run.
+        tokio::time::sleep(stall).await;
+        tally.rest(ANYONE);
+    }
+    let write = match tally.call(ANYONE, kv.txn().held(lock).set("guarded", count.to_string()).commit()).await {
+        Ok(index) => Write::Applied(index.unwrap_or_default()),
+        Err(Error::Lost { .. }) => Write::Refused,
+        Err(Error::Indeterminate { .. }) => Write::Unknown,
+        Err(error) => return Err(error),
+    };
+    Ok(Section { client, token: lock.token(), count, write })
+}

@@ -1,0 +1,86 @@
+//! Single keys, read and written by a few clients each: is there an order that explains every answer?
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kv_core::{Error, Value};
+
+use super::Clients;
+use crate::case::Outcome;
+use crate::chaos::stage::{Stage, pace};
+use crate::chaos::storm::Role;
+use crate::chaos::tally::{Tally, tolerate};
+use crate::judge::{self, History, Op, Record};
+
+/// How many keys are in use at a time.
+const GROUPS: usize = 3;
+/// How many clients share one.
+const SHARING: usize = 4;
+pub(crate) const CLIENTS: usize = GROUPS * SHARING;
+/// After so many operations a group goes on to a new key: the search for an order is exponential at worst.
+const OPERATIONS: usize = 100;
+
+pub(crate) async fn run(stage: Stage, tally: Tally) -> Outcome<Vec<Record>> {
+    let history = History::new();
+    let mut clients = Clients::default();
+    for group in 0..GROUPS {
+        let counter: Arc<AtomicUsize> = Arc::default();
+        for member in 0..SHARING {
+            let number = group * SHARING + member;
+            clients.spawn(client(stage.clone(), tally.clone(), history.clone(), counter.clone(), group, number));
+        }
+    }
+    clients.join().await?;
+    Ok(history.records())
+}
+
+async fn client(
+    stage: Stage,
+    tally: Tally,
+    history: History,
+    counter: Arc<AtomicUsize>,
+    group: usize,
+    number: usize,
+) -> Outcome {
+    let kv = stage.connect(Role::Client, number).await?;
+    let mut random = stage.random(number as u64);
+    let mut known: HashMap<String, u64> = HashMap::new();
+    let mut pace = pace(25);
+    for step in 0.. {
+        pace.tick().await;
+        if stage.is_over() {
+            break;
+        }
+        let key = format!("register/{group}-{}", counter.fetch_add(1, Ordering::Relaxed) / OPERATIONS);
+        let last = known.get(&key).copied().unwrap_or_default();
+        let data = format!("{number}.{step}");
+        let op = match random.below(10) {
+            0..=3 => Op::Get,
+            4 | 5 => Op::Set(data.into()),
+            6 | 7 => Op::Update(Value::new(data, last)),
+            8 => Op::Remove(last),
+            _ => Op::Delete,
+        };
+        let outcome = match history.run(number, &kv, &key, op).await {
+            Ok(outcome) => outcome,
+            Err(error) => return tolerate(error),
+        };
+        let error = match outcome {
+            judge::Outcome::Found(Value { index, .. }) | judge::Outcome::Wrote(index) => {
+                known.insert(key, index);
+                None
+            }
+            judge::Outcome::Absent | judge::Outcome::Deleted => {
+                known.remove(&key);
+                None
+            }
+            judge::Outcome::Conflict => Some(Error::Conflict { key }),
+            judge::Outcome::NotApplied => Some(Error::unavailable("")),
+            judge::Outcome::Unknown => Some(Error::indeterminate("")),
+        };
+        tally.note(number, error.as_ref());
+    }
+    tally.leave(number);
+    Ok(())
+}

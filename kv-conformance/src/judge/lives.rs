@@ -1,0 +1,93 @@
+//! Ephemeral keys: how long each was kept alive, and when others saw it go.
+
+use serde::{Deserialize, Serialize};
+
+use super::Judgement;
+use crate::Broke;
+
+/// One registration of a key, from its creation to its end. Times are milliseconds from the beginning of the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// The key.
+    pub key: String,
+    /// Its data, by which this registration is told from others of the same key.
+    pub data: String,
+    /// Until when the last renewal that succeeded keeps it: its time to live from when that renewal began.
+    pub kept_until: u64,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How a registration ended, from its holder's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// The holder began to remove it then.
+    Destroyed(u64),
+    /// The holder died, and renewed it no more.
+    Killed,
+    /// The holder was told then that it is lost.
+    Lost(u64),
+}
+
+/// A deletion as an observer saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vanishing {
+    /// The key.
+    pub key: String,
+    /// The data that it had last.
+    pub data: String,
+    /// When it was seen to be gone.
+    pub seen: u64,
+}
+
+/// Judges registrations: none vanishes, and none is lost, before its time, unless its holder removes it.
+///
+/// That all of them vanish in the end is for the one who waits for it to see.
+///
+/// # Errors
+/// [`Broke`] with L1 for a key that vanished, L2 for one that its holder was told to have lost.
+pub fn judge_lives(lives: &[Life], vanishings: &[Vanishing]) -> Judgement {
+    for life in lives {
+        if let End::Lost(at) = life.end
+            && at < life.kept_until
+        {
+            return Err(Broke::new("L2", format!("lost, though renewed in time: {life:?}")));
+        }
+        let vanishing = vanishings.iter().find(|one| one.key == life.key && one.data == life.data);
+        let Some(vanishing) = vanishing else { continue };
+        let earliest = match life.end {
+            End::Destroyed(at) => at.min(life.kept_until),
+            End::Killed | End::Lost(_) => life.kept_until,
+        };
+        if vanishing.seen < earliest {
+            return Err(Broke::new("L1", format!("{vanishing:?}, before its time: {life:?}")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken(end: End, seen: u64) -> Option<&'static str> {
+        let life = Life { key: "k".into(), data: "1".into(), kept_until: 5000, end };
+        let vanishing = Vanishing { key: "k".into(), data: "1".into(), seen };
+        let other = Vanishing { data: "0".into(), seen: 1, ..vanishing.clone() };
+        judge_lives(&[life], &[other, vanishing]).err().and_then(|broke| broke.clause)
+    }
+
+    #[test]
+    fn what_lapsed_or_was_removed_is_right() {
+        assert_eq!(broken(End::Killed, 5000), None);
+        assert_eq!(broken(End::Lost(5200), 5100), None);
+        assert_eq!(broken(End::Destroyed(3000), 3001), None);
+    }
+
+    #[test]
+    fn what_went_before_its_time_is_found() {
+        assert_eq!(broken(End::Killed, 4999), Some("L1"));
+        assert_eq!(broken(End::Destroyed(3000), 2999), Some("L1"));
+        assert_eq!(broken(End::Lost(4000), 6000), Some("L2"));
+    }
+}
