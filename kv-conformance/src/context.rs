@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::case::{Broke, Outcome};
 use crate::client::Client;
-use crate::fixture::Fixture;
+use crate::fixture::{Faults, Fixture};
 use crate::log::Log;
 
 /// What a case is given.
@@ -47,6 +47,22 @@ impl Context {
 
     pub(crate) fn fixture(&self) -> &dyn Fixture {
         &*self.fixture
+    }
+
+    /// The means to hurt the store, which a case that uses them says it needs.
+    pub(crate) fn faults(&self) -> Outcome<&dyn Faults> {
+        self.fixture.faults().ok_or_else(|| Broke { clause: None, what: "the fixture has no faults".to_owned() })
+    }
+
+    /// Has the fixture do something, and notes it; that it cannot is no fault of the store's.
+    pub(crate) async fn hurt(&self, what: &str, fault: impl Future<Output = Result<(), String>>) -> Outcome {
+        self.note(what);
+        fault.await.map_err(|error| Broke { clause: None, what: format!("the fixture could not {what}: {error}") })
+    }
+
+    /// The member that leads.
+    pub(crate) async fn leader(&self) -> Outcome<usize> {
+        self.faults()?.leader().await.map_err(|error| Broke::new("A6", error))
     }
 
     /// The directory of this case, from the store's root.

@@ -1,5 +1,6 @@
 //! Calls to the cluster: which endpoint, with which token, and what is tried again.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,9 @@ use crate::txn::Write;
 
 /// An endpoint that has not answered for this long gets company: the next one is tried beside it.
 const STAGGER: Duration = Duration::from_millis(300);
+
+/// How soon an endpoint is asked again that has no leader.
+const ELECTION: Duration = Duration::from_millis(150);
 
 /// The cluster, as seen by one backend: one current connection, shared by every call and stream.
 pub(crate) struct Client {
@@ -167,14 +171,15 @@ impl Client {
     }
 
     /// Tries the endpoints in turn, each a little after the one before unless that has failed; the first wins.
+    ///
+    /// An election is waited for: calls go on after it, instead of failing for as long as it takes.
     async fn connect(&self, deadline: Instant) -> Result<Connection, Unreachable> {
         let endpoints: &[Endpoint] = &self.config.endpoints;
         let first = self.first.load(Ordering::Relaxed);
-        let mut waiting: std::collections::VecDeque<usize> =
-            (0..endpoints.len()).map(|i| (first + i) % endpoints.len()).collect();
+        let mut waiting: VecDeque<usize> = (0..endpoints.len()).map(|i| (first + i) % endpoints.len()).collect();
         let mut trying = FuturesUnordered::new();
         let mut tried: Vec<usize> = Vec::new();
-        let mut failures: Vec<(String, Unreachable)> = Vec::new();
+        let mut failures: BTreeMap<usize, Unreachable> = BTreeMap::new();
         let mut next = Instant::now();
         while !(waiting.is_empty() && trying.is_empty()) {
             tokio::select! {
@@ -182,24 +187,35 @@ impl Client {
                 Some((index, result)) = trying.next() => match result {
                     Ok(connection) => return Ok(connection),
                     Err(failure) => {
+                        let failure: Unreachable = failure;
                         tried.retain(|one| *one != index);
-                        failures.push((endpoints[index].address.clone(), failure));
                         next = Instant::now();
+                        if failure.is_leaderless() {
+                            waiting.push_back(index);
+                            next += ELECTION;
+                        }
+                        failures.insert(index, failure);
                     }
                 },
                 () = sleep_until(deadline) => break,
                 () = sleep_until(next), if !waiting.is_empty() => {
                     let index = waiting.pop_front().unwrap_or(first);
                     tried.push(index);
-                    trying.push(async move { (index, Connection::open(&endpoints[index], index).await) });
+                    trying.push(self.open(index));
                     next = Instant::now() + STAGGER;
                 }
             }
         }
-        let silent = tried.into_iter().chain(waiting);
-        failures
-            .extend(silent.map(|index| (endpoints[index].address.clone(), Unreachable::for_now("no answer in time"))));
+        for silent in tried.into_iter().chain(waiting) {
+            failures.entry(silent).or_insert_with(|| Unreachable::for_now("no answer in time"));
+        }
+        let failures: Vec<_> =
+            failures.into_iter().map(|(index, failure)| (endpoints[index].address.clone(), failure)).collect();
         Err(Unreachable::all(&failures))
+    }
+
+    async fn open(&self, index: usize) -> (usize, Result<Connection, Unreachable>) {
+        (index, Connection::open(&self.config.endpoints[index], index).await)
     }
 
     async fn token(&self, connection: &Connection) -> Result<Token, Failed> {

@@ -59,7 +59,8 @@ impl Connection {
         let origin = endpoint.origin.clone();
         let mut connection = Self { grpc: Sender(sender), origin, endpoint: index, driver };
         match connection.prove().await {
-            Ok(()) => Ok(connection),
+            Ok(true) => Ok(connection),
+            Ok(false) => Err(Unreachable::leaderless()),
             Err(status) => {
                 let ended = connection.driver.reason().await;
                 Err(Unreachable::from_first_call(&status, ended.as_deref(), endpoint.tls.is_some()))
@@ -107,18 +108,17 @@ impl Connection {
         Ok(grpc)
     }
 
-    /// Only an etcd member that has a leader is worth sending to, and a server that does not answer shows here,
-    /// before any request is at stake.
-    async fn prove(&self) -> Result<(), Status> {
+    /// Whether it is an etcd member that has a leader, for only that is worth sending to. A server that does not
+    /// answer shows here, before any request is at stake.
+    async fn prove(&self) -> Result<bool, Status> {
         match self.unary(StatusRequest {}, None).await {
             Ok(member) if member.is_learner => {
                 Err(Status::unavailable("it is a learner, which does not serve clients"))
             }
-            Ok(member) if member.leader == 0 => Err(Status::unavailable("it has no leader")),
-            Ok(_) => Ok(()),
+            Ok(member) => Ok(member.leader != 0),
             // It is etcd all right, and keeps its status to those who are logged in.
-            Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => Ok(()),
-            Err(status) if status.message().ends_with("user name is empty") => Ok(()),
+            Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => Ok(true),
+            Err(status) if status.message().ends_with("user name is empty") => Ok(true),
             Err(status) => Err(status),
         }
     }

@@ -27,6 +27,8 @@ pub(crate) struct Unreachable {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
+    /// It is there, and its cluster elects a leader: that takes a second or two.
+    Leaderless,
     /// It may be there later.
     ForNow,
     /// It answered, but is not the server that was meant.
@@ -241,6 +243,15 @@ impl Unreachable {
         Self { why: Why::ForNow, reason: reason.into() }
     }
 
+    pub(crate) fn leaderless() -> Self {
+        Self { why: Why::Leaderless, reason: "it has no leader".to_owned() }
+    }
+
+    /// Whether it is worth asking the same endpoint again soon.
+    pub(crate) fn is_leaderless(&self) -> bool {
+        self.why == Why::Leaderless
+    }
+
     pub(crate) fn wrong(reason: impl Into<String>) -> Self {
         Self { why: Why::Wrong, reason: reason.into() }
     }
@@ -287,7 +298,7 @@ impl Unreachable {
 impl From<Unreachable> for Error {
     fn from(unreachable: Unreachable) -> Self {
         match unreachable.why {
-            Why::ForNow => Self::unavailable(unreachable.reason),
+            Why::Leaderless | Why::ForNow => Self::unavailable(unreachable.reason),
             Why::Wrong => Self::unexpected_answer(unreachable.reason),
             Why::Denied => Self::permission_denied(unreachable.reason),
         }

@@ -38,9 +38,16 @@ impl Client {
             return applied.ok_or_else(conflict).map(|index| sets.then_some(index));
         }
         let asks = asks_which(&txn);
+        let success = if txn.operations.is_empty() {
+            // A transaction of conditions alone is answered from what the member itself knows, however old that is:
+            // etcd's `isTxnSerializable` holds for it. One that reads waits until the member has caught up.
+            questions(&txn.checks[..1])
+        } else {
+            txn.operations.into_iter().map(|operation| Request::from(operation).into()).collect()
+        };
         let request = TxnRequest {
             compare: txn.checks.iter().map(compare).collect(),
-            success: txn.operations.into_iter().map(|operation| Request::from(operation).into()).collect(),
+            success,
             failure: if asks { questions(&txn.checks) } else { Vec::new() },
         };
         let answer = self.call(request).await?;

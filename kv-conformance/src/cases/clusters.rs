@@ -1,13 +1,16 @@
 //! What holds while one member of a cluster is being hurt, and the others are a majority: everything.
 //!
-//! Each case runs every workload of `chaos` through one fault; the first one runs them without any.
+//! Most cases run every workload of `chaos` through one fault; one runs them without any.
 
-use crate::case::{Outcome, cases};
+use kv_core::Error;
+
+use crate::case::{Outcome, cases, refused};
 use crate::chaos::{Calm, Fault, Nemesis, weather};
 use crate::context::Context;
 
 cases! { "clusters":
     in_peace ["R1", "R2", "W1", "W2", "W3", "W5", "E1", "E2", "E3", "E6", "L1", "L2", "L4", "L5"] "All workloads at the same time, without any fault: registers, a bank, watches, a lock, members."
+    a_member_alone_answers_nothing ["R1", "A6"] needs [Cluster] "A member that is cut off from its peers answers no read of any kind, not even a check, with what it remembers."
     leader_killed ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on through the crash of the leader."
     endpoint_killed ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on through the crash of the member that their clients use."
     every_member_restarted ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on while each member is restarted in turn."
@@ -19,6 +22,36 @@ cases! { "clusters":
 
 async fn in_peace(cx: Context) -> Outcome {
     weather(&cx, || async { Ok(Calm) }).await
+}
+
+async fn a_member_alone_answers_nothing(cx: Context) -> Outcome {
+    let faults = cx.faults()?;
+    let victim = (cx.leader().await? + 1) % faults.endpoints().len();
+    let kv = faults.connect_to(&faults.endpoints()[victim..=victim]).await?.scoped(cx.directory())?;
+    let index = kv.set("present", "1").await?;
+    cx.hurt("cut a member off", faults.isolate(victim)).await?;
+    let held = async {
+        let (get, absent, all, keys, remove, check, ping) = tokio::join!(
+            kv.get("present"),
+            kv.get("absent"),
+            kv.get_all(""),
+            kv.keys(""),
+            kv.remove("absent", 0),
+            kv.txn().check("present", index).check("absent", 0).commit(),
+            kv.ping(),
+        );
+        refused!("R1", get, Error::Unavailable { .. });
+        refused!("R1", absent, Error::Unavailable { .. });
+        refused!("R1", all, Error::Unavailable { .. });
+        refused!("R1", keys, Error::Unavailable { .. });
+        refused!("R1", remove, Error::Unavailable { .. } | Error::Indeterminate { .. });
+        refused!("R1", check, Error::Unavailable { .. } | Error::Indeterminate { .. });
+        refused!("A6", ping, Error::Unavailable { .. });
+        Ok(())
+    }
+    .await;
+    cx.hurt("let it rejoin", faults.rejoin(victim)).await?;
+    held
 }
 
 async fn through(cx: Context, fault: Fault) -> Outcome {

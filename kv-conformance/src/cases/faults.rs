@@ -10,7 +10,6 @@ use kv_core::{Error, Event, EventType, Kv, WatchHistory};
 use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
 use crate::client::{Client, Events};
 use crate::context::Context;
-use crate::fixture::Faults;
 
 cases! { "faults":
     a_watch_survives_a_restart ["E4"] needs [Faults] "A watch goes on after its server was killed and started again, without loss or repetition."
@@ -21,24 +20,10 @@ cases! { "faults":
     a_wait_survives_a_restart ["L4"] needs [Faults] "Who waits for a lock gets it though the store was restarted meanwhile."
 }
 
-fn faults(cx: &Context) -> Outcome<&dyn Faults> {
-    cx.fixture().faults().ok_or_else(|| Broke::new("E4", "the fixture has no faults"))
-}
-
-/// Notes a fault, and fails if it could not be done.
-async fn hurt(cx: &Context, what: &str, fault: impl Future<Output = Result<(), String>>) -> Outcome {
-    cx.note(what);
-    fault.await.map_err(|error| Broke::new("E4", format!("the fixture could not {what}: {error}")))
-}
-
-async fn leader(cx: &Context) -> Outcome<usize> {
-    faults(cx)?.leader().await.map_err(|error| Broke::new("A6", error))
-}
-
 async fn restart(cx: &Context) -> Outcome {
-    let victim = leader(cx).await?;
-    hurt(cx, "kill the leader", faults(cx)?.kill(victim)).await?;
-    hurt(cx, "start it again", faults(cx)?.start_again(victim)).await
+    let victim = cx.leader().await?;
+    cx.hurt("kill the leader", cx.faults()?.kill(victim)).await?;
+    cx.hurt("start it again", cx.faults()?.start_again(victim)).await
 }
 
 /// What a writer did: the last value of each key, and every index it was told.
@@ -128,11 +113,11 @@ async fn a_watch_survives_a_restart(cx: Context) -> Outcome {
 
 async fn a_watch_survives_a_pause(cx: Context) -> Outcome {
     let fault = async {
-        let (victim, other) = (leader(&cx).await?, cx.client().await?);
-        hurt(&cx, "pause the leader", faults(&cx)?.pause(victim)).await?;
+        let (victim, other) = (cx.leader().await?, cx.client().await?);
+        cx.hurt("pause the leader", cx.faults()?.pause(victim)).await?;
         // For as long as a call takes to notice; with other members, one of them answers.
         let _ = other.get("k/0").await;
-        hurt(&cx, "let it go on", faults(&cx)?.resume(victim)).await
+        cx.hurt("let it go on", cx.faults()?.resume(victim)).await
     };
     watched_through(&cx, fault).await
 }
@@ -140,11 +125,11 @@ async fn a_watch_survives_a_pause(cx: Context) -> Outcome {
 async fn calls_end_while_nobody_serves(cx: Context) -> Outcome {
     let kv = cx.client().await?;
     kv.set("a", "1").await?;
-    let members = faults(&cx)?.endpoints().len();
+    let members = cx.faults()?.endpoints().len();
     for kill in [true, false] {
         for member in 0..members {
-            let fault = if kill { faults(&cx)?.kill(member) } else { faults(&cx)?.pause(member) };
-            hurt(&cx, if kill { "kill a member" } else { "pause a member" }, fault).await?;
+            let fault = if kill { cx.faults()?.kill(member) } else { cx.faults()?.pause(member) };
+            cx.hurt(if kill { "kill a member" } else { "pause a member" }, fault).await?;
         }
         let began = Instant::now();
         refused!("A6", kv.get("a").await, Error::Unavailable { .. });
@@ -156,11 +141,11 @@ async fn calls_end_while_nobody_serves(cx: Context) -> Outcome {
         let limit = Kv::DEFAULT_TIMEOUT * 3 + cx.patience();
         check!("A6", began.elapsed() < limit, "three calls took {:?}", began.elapsed());
         // All at once: a member of a cluster serves again only when most of them do.
-        let faults = faults(&cx)?;
+        let faults = cx.faults()?;
         let heal =
             |member| async move { if kill { faults.start_again(member).await } else { faults.resume(member).await } };
         let healing = futures_util::future::try_join_all((0..members).map(heal));
-        hurt(&cx, "heal them all", async { healing.await.map(drop) }).await?;
+        cx.hurt("heal them all", async { healing.await.map(drop) }).await?;
         let read = || async { Ok(kv.get("a").await.ok()) };
         cx.until("A6", "the same client reads again", read).await?;
     }

@@ -7,9 +7,8 @@ use async_trait::async_trait;
 
 use super::progress::Progress;
 use super::storm::{Role, Storm};
-use crate::case::{Broke, Outcome};
+use crate::case::Outcome;
 use crate::context::Context;
-use crate::fixture::Faults;
 
 /// How long a paused leader stands still: longer than a connection's sign of life may take.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -50,9 +49,8 @@ pub(crate) struct Nemesis {
 impl Nemesis {
     /// Chooses the victim: the leader, or one of its followers.
     pub(crate) async fn new(cx: &Context, fault: Fault) -> Outcome<Self> {
-        let faults = faults(cx)?;
-        let endpoints = faults.endpoints();
-        let leader = faults.leader().await.map_err(|error| Broke::new("A6", error))?;
+        let endpoints = cx.faults()?.endpoints();
+        let leader = cx.leader().await?;
         let victim = match fault {
             Fault::LeaderKilled | Fault::LeaderPaused | Fault::LeaderCutOff | Fault::EveryMemberRestarted => leader,
             Fault::EndpointKilled | Fault::EndpointCutOff | Fault::CompactedBehindWatches => {
@@ -68,16 +66,6 @@ impl Nemesis {
         endpoints.rotate_left(member % self.endpoints.len());
         endpoints
     }
-}
-
-fn faults(cx: &Context) -> Outcome<&dyn Faults> {
-    cx.fixture().faults().ok_or_else(|| Broke::new("A6", "the fixture has no faults"))
-}
-
-/// Does what the fixture can; that it cannot is no fault of the store's.
-async fn done(cx: &Context, what: &str, deed: impl Future<Output = Result<(), String>>) -> Outcome {
-    cx.note(what);
-    deed.await.map_err(|error| Broke { clause: None, what: format!("the fixture could not {what}: {error}") })
 }
 
 #[async_trait]
@@ -96,46 +84,46 @@ impl Storm for Nemesis {
     }
 
     async fn strike(&self, cx: &Context, progress: &Progress<'_>) -> Outcome {
-        let (faults, victim) = (faults(cx)?, self.victim);
+        let (faults, victim) = (cx.faults()?, self.victim);
         match self.fault {
             Fault::LeaderKilled | Fault::EndpointKilled => {
-                done(cx, "kill a member", faults.kill(victim)).await?;
+                cx.hurt("kill a member", faults.kill(victim)).await?;
                 progress.everyone("while a member is down").await?;
-                done(cx, "start it again", faults.start_again(victim)).await
+                cx.hurt("start it again", faults.start_again(victim)).await
             }
             Fault::EveryMemberRestarted => {
                 for member in 0..self.endpoints.len() {
-                    done(cx, &format!("restart member {member}"), faults.restart(member)).await?;
+                    cx.hurt(&format!("restart member {member}"), faults.restart(member)).await?;
                     progress.everyone("after a member was restarted").await?;
                 }
                 Ok(())
             }
             Fault::LeaderPaused => {
-                done(cx, "pause a member", faults.pause(victim)).await?;
+                cx.hurt("pause a member", faults.pause(victim)).await?;
                 let (served, ()) = tokio::join!(
                     progress.everyone("while a member stands still"),
                     // It is the pause itself that is to be this long.
                     tokio::time::sleep(PAUSE)
                 );
                 served?;
-                done(cx, "let it go on", faults.resume(victim)).await
+                cx.hurt("let it go on", faults.resume(victim)).await
             }
             Fault::LeaderCutOff | Fault::EndpointCutOff => {
-                done(cx, "cut a member off", faults.isolate(victim)).await?;
+                cx.hurt("cut a member off", faults.isolate(victim)).await?;
                 progress.everyone("while a member is cut off").await?;
-                done(cx, "let it rejoin", faults.rejoin(victim)).await
+                cx.hurt("let it rejoin", faults.rejoin(victim)).await
             }
             Fault::CompactedBehindWatches => {
-                done(cx, "kill a member", faults.kill(victim)).await?;
+                cx.hurt("kill a member", faults.kill(victim)).await?;
                 progress.of("while a member is down", |tally| tally.workload != "observers").await?;
-                done(cx, "compact the history", faults.compact()).await?;
-                done(cx, "start it again", faults.start_again(victim)).await
+                cx.hurt("compact the history", faults.compact()).await?;
+                cx.hurt("start it again", faults.start_again(victim)).await
             }
         }
     }
 
     async fn mend(&self, cx: &Context) {
-        let Ok(faults) = faults(cx) else { return };
+        let Ok(faults) = cx.faults() else { return };
         // What is not hurt in this way says so, and no harm is done.
         for member in 0..self.endpoints.len() {
             let _ = faults.resume(member).await;
