@@ -154,6 +154,9 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
         storm.strike(cx, &progress).await?;
         stage.set_calm(true);
         progress.everyone("after the fault").await?;
+        for tally in tallies.all() {
+            tally.end();
+        }
         stage.end();
         Ok(())
     };

@@ -28,6 +28,8 @@ struct Counts {
     compacted: usize,
     /// The fault has begun.
     struck: bool,
+    /// The run is over: who waits now waits for nothing.
+    over: bool,
     /// Of `unavailable`, `indeterminate` and `compacted`, those since then.
     trouble: usize,
     longest_before: Duration,
@@ -119,6 +121,11 @@ impl Tally {
         self.counts().struck = true;
     }
 
+    /// The run is over: what nobody is given any more is no lack of answers.
+    pub(crate) fn end(&self) {
+        self.counts().over = true;
+    }
+
     /// Whether there was any trouble, or much longer without an answer, since the fault began.
     pub(crate) fn bitten(&self) -> bool {
         let counts = self.counts();
@@ -147,6 +154,9 @@ impl Counts {
         let waited = client.answered.elapsed();
         client.answered = Instant::now();
         client.served += 1;
+        if self.over {
+            return;
+        }
         let longest = if self.struck { &mut self.longest_since } else { &mut self.longest_before };
         *longest = waited.max(*longest);
     }

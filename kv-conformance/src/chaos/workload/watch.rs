@@ -111,10 +111,6 @@ async fn observe(stage: Stage, tally: Tally, mut end: End, number: usize) -> Out
                 observations.push(observation);
                 return Ok(observations);
             }
-            if stage.is_over() {
-                // Nobody writes any more, so that it waits for nothing.
-                tally.rest(number);
-            }
             let limit = if known_end.is_some() { stage.cx.expiry() } else { Duration::MAX };
             let item = tokio::select! {
                 changed = end.changed() => {
