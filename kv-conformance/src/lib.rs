@@ -71,7 +71,7 @@
 
 mod case;
 mod cases;
-mod chaos;
+pub mod chaos;
 mod client;
 mod context;
 mod fixture;

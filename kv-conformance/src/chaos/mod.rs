@@ -2,11 +2,12 @@
 //!
 //! A run lets six workloads work at the same time, waits until every client is served, hurts the store, waits until
 //! every client is served again (with the fault in force, where a majority is left), heals it, waits once more, and
-//! ends. What the clients did and saw is then judged from their [`Recording`]; a run whose fault nobody has felt
+//! ends. What the clients did and saw is then judged from their [`Recording`](crate::judge::Recording); a run whose fault nobody has felt
 //! proves nothing, and fails.
 
 mod nemesis;
 mod progress;
+pub mod proxy;
 mod stage;
 mod storm;
 mod tally;

@@ -1,0 +1,185 @@
+//! The TCP proxy by itself, in front of a server that says back what it is told.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use kv_conformance::chaos::proxy::{Counts, Cut, Proxy, RandomFaults};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// A server that says back what it is told, and a proxy to it.
+async fn echo() -> Proxy {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+                let _ = to.shutdown().await;
+            });
+        }
+    });
+    Proxy::start(address.to_string()).await.expect("a proxy")
+}
+
+async fn connect(proxy: &Proxy) -> TcpStream {
+    TcpStream::connect(proxy.endpoint()).await.expect("a connection")
+}
+
+/// Says one byte and hears it, or not.
+async fn say(stream: &mut TcpStream) -> std::io::Result<usize> {
+    stream.write_all(b"a").await?;
+    stream.read(&mut [0]).await
+}
+
+#[tokio::test]
+async fn everything_passes_unharmed_at_first() {
+    let proxy = echo().await;
+    let sent: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let (mut from, mut to) = connect(&proxy).await.into_split();
+    let expected = sent.clone();
+    let writing = tokio::spawn(async move {
+        to.write_all(&sent).await.expect("it takes everything");
+        to.shutdown().await.expect("it is told the end");
+    });
+    let mut heard = Vec::new();
+    soon("all of it, and its end", from.read_to_end(&mut heard)).await.expect("it says everything");
+    writing.await.expect("written");
+    assert!(heard == expected, "{} bytes of {}", heard.len(), expected.len());
+    let counts = soon("it is closed", proxy.wait_for(|counts| counts.open == 0)).await;
+    assert_eq!(counts, Counts { connections: 1, ..Counts::default() });
+}
+
+#[tokio::test]
+async fn a_cut_ends_what_is_open_and_nothing_else() {
+    let proxy = echo().await;
+    for (cut, round) in [(Cut::Reset, 1), (Cut::Close, 2)] {
+        let (mut one, mut other) = (connect(&proxy).await, connect(&proxy).await);
+        for stream in [&mut one, &mut other] {
+            assert_eq!(soon("an echo", say(stream)).await.expect("an echo"), 1);
+        }
+        proxy.cut(cut);
+        for stream in [&mut one, &mut other] {
+            let end = soon("the end", stream.read(&mut [0])).await;
+            match cut {
+                Cut::Reset => assert_eq!(end.expect_err("a reset").kind(), ErrorKind::ConnectionReset),
+                Cut::Close => assert_eq!(end.expect("a close"), 0),
+            }
+        }
+        let counts = soon("it is counted", proxy.wait_for(|counts| counts.cuts() == 2 * round)).await;
+        assert_eq!((counts.connections, counts.open), (2 * round, 0));
+    }
+    assert_eq!((proxy.counts().resets, proxy.counts().closes), (2, 2));
+    assert_eq!(soon("an echo", say(&mut connect(&proxy).await)).await.expect("a new connection"), 1);
+}
+
+#[tokio::test]
+async fn a_stall_keeps_connections_and_passes_nothing_on() {
+    let proxy = echo().await;
+    let mut before = connect(&proxy).await;
+    assert_eq!(soon("an echo", say(&mut before)).await.expect("an echo"), 1);
+    proxy.stall();
+    let mut during = connect(&proxy).await;
+    let both = async { tokio::select!(heard = say(&mut before) => heard, heard = say(&mut during) => heard) };
+    // Nothing to await: that nothing happens is the point.
+    timeout(Duration::from_millis(300), both).await.expect_err("something was passed on");
+    proxy.heal();
+    for stream in [&mut before, &mut during] {
+        assert_eq!(soon("the echo", stream.read(&mut [0])).await.expect("it goes on"), 1);
+    }
+    assert_eq!(proxy.counts().cuts(), 0);
+}
+
+/// How many echoes each connection heard before it was ended.
+async fn lives(proxy: &Proxy, connections: usize) -> Vec<usize> {
+    let mut lives = Vec::new();
+    for _ in 0..connections {
+        let mut stream = connect(proxy).await;
+        let mut echoes = 0;
+        while let Ok(1..) = soon("an echo or the end", say(&mut stream)).await {
+            echoes += 1;
+        }
+        lives.push(echoes);
+    }
+    lives
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_faults_are_of_every_kind_and_repeated_by_their_seed() {
+    // By bytes alone: none is cut for its age.
+    let age = Duration::from_secs(100_000);
+    let faults = RandomFaults { bytes: 60, age, pause: Duration::from_millis(2), ..RandomFaults::seeded(5) };
+    let (one, same, other) = (echo().await, echo().await, echo().await);
+    one.hurt_at_random(faults);
+    same.hurt_at_random(faults);
+    other.hurt_at_random(RandomFaults { seed: 6, ..faults });
+    let first = lives(&one, 60).await;
+    assert_eq!(first, lives(&same, 60).await);
+    assert_ne!(first, lives(&other, 60).await);
+
+    let counts = soon("all are ended", one.wait_for(|counts| counts.cuts() == 60)).await;
+    let Counts { connections, open, resets, closes, truncations, stalls, delays } = counts;
+    assert_eq!((connections, open, resets + closes + truncations), (60, 0, 60));
+    assert!([resets, closes, truncations, stalls, delays].iter().all(|count| *count > 0), "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_connection_has_passed_on_a_part() {
+    let proxy = echo().await;
+    let age = Duration::from_secs(100_000);
+    proxy.hurt_at_random(RandomFaults { bytes: 30_000, age, pause: Duration::ZERO, ..RandomFaults::seeded(9) });
+    let sent: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
+    let mut parts = 0;
+    while proxy.counts().truncations < 20 {
+        let (mut from, mut to) = connect(&proxy).await.into_split();
+        let sending = sent.clone();
+        let writing = tokio::spawn(async move {
+            let _ = to.write_all(&sending).await;
+            to
+        });
+        let mut heard = Vec::new();
+        let _ = soon("the end", from.read_to_end(&mut heard)).await;
+        drop(soon("the writer", writing).await);
+        assert!(heard.len() < sent.len() && sent.starts_with(&heard), "{} bytes of it", heard.len());
+        parts += usize::from(!heard.is_empty());
+    }
+    assert!(parts > 0, "no connection said anything before it was cut");
+}
+
+#[tokio::test]
+async fn connections_that_carry_nothing_grow_too_old() {
+    let proxy = echo().await;
+    let mut quiet = connect(&proxy).await;
+    assert_eq!(soon("an echo", say(&mut quiet)).await.expect("an echo"), 1);
+    proxy.hurt_at_random(RandomFaults { age: Duration::from_millis(50), ..RandomFaults::seeded(1) });
+    assert!(matches!(soon("the end", quiet.read(&mut [0])).await, Ok(0) | Err(_)));
+    assert_eq!(soon("it is counted", proxy.wait_for(|counts| counts.cuts() == 1)).await.truncations, 0);
+}
+
+#[tokio::test]
+async fn nobody_behind_it_is_a_reset() {
+    let proxy = Proxy::start("127.0.0.1:1").await.expect("a proxy");
+    let mut stream = connect(&proxy).await;
+    let error = soon("the end", stream.read(&mut [0])).await.expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn dropping_it_ends_its_connections() {
+    let proxy = echo().await;
+    let endpoint = proxy.endpoint().to_owned();
+    let mut stream = connect(&proxy).await;
+    assert_eq!(soon("an echo", say(&mut stream)).await.expect("an echo"), 1);
+    drop(proxy);
+    assert!(matches!(soon("the end", stream.read(&mut [0])).await, Ok(0) | Err(_)));
+    let error = TcpStream::connect(&endpoint).await.expect_err("nobody listens any more");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
