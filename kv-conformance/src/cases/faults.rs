@@ -8,6 +8,7 @@ use std::time::Instant;
 use kv_core::{Error, Event, EventType, Kv, WatchHistory};
 
 use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::chaos::{Cuts, weather};
 use crate::client::{Client, Events};
 use crate::context::Context;
 
@@ -17,6 +18,7 @@ cases! { "faults":
     calls_end_while_nobody_serves ["A6", "A5"] needs [Faults] "While the store cannot serve, every call ends in time with an error that says so, and the same client works afterwards."
     writes_tell_their_fate ["W6"] needs [Faults] "Of writes under way while the store is killed, what succeeded is there, and what was certainly not applied is not."
     a_lock_survives_a_restart ["L4", "L5"] needs [Faults] "A restart takes no lock from its holder and gives it to no other."
+    connections_cut ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5"] needs [Faults] "All workloads go on while their connections are cut, truncated, stalled and delayed 500 times."
     a_wait_survives_a_restart ["L4"] needs [Faults] "Who waits for a lock gets it though the store was restarted meanwhile."
 }
 
@@ -239,4 +241,8 @@ async fn a_wait_survives_a_restart(cx: Context) -> Outcome {
     let next = next.map_err(|panic| Broke::new("L4", panic.to_string()))?.keeps("L4")?;
     waiter.call("unlock", next.unlock()).await?;
     Ok(())
+}
+
+async fn connections_cut(cx: Context) -> Outcome {
+    weather(&cx, || Cuts::new(&cx)).await
 }

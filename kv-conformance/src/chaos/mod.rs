@@ -5,6 +5,7 @@
 //! ends. What the clients did and saw is then judged from their [`Recording`](crate::judge::Recording); a run whose fault nobody has felt
 //! proves nothing, and fails.
 
+mod cuts;
 mod nemesis;
 mod progress;
 pub mod proxy;
@@ -21,6 +22,7 @@ use crate::case::{Broke, Outcome};
 use crate::context::Context;
 use crate::judge::Recording;
 
+pub(crate) use cuts::Cuts;
 pub(crate) use nemesis::{Fault, Nemesis};
 pub(crate) use storm::{Calm, Storm};
 

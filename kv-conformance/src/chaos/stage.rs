@@ -1,5 +1,6 @@
 //! What the workloads of one run share: where they connect, when they end, what time it is.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,9 @@ use crate::case::Outcome;
 use crate::context::Context;
 use crate::random::Random;
 
+/// How many connections all clients share that do not observe.
+const SHARED: usize = 3;
+
 /// One run of the workloads, on a directory of its own.
 #[derive(Clone)]
 pub(crate) struct Stage {
@@ -20,6 +24,7 @@ pub(crate) struct Stage {
     directory: String,
     round: u32,
     began: Instant,
+    shared: Arc<tokio::sync::Mutex<HashMap<usize, Kv>>>,
     over: Arc<watch::Sender<bool>>,
     /// `None` while the fault is in force.
     calm_since: Arc<Mutex<Option<Instant>>>,
@@ -33,13 +38,29 @@ impl Stage {
             directory: format!("{}/round-{round}", cx.directory()),
             round,
             began: Instant::now(),
+            shared: Arc::default(),
             over: Arc::new(watch::Sender::new(false)),
             calm_since: Arc::new(Mutex::new(Some(Instant::now()))),
         }
     }
 
-    /// A new client, at the endpoints that the storm gives to its role.
+    /// A client at the endpoints that the storm gives to its role: an observer has a connection of its own, others
+    /// share a few, as the tasks of a service do, so that what they ask at the same time may travel together.
     pub(crate) async fn connect(&self, role: Role, number: usize) -> Result<Kv> {
+        if role == Role::Observer {
+            return self.open(role, number).await;
+        }
+        let number = number % SHARED;
+        let mut shared = self.shared.lock().await;
+        if let Some(kv) = shared.get(&number) {
+            return Ok(kv.clone());
+        }
+        let kv = self.open(role, number).await?;
+        shared.insert(number, kv.clone());
+        Ok(kv)
+    }
+
+    async fn open(&self, role: Role, number: usize) -> Result<Kv> {
         let kv = match (self.storm.endpoints(role, number), self.cx.fixture().faults()) {
             (Some(endpoints), Some(faults)) => faults.connect_to(&endpoints).await?,
             _ => self.cx.fixture().connect().await?,
