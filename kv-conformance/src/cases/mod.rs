@@ -6,6 +6,7 @@ mod concurrency;
 mod ephemeral;
 mod faults;
 mod keys;
+mod load;
 mod locks;
 mod model;
 mod reads;
@@ -17,7 +18,7 @@ mod writes;
 
 use crate::case::Case;
 
-const FILES: [&[Case]; 14] = [
+const FILES: [&[Case]; 15] = [
     keys::CASES,
     values::CASES,
     roots::CASES,
@@ -32,6 +33,7 @@ const FILES: [&[Case]; 14] = [
     model::CASES,
     faults::CASES,
     clusters::CASES,
+    load::CASES,
 ];
 
 /// Every case, file by file.

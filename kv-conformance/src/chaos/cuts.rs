@@ -54,6 +54,10 @@ impl Storm for Cuts {
         cut.map(drop).map_err(|_| Broke::new("E4", format!("clients stopped connecting: {}", self.about())))
     }
 
+    fn must_bite(&self) -> bool {
+        true
+    }
+
     async fn mend(&self, _cx: &Context) {
         self.proxy.heal();
     }

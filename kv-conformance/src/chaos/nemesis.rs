@@ -122,6 +122,11 @@ impl Storm for Nemesis {
         }
     }
 
+    /// A member that is stopped in good order may hand everything on before anyone notices.
+    fn must_bite(&self) -> bool {
+        self.fault != Fault::EveryMemberRestarted
+    }
+
     async fn mend(&self, cx: &Context) {
         let Ok(faults) = cx.faults() else { return };
         // What is not hurt in this way says so, and no harm is done.

@@ -31,9 +31,7 @@ pub(crate) trait Storm: Send + Sync + 'static {
     async fn mend(&self, cx: &Context);
 
     /// Whether the run proves nothing unless clients have felt it.
-    fn must_bite(&self) -> bool {
-        true
-    }
+    fn must_bite(&self) -> bool;
 }
 
 /// No fault at all: what the workloads are worth by themselves.

@@ -1,0 +1,248 @@
+//! Many at a time, again and again, for long: everyone is served, and afterwards nothing is left behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
+use kv_core::{Error, EventType, Kv, Value};
+use tokio::task::JoinSet;
+
+use crate::case::{Broke, Keeps as _, Outcome, cases, check, same};
+use crate::context::Context;
+use crate::fixture::Census;
+use crate::random::Random;
+
+cases! { "load":
+    many_at_a_time ["A6", "E1", "L4", "L5", "W2"] needs [Faults] "A thousand tasks, a thousand watches and 500 waiters for one lock are served at the same time, and leave nothing behind."
+    clients_come_and_go ["A6", "L7", "E4"] needs [Faults] "Clients that connect, watch, lock, and are dropped leave no task, connection, lease or key behind, 10,000 of them."
+    a_soak_leaves_memory_flat ["E5", "L7"] needs [Faults] "Under all kinds of calls for a while, memory does not grow."
+}
+
+/// What this process and the store hold on to.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    tasks: usize,
+    files: usize,
+    store: Census,
+}
+
+impl Held {
+    async fn now(cx: &Context) -> Outcome<Self> {
+        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        let store = cx.faults()?.census().await;
+        let store =
+            store.map_err(|error| Broke { clause: None, what: format!("the store cannot be counted: {error}") })?;
+        Ok(Self { tasks, files, store })
+    }
+
+    fn is_within(&self, before: &Self) -> bool {
+        // The counting itself opens a connection now and then.
+        const SLACK: usize = 2;
+        self.tasks <= before.tasks
+            && self.files <= before.files + SLACK
+            && self.store.connections <= before.store.connections + SLACK
+            && self.store.leases <= before.store.leases
+            && self.store.keys <= before.store.keys
+    }
+}
+
+/// Waits until no more is held than before.
+async fn nothing_is_left(cx: &Context, before: &Held) -> Outcome {
+    let began = Instant::now();
+    // A server goes on for a while with queries that nobody waits for any more.
+    let limit = cx.expiry() * 3;
+    loop {
+        let now = Held::now(cx).await?;
+        if now.is_within(before) {
+            cx.note(format!("left: {now:?}, where there was {before:?}"));
+            return Ok(());
+        }
+        check!("L7", began.elapsed() < limit, "after {limit:?} there is {now:?}, and before there was {before:?}");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// A client that notes nothing: its calls are too many.
+async fn connect(cx: &Context) -> Outcome<Kv> {
+    Ok(cx.fixture().connect().await?.scoped(cx.directory())?)
+}
+
+async fn many_at_a_time(cx: Context) -> Outcome {
+    const TASKS: usize = 1000;
+    const WAITERS: usize = 500;
+    let before = Held::now(&cx).await?;
+    let kv = connect(&cx).await?;
+    let watches = (0..TASKS).map(|number| {
+        let kv = kv.clone();
+        async move { kv.watch(&format!("task/{number:04}/"), 0).await }
+    });
+    let watches: Vec<_> = futures_util::stream::iter(watches).buffered(64).collect::<Vec<_>>().await;
+    let watches: Vec<_> = watches.into_iter().collect::<kv_core::Result<_>>().keeps("E1")?;
+    cx.note("the watches are open");
+
+    let mut tasks = JoinSet::new();
+    for (number, mut watch) in watches.into_iter().enumerate() {
+        let (kv, patience) = (kv.clone(), cx.expiry() * 2);
+        tasks.spawn(async move {
+            let key = format!("task/{number:04}/key");
+            let set = steadily(|| kv.set(&key, "1")).await.keeps("A6")?;
+            let updated = kv.update(&key, Value::new("2", set)).await.keeps("W2")?;
+            let last = steadily(|| kv.get(&key)).await.keeps("A6")?;
+            same!("W2", last.index, updated, "the index of {key}");
+            loop {
+                let event = tokio::time::timeout(patience, watch.next()).await;
+                match event.map_err(|_| Broke::new("E1", format!("no event of {key} within {patience:?}")))? {
+                    Some(Ok(event)) if event.index == updated && event.event_type != EventType::Delete => break,
+                    Some(Ok(_)) => {}
+                    ended => return Err(Broke::new("E4", format!("the watch of {key} ended: {ended:?}"))),
+                }
+            }
+            Outcome::Ok(())
+        });
+    }
+    let clients = try_join_all((0..5).map(|_| connect(&cx))).await?;
+    let newest = Arc::new(AtomicUsize::new(0));
+    for number in 0..WAITERS {
+        let (kv, newest, ttl) = (clients[number % clients.len()].clone(), newest.clone(), cx.long_ttl());
+        tasks.spawn(async move {
+            let lock = kv.lock("lock", ttl).await.keeps("L4")?;
+            let token = usize::try_from(lock.token()).unwrap_or(usize::MAX);
+            let last = newest.swap(token, Ordering::SeqCst);
+            check!("L5", token > last, "the token went from {last} to {token}");
+            lock.unlock().await.keeps("L7")
+        });
+    }
+    all_end(&mut tasks).await?;
+    cx.note("everyone was served");
+    steadily(|| kv.delete_tree("")).await?;
+    drop((kv, clients));
+    nothing_is_left(&cx, &before).await
+}
+
+/// Waits for all tasks, or for the first that fails.
+async fn all_end(tasks: &mut JoinSet<Outcome>) -> Outcome {
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap_or_else(|panic| Err(Broke { clause: None, what: panic.to_string() }))?;
+    }
+    Ok(())
+}
+
+/// Makes a call that may be repeated once more if it finds no place in time: so many at once may take longer than one
+/// call may, on a slow machine.
+async fn steadily<T, F: Future<Output = kv_core::Result<T>>>(call: impl Fn() -> F) -> kv_core::Result<T> {
+    loop {
+        match call().await {
+            Err(error) if error.is_retryable() || matches!(error, Error::Indeterminate { .. }) => {}
+            result => return result,
+        }
+    }
+}
+
+async fn clients_come_and_go(cx: Context) -> Outcome {
+    const CLIENTS: usize = 10_000;
+    let before = Held::now(&cx).await?;
+    let coming = (0..CLIENTS).map(|number| {
+        let cx = &cx;
+        async move {
+            let kv = connect(cx).await?;
+            // Most only come and go; some are dropped with something in their hands.
+            match number % 50 {
+                0 => drop(kv.watch("", 0).await?),
+                1 => drop(kv.try_lock(&format!("lock/{number}"), cx.long_ttl()).await?),
+                2 => drop(kv.ephemeral_key(&format!("member/{number}"), cx.long_ttl()).await?),
+                _ => {}
+            }
+            Outcome::Ok(())
+        }
+    });
+    let mut coming = futures_util::stream::iter(coming).buffer_unordered(16);
+    while let Some(came) = coming.next().await {
+        came?;
+    }
+    drop(coming);
+    cx.note("all have come and gone");
+    nothing_is_left(&cx, &before).await
+}
+
+/// The memory that this process occupies, in KiB, where the system tells.
+fn resident() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+async fn a_soak_leaves_memory_flat(cx: Context) -> Outcome {
+    const TASKS: usize = 32;
+    /// Of the growth that a leak of a hundred bytes a call comes to, this is a fraction; of noise, a multiple.
+    const NOISE: usize = 8 << 10;
+    let before = Held::now(&cx).await?;
+    let warming_up = Duration::from_secs(5);
+    let soaking = Duration::from_secs(10) * cx.effort();
+    let (calls, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let kv = connect(&cx).await?;
+    let mut tasks = JoinSet::new();
+    for number in 0..TASKS {
+        let (kv, calls, over) = (kv.clone(), calls.clone(), over.clone());
+        let (mut random, ttl) = (Random::new(cx.seed(), number as u64), cx.long_ttl());
+        tasks.spawn(async move {
+            while !over.load(Ordering::Relaxed) {
+                one_call(&kv, number, &mut random, ttl).await?;
+                calls.fetch_add(1, Ordering::Relaxed);
+            }
+            Outcome::Ok(())
+        });
+    }
+    for time in [warming_up, soaking] {
+        let (calls_before, memory_before) = (calls.load(Ordering::Relaxed), resident());
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            // None ends of its own accord but by failing.
+            outcome = all_end(&mut tasks) => return outcome,
+        }
+        let (made, memory) = (calls.load(Ordering::Relaxed) - calls_before, resident());
+        cx.note(format!("{made} calls in {time:?}; memory went from {memory_before:?} to {memory:?} KiB"));
+        if let (true, Some(before), Some(now)) = (time == soaking, memory_before, memory) {
+            let grown = now.saturating_sub(before);
+            cx.summarize(format!("{made} calls in {time:?}, and {grown} KiB more memory than the {before} before"));
+            check!("E5", grown < NOISE + before / 5, "memory grew by {grown} KiB from {before} in {made} calls");
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    all_end(&mut tasks).await?;
+    steadily(|| kv.delete_tree("")).await?;
+    drop(kv);
+    nothing_is_left(&cx, &before).await
+}
+
+/// One call of some kind, on the keys of one task.
+async fn one_call(kv: &Kv, number: usize, random: &mut Random, ttl: Duration) -> Outcome {
+    let key = format!("soak/{number}/{}", random.below(4));
+    let result = match random.below(40) {
+        0 => match kv.watch(&key, 0).await {
+            Ok(mut watch) => {
+                kv.set(&key, "watched").await?;
+                watch.next().await.transpose().map(drop)
+            }
+            Err(error) => Err(error),
+        },
+        1 => match kv.try_lock(&format!("lock/{}", number % 8), ttl).await {
+            Ok(Some(lock)) => lock.unlock().await,
+            result => result.map(drop),
+        },
+        2 => match kv.ephemeral_key(&format!("member/{number}"), ttl).await {
+            Ok(member) => member.destroy().await,
+            Err(error) => Err(error),
+        },
+        3 => kv.get_all(&format!("soak/{number}/")).await.map(drop),
+        4..=7 => kv.delete(&key).await,
+        8..=11 => kv.update(&key, Value::new("created", 0)).await.map(drop),
+        12..=19 => kv.set(&key, vec![0; 1024]).await.map(drop),
+        _ => kv.get(&key).await.map(drop),
+    };
+    match result {
+        Ok(()) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
