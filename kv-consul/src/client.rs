@@ -217,8 +217,7 @@ impl Agent {
             .pool_max_idle_per_host(CALLS + WAITS)
             .pool_idle_timeout(IDLE)
             .connect_timeout(connect);
-        let tls = config.tls.as_ref().map_or_else(tls::none, tls::config)?;
-        builder = builder.tls_backend_preconfigured(tls);
+        builder = tls::prepare(builder, config.tls.as_ref())?;
         let mut shown = host.clone();
         if let Some(name) = &config.server_name {
             // The name in the URL is the one that TLS asks for and checks; only its address is the host's.

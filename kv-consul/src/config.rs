@@ -6,7 +6,7 @@ use hyper::header::HeaderValue;
 use kv_core::{Address, Error, HostPort, Result};
 
 use crate::path;
-use crate::tls::Files;
+use crate::tls::{self, Files};
 
 /// Consul's own default port.
 const PORT: u16 = 8500;
@@ -55,6 +55,11 @@ impl Config {
     pub(crate) fn read(address: &Address) -> Result<Self> {
         path::check_root(&address.root)?;
         let (hosts, secure) = hosts(address)?;
+        for parameter in ["ca", "cert", "key", "server-name"] {
+            if address.parameter(parameter).is_some() && !secure {
+                return Err(tls::needed_by(parameter));
+            }
+        }
         let lock_delay = address.duration("lock-delay")?.unwrap_or_default();
         if lock_delay > MAX_LOCK_DELAY {
             return Err(Error::invalid_address(format!("parameter `lock-delay` is over {MAX_LOCK_DELAY:?}")));
@@ -70,7 +75,7 @@ impl Config {
         };
         Ok(Self {
             hosts,
-            tls: secure.then(|| files(address)).transpose()?,
+            tls: secure.then(|| tls::files(address)).transpose()?,
             server_name: address.setting("server-name", "CONSUL_TLS_SERVER_NAME").filter(|_| secure),
             token: token(address)?,
             authorization: authorization(address)?,
@@ -121,18 +126,6 @@ fn with_port(host: &HostPort, port: u16) -> HostPort {
     HostPort { host: host.host.clone(), port: host.port.or(Some(port)) }
 }
 
-fn files(address: &Address) -> Result<Files> {
-    if address.environment("CONSUL_HTTP_SSL_VERIFY").is_some_and(|value| is_false(&value)) {
-        let what = "CONSUL_HTTP_SSL_VERIFY turns verification off, which is not supported: name the authority in `ca`";
-        return Err(Error::invalid_address(what));
-    }
-    Ok(Files {
-        ca: address.setting("ca", "CONSUL_CACERT"),
-        cert: address.setting("cert", "CONSUL_CLIENT_CERT"),
-        key: address.setting("key", "CONSUL_CLIENT_KEY"),
-    })
-}
-
 fn token(address: &Address) -> Result<Option<HeaderValue>> {
     let from_file = || {
         let Some(path) = address.environment("CONSUL_HTTP_TOKEN_FILE") else { return Ok(None) };
@@ -167,10 +160,6 @@ fn is_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
-fn is_false(text: &str) -> bool {
-    matches!(text, "0" | "f" | "F" | "false" | "FALSE" | "False")
-}
-
 #[cfg(test)]
 mod tests {
     use kv_core::Environment;
@@ -191,8 +180,34 @@ mod tests {
         let config = read("consul://a,b:2/app", environment).expect("valid");
         assert_eq!(hosts_of(&config), ["a:8500", "b:2"]);
         assert!(config.tls.is_none());
-        let config = read("consuls://a", []).expect("valid");
-        assert!(config.tls.is_some());
+    }
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn tls_is_asked_for_by_the_address_or_the_environment() {
+        assert!(read("consuls://a", []).expect("valid").tls.is_some());
+        assert!(read("", [("CONSUL_HTTP_ADDR", "https://h:1")]).expect("valid").tls.is_some());
+        assert!(read("", [("CONSUL_HTTP_SSL", "1")]).expect("valid").tls.is_some());
+        let by_environment = read("consul://?server-name=n", [("CONSUL_HTTP_SSL", "1")]).expect("valid");
+        assert_eq!(by_environment.server_name.as_deref(), Some("n"));
+    }
+
+    #[test]
+    #[cfg(not(feature = "tls"))]
+    fn what_needs_tls_names_the_feature() {
+        for result in [
+            read("consuls://a", []),
+            read("https://a", []),
+            read("consuls://a?ca=/ca.pem", []),
+            read("consul://a?ca=/ca.pem", []),
+            read("", [("CONSUL_HTTP_ADDR", "https://h:1")]),
+            read("", [("CONSUL_HTTP_SSL", "1")]),
+        ] {
+            let error = result.err().expect("it is refused");
+            assert!(matches!(error, Error::InvalidAddress { .. }), "{error:?}");
+            assert!(error.to_string().contains("feature `tls`"), "{error}");
+        }
+        assert!(read("consul://a", [("CONSUL_CACERT", "/ca.pem")]).expect("plain").tls.is_none());
     }
 
     #[test]
@@ -202,8 +217,6 @@ mod tests {
         assert_eq!(hosts_of(&of("10.0.0.1").expect("valid")), ["10.0.0.1:8500"]);
         assert_eq!(hosts_of(&of("h:1").expect("valid")), ["h:1"]);
         assert_eq!(hosts_of(&of("http://h").expect("valid")), ["h:80"]);
-        assert!(of("https://h:1").expect("valid").tls.is_some());
-        assert!(read("", [("CONSUL_HTTP_SSL", "1")]).expect("valid").tls.is_some());
         for text in ["unix:///run/consul", "ftp://h", "h:x", "u:p@h:1", "http://"] {
             assert!(matches!(of(text), Err(Error::InvalidAddress { .. })), "{text}");
         }
@@ -224,11 +237,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_refused() {
-        for address in
-            ["consul://a/a//b", "consul://a?consistency=weak", "consul://a?lock-delay=61s", "consuls://a?cert=/none"]
-        {
-            let result = read(address, [])
-                .and_then(|config| config.tls.as_ref().map_or(Ok(()), |files| crate::tls::config(files).map(drop)));
+        for address in [
+            "consul://a/a//b",
+            "consul://a?consistency=weak",
+            "consul://a?lock-delay=61s",
+            "consul://a?ca=/ca.pem",
+            "consuls://a?cert=/none",
+        ] {
+            let result = read(address, []).and_then(|config| crate::client::Client::new(&config));
             assert!(matches!(result, Err(Error::InvalidAddress { .. })), "{address}");
         }
         let insecure = read("consuls://a", [("CONSUL_HTTP_SSL_VERIFY", "false")]);

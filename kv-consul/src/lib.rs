@@ -55,6 +55,10 @@
 //! - **Locks** are entries like those of Consul's own lock, on the same key and with its flags: `consul lock PREFIX`
 //!   and a lock on `PREFIX/.lock` exclude one another. Waiters in one process take their turn in order; between
 //!   processes any may be first.
+//!
+//! # Features
+//! `tls`, on by default: `consuls://` and `https://`, by rustls. Without it the crate does not depend on rustls, and an
+//! address that asks for TLS is an [`InvalidAddress`](kv_core::Error::InvalidAddress) that names the feature.
 
 mod backend;
 mod batch;
@@ -70,6 +74,10 @@ mod path;
 mod read;
 mod recent;
 mod session;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
 mod tls;
 mod txn;
 mod watch;

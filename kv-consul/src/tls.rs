@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use kv_core::{Error, Result};
+use kv_core::{Address, Error, Result};
+use reqwest::ClientBuilder;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
@@ -19,10 +20,37 @@ pub(crate) struct Files {
     pub(crate) key: Option<String>,
 }
 
+/// The error for a parameter of TLS in an address that does not ask for TLS.
+pub(crate) fn needed_by(parameter: &str) -> Error {
+    Error::invalid_address(format!("parameter `{parameter}` needs TLS: write `consuls://`"))
+}
+
+/// The files that the address and the environment name.
+pub(crate) fn files(address: &Address) -> Result<Files> {
+    if address.environment("CONSUL_HTTP_SSL_VERIFY").is_some_and(|value| is_false(&value)) {
+        let what = "CONSUL_HTTP_SSL_VERIFY turns verification off, which is not supported: name the authority in `ca`";
+        return Err(Error::invalid_address(what));
+    }
+    Ok(Files {
+        ca: address.setting("ca", "CONSUL_CACERT"),
+        cert: address.setting("cert", "CONSUL_CLIENT_CERT"),
+        key: address.setting("key", "CONSUL_CLIENT_KEY"),
+    })
+}
+
+fn is_false(text: &str) -> bool {
+    matches!(text, "0" | "f" | "F" | "false" | "FALSE" | "False")
+}
+
+/// Gives the client what it needs for agents that speak TLS, or for those that do not.
+pub(crate) fn prepare(client: ClientBuilder, files: Option<&Files>) -> Result<ClientBuilder> {
+    Ok(client.tls_backend_preconfigured(files.map_or_else(none, config)?))
+}
+
 /// Reads the files, and builds what reqwest is given.
 ///
 /// The crypto provider is named here, so that what else the program links cannot decide it.
-pub(crate) fn config(files: &Files) -> Result<ClientConfig> {
+fn config(files: &Files) -> Result<ClientConfig> {
     let builder = builder()?;
     let builder = match &files.ca {
         Some(path) => builder.with_root_certificates(authorities(path)?),
@@ -44,7 +72,7 @@ pub(crate) fn config(files: &Files) -> Result<ClientConfig> {
 }
 
 /// Trusts nobody: for agents that are spoken to in plain text. reqwest would look for a provider there too.
-pub(crate) fn none() -> Result<ClientConfig> {
+fn none() -> Result<ClientConfig> {
     Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 

@@ -36,8 +36,7 @@ impl Config {
         let encrypted = matches!(&*address.scheme, "etcds" | "https");
         for parameter in ["ca", "cert", "key", "server-name"] {
             if address.parameter(parameter).is_some() && !encrypted {
-                let reason = format!("parameter `{parameter}` needs TLS: write `etcds://`");
-                return Err(Error::invalid_address(reason));
+                return Err(tls::needed_by(parameter));
             }
         }
         let hosts = if address.hosts.is_empty() {
@@ -158,12 +157,31 @@ mod tests {
     fn what_cannot_be_done_is_refused_by_name() {
         for (address, word) in [
             ("etcd://a?ca=/ca.pem", "`ca`"),
-            ("etcds://a?ca=/no/such/file.pem", "`ca`"),
-            ("etcds://a?cert=/no/such/file.pem", "`key`"),
             ("etcd://a?consistency=weak", "`consistency`"),
+            #[cfg(feature = "tls")]
+            ("etcds://a?ca=/no/such/file.pem", "`ca`"),
+            #[cfg(feature = "tls")]
+            ("etcds://a?cert=/no/such/file.pem", "`key`"),
         ] {
             let error = read(address, []).err().expect(address).to_string();
             assert!(error.contains(word), "{address}: {error}");
         }
+    }
+    #[test]
+    #[cfg(not(feature = "tls"))]
+    fn what_needs_tls_names_the_feature() {
+        for result in [
+            read("etcds://a", []),
+            read("https://a", []),
+            read("etcds://a?ca=/ca.pem", []),
+            read("etcd://a?ca=/ca.pem", []),
+            read("", [("ETCDCTL_ENDPOINTS", "https://a")]),
+            read("", [("ETCDCTL_CACERT", "/ca.pem"), ("ETCDCTL_ENDPOINTS", "a")]),
+        ] {
+            let error = result.err().expect("it is refused");
+            assert!(matches!(error, Error::InvalidAddress { .. }), "{error:?}");
+            assert!(error.to_string().contains("feature `tls`"), "{error}");
+        }
+        assert_eq!(origins(&read("etcd://a", [("ETCDCTL_CACERT", "/ca.pem")]).expect("plain")), ["http://a:2379/"]);
     }
 }

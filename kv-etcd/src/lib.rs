@@ -48,6 +48,11 @@
 //! first, so nothing else belongs there.
 //!
 //! An ephemeral key that another client writes is no longer on its lease, and stays; its holder finds it lost.
+//!
+//! # Features
+//!
+//! `tls`, on by default: `etcds://` and `https://`, by rustls. Without it the crate does not depend on rustls, and an
+//! address that asks for TLS is an [`InvalidAddress`](kv_core::Error::InvalidAddress) that names the feature.
 
 mod auth;
 mod backend;
@@ -63,6 +68,10 @@ mod lock;
 mod proto;
 mod range;
 mod read;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
 mod tls;
 mod txn;
 mod watch;

@@ -33,6 +33,11 @@ impl Tls {
     }
 }
 
+/// The error for a parameter of TLS in an address that does not ask for TLS.
+pub(crate) fn needed_by(parameter: &str) -> Error {
+    Error::invalid_address(format!("parameter `{parameter}` needs TLS: write `etcds://`"))
+}
+
 /// Reads the certificates that the address or the environment names.
 pub(crate) fn client_config(address: &Address) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());

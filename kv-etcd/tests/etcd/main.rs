@@ -5,6 +5,7 @@ mod batch;
 mod lock;
 mod snapshot;
 mod support;
+#[cfg(feature = "tls")]
 mod tls;
 mod unreachable;
 mod watch;
