@@ -6,12 +6,13 @@ use std::process::Command;
 use kv_conformance::servers::{Cluster, Kind, Options, address_from_environment};
 
 /// The last line that each prints.
-const EXAMPLES: [(&str, &str); 6] = [
+const EXAMPLES: [(&str, &str); 7] = [
     ("tour", "Is the line that links its crate missing, such as `use kv_etcd as _;`?"),
     ("live_configuration", "stopped by configuration"),
     ("service_registry", "everybody left"),
     ("leader_election", r#"unguarded: the leader is b"the old one, unguarded", which is wrong"#),
     ("work_queue", "24 of 24 jobs done, 24 results, 0 jobs left"),
+    ("observability", "warnings: 1"),
     ("copy_tree", "verified: 0 of 1000 keys differ"),
 ];
 

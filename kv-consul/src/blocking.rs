@@ -5,10 +5,12 @@ use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use kv_core::observability::{reconnected, reconnecting};
 use kv_core::{Error, Result};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use crate::NAME;
 use crate::client::Client;
 use crate::hub::{Hub, Query};
 use crate::read::Listing;
@@ -38,6 +40,8 @@ pub(crate) struct Pause {
     first: Duration,
     max: Duration,
     next: Duration,
+    /// How many there were since the last reset.
+    count: usize,
 }
 
 impl Pause {
@@ -55,15 +59,21 @@ impl Pause {
     }
 
     fn new(first: Duration, max: Duration) -> Self {
-        Self { first, max, next: first }
+        Self { first, max, next: first, count: 0 }
     }
 
     pub(crate) fn reset(&mut self) {
         self.next = self.first;
+        self.count = 0;
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
     }
 
     /// The next pause; up to half of it is taken off at random, so that clients do not come back in step.
     pub(crate) fn next(&mut self) -> Duration {
+        self.count += 1;
         let pause = self.next;
         self.next = (pause * 2).min(self.max);
         let share = u32::try_from(random() >> 48).unwrap_or_default();
@@ -107,6 +117,9 @@ impl Following {
             let asked = Instant::now();
             let pause = match self.ask(wait).await {
                 Ok(listing) => {
+                    if failed.count() > 0 {
+                        reconnected(NAME, "watch", failed.count());
+                    }
                     failed.reset();
                     match self.take(listing).await {
                         Next::End => return,
@@ -130,11 +143,12 @@ impl Following {
                     if hub.end_unneeded(self.id) {
                         return;
                     }
-                    tracing::debug!(%error, "a blocking query failed; trying again");
                     // What was missed meanwhile shows in the difference. The old index may lie in the future of a
                     // store that lost its data, where it would be waited for in vain.
                     (self.index, wait) = (0, FIRST_WAIT);
-                    failed.next()
+                    let pause = failed.next();
+                    reconnecting(NAME, "watch", failed.count(), &error);
+                    pause
                 }
             };
             tokio::select! {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
+use kv_core::observability::attempt_failed;
 use kv_core::{Error, HostPort, Result};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
+use crate::NAME;
 use crate::config::{Config, Consistency};
 use crate::error::{self, Kind};
 use crate::path;
@@ -167,6 +169,7 @@ impl Client {
             if attempt == attempts || !error.is_retryable() || Instant::now() >= deadline {
                 return Err(error);
             }
+            attempt_failed(NAME, Some(&self.agents[at].base), attempt, &error);
         }
     }
 

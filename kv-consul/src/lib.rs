@@ -85,6 +85,9 @@ mod wire;
 
 use kv_core::Registration;
 
+/// As addresses, errors and events name this backend.
+const NAME: &str = "consul";
+
 /// Registers this backend where link-time registration is not wanted.
 ///
 /// ```no_run
@@ -94,7 +97,7 @@ use kv_core::Registration;
 /// # }
 /// ```
 pub const REGISTRATION: Registration = Registration {
-    name: "consul",
+    name: NAME,
     schemes: &["consul", "consuls"],
     parameters: &["ca", "cert", "consistency", "datacenter", "key", "lock-delay", "server-name", "token"],
     generic_http: true,

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kv_core::observability::reconnecting;
 use kv_core::{Error, Grant, Result};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep, sleep_until};
 
+use crate::NAME;
 use crate::backend::Store;
 use crate::blocking::Pause;
 use crate::error::Refusal;
@@ -232,8 +234,9 @@ async fn survive(error: Error, pause: &mut Pause) -> Result<()> {
     if !matches!(error, Error::Unavailable { .. } | Error::Indeterminate { .. }) {
         return Err(error);
     }
-    tracing::debug!(%error, "waiting for a lock goes on");
-    sleep(pause.next()).await;
+    let length = pause.next();
+    reconnecting(NAME, "lock", pause.count(), &error);
+    sleep(length).await;
     Ok(())
 }
 

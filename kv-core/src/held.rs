@@ -1,14 +1,14 @@
 //! What locks and ephemeral keys have in common: the local deadline, renewal, release and `hold`.
 
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::kv::Fate;
-use crate::{Error, Grant, Guard, Kv, Lease, Result};
+use crate::{Error, Grant, Guard, Kv, Lease, Result, observability};
 
 /// A granted lease with the clock that judges it (clause L6).
 pub(crate) struct Held {
@@ -19,6 +19,8 @@ pub(crate) struct Held {
     /// When the last successful renewal began: a lease lives at least that long plus its time to live, so a handle
     /// that counts from there gives up before the store does, never after.
     since: Mutex<Instant>,
+    /// Its loss is told once.
+    loss: Once,
     /// Empty once released.
     lease: Option<Box<dyn Lease>>,
 }
@@ -26,7 +28,7 @@ pub(crate) struct Held {
 impl Held {
     pub(crate) fn new(kv: Kv, key: &str, grant: Grant) -> Self {
         let Grant { lease, ttl, since, guard } = grant;
-        Self { kv, key: key.to_owned(), ttl, guard, since: Mutex::new(since), lease: Some(lease) }
+        Self { kv, key: key.to_owned(), ttl, guard, since: Mutex::new(since), loss: Once::new(), lease: Some(lease) }
     }
 
     pub(crate) fn key(&self) -> &str {
@@ -48,7 +50,7 @@ impl Held {
     pub(crate) async fn renew(&self) -> Result<()> {
         let lease = self.live()?;
         let began = Instant::now();
-        self.kv.call("renew", &self.key, Fate::NotApplied, lease.renew()).await?;
+        self.call("renew", Fate::NotApplied, lease.renew()).await?;
         self.renewed(began);
         Ok(())
     }
@@ -57,7 +59,7 @@ impl Held {
         let lease = self.live()?;
         let data = self.kv.checked_value(&self.key, data)?;
         let began = Instant::now();
-        let index = self.kv.call("set", &self.key, Fate::Unknown, lease.set(data)).await?;
+        let index = self.call("set", Fate::Unknown, lease.set(data)).await?;
         self.renewed(began);
         Ok(index)
     }
@@ -65,7 +67,7 @@ impl Held {
     /// Ends the lease; whatever did not end it is left to `drop`, which tries once more in the background.
     pub(crate) async fn release(mut self, verb: &'static str) -> Result<()> {
         let lease = self.live()?;
-        let result = self.kv.call(verb, &self.key, Fate::Unknown, lease.release()).await;
+        let result = self.call(verb, Fate::Unknown, lease.release()).await;
         if matches!(&result, Ok(()) | Err(Error::Lost { .. })) {
             self.lease = None;
         }
@@ -94,7 +96,7 @@ impl Held {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) if error.is_lost() => return error,
                     Ok(Err(error)) => {
-                        tracing::warn!(key = self.key, %error, "a lease could not be renewed; trying again");
+                        observability::lease_not_renewed(self.kv.backend_name(), &self.key, &error);
                         tokio::time::sleep_until(deadline.min(Instant::now() + pause / 8)).await;
                     }
                     Err(_elapsed) => return self.lost(),
@@ -109,7 +111,20 @@ impl Held {
         self.lease.as_deref().filter(|_| !lapsed).ok_or_else(|| self.lost())
     }
 
+    async fn call<T>(&self, verb: &'static str, fate: Fate, future: impl Future<Output = Result<T>>) -> Result<T> {
+        let result = self.kv.call(verb, &self.key, fate, future).await;
+        if matches!(result, Err(Error::Lost { .. })) {
+            self.tell_loss();
+        }
+        result
+    }
+
+    fn tell_loss(&self) {
+        self.loss.call_once(|| observability::lease_lost(self.kv.backend_name(), &self.key));
+    }
+
     fn lost(&self) -> Error {
+        self.tell_loss();
         Error::Lost { key: self.key.clone() }
     }
 
@@ -133,7 +148,7 @@ impl Drop for Held {
             runtime.spawn(async move {
                 match kv.call("release", &key, Fate::Unknown, lease.release()).await {
                     Ok(()) | Err(Error::Lost { .. }) => {}
-                    Err(error) => tracing::warn!(key, %error, "a dropped lease is left to its time to live"),
+                    Err(error) => observability::lease_left_to_lapse(kv.backend_name(), &key, &error),
                 }
             });
         }

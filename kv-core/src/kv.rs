@@ -12,7 +12,7 @@ use tracing::Instrument as _;
 use crate::key::{check_directory, check_key, check_prefix};
 use crate::{
     Backend, Check, EphemeralKey, Error, Grant, Limits, Listing, Lock, Operation, Result, Snapshot, Txn, TxnBuilder,
-    Value, Watch,
+    Value, Watch, observability,
 };
 
 /// A key-value store, whichever it is: from [`connect`](crate::connect), cheap to clone, usable from any task.
@@ -324,7 +324,11 @@ impl Kv {
 
     /// Sends a transaction whose keys and sizes have been checked.
     pub(crate) async fn commit(&self, verb: &'static str, key: &str, txn: Txn) -> Result<Option<u64>> {
-        self.call(verb, key, Fate::Unknown, self.backend.commit(txn)).await
+        let result = self.call(verb, key, Fate::Unknown, self.backend.commit(txn)).await;
+        if let Err(Error::Lost { key }) = &result {
+            observability::lease_lost(self.backend.name(), key);
+        }
+        result
     }
 
     fn expect_index(&self, verb: &str, key: &str, index: Option<u64>) -> Result<u64> {
@@ -365,12 +369,10 @@ impl Kv {
     /// Runs a call in a span of its own, and wraps its error.
     async fn traced<T>(&self, operation: &'static str, key: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
         let backend = self.backend.name();
-        let span = tracing::debug_span!("kv", operation, backend, key, outcome = tracing::field::Empty);
+        let span = observability::call(operation, backend, key);
         let result = call.instrument(span.clone()).await.map_err(|error| self.located(error, operation, key));
         if !span.is_disabled() {
-            let outcome = result.as_ref().map_or_else(Error::outcome, |_| "ok");
-            span.record("outcome", outcome);
-            tracing::debug!(parent: &span, outcome, "done");
+            observability::done(&span, result.as_ref().map_or_else(Error::outcome, |_| "ok"));
         }
         result
     }

@@ -17,17 +17,15 @@
 //! |---|---|
 //! | using a store | [`connect`], [`Kv`], [`TxnBuilder`], [`Watch`], [`Lock`], [`EphemeralKey`] |
 //! | what can go wrong | [`Error`] |
+//! | what it tells while it works | [`observability`] |
 //! | what differs between stores | [`Limits`] |
 //! | writing a backend | [`Backend`], [`Lease`], [`Registration`], [`register!`] |
 //!
 //! A backend's crate must be linked for [`connect`] to find it: `use kv_memory as _;`. Where that is not wanted,
 //! `Registry::new().with(kv_memory::REGISTRATION)` names it.
 //!
-//! # Tracing
-//! Every call is a `tracing` span `kv` at debug level, with the fields `operation` (such as `get`), `backend`, `key`
-//! (without the root) and, once it is done, `outcome` (`ok`, or the error's variant, such as `not_found`). What goes
-//! on by itself and may need an operator (reconnects, leases that cannot be renewed, foreign keys that cannot be
-//! shown) is an event at warn level. No value of a key and no secret is ever recorded.
+//! Every call is a `tracing` span, and what may need an operator is an event at warn level: [`observability`] names
+//! them all.
 
 mod address;
 mod backend;
@@ -42,6 +40,7 @@ mod kv;
 mod lease;
 mod limits;
 mod lock;
+pub mod observability;
 mod registry;
 mod txn;
 mod value;

@@ -1,29 +1,45 @@
-//! Pauses between attempts: doubling up to a limit, with jitter.
+//! Pauses between attempts to bring something back: doubling up to a limit, with jitter. What happens is told.
 
+use std::fmt::Display;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 
+use kv_core::observability::{reconnected, reconnecting};
+
+use crate::NAME;
+
 pub(crate) struct Backoff {
+    /// What is brought back.
+    what: &'static str,
+    /// How many failures there were since it last worked.
+    failures: usize,
     first: Duration,
     longest: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, next: first }
+    pub(crate) fn new(what: &'static str, first: Duration, longest: Duration) -> Self {
+        Self { what, failures: 0, first, longest, next: first }
     }
 
-    /// The next pause: between half of what is due and all of it, so that many clients do not come back at once.
-    pub(crate) fn next(&mut self) -> Duration {
+    /// The pause after a failure: between half of what is due and all of it, so that many clients do not come back at
+    /// once.
+    pub(crate) fn failed(&mut self, error: &dyn Display) -> Duration {
+        self.failures += 1;
+        reconnecting(NAME, self.what, self.failures, error);
         let due = self.next;
         self.next = (due * 2).min(self.longest);
         let part = u32::try_from(random() % 1024).unwrap_or(0);
         due / 2 + due / 2 * part / 1024
     }
 
-    /// Something worked.
-    pub(crate) fn reset(&mut self) {
+    /// It works.
+    pub(crate) fn worked(&mut self) {
+        if self.failures > 0 {
+            reconnected(NAME, self.what, self.failures);
+        }
+        self.failures = 0;
         self.next = self.first;
     }
 }
@@ -41,13 +57,13 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_limit_and_start_anew_after_success() {
         let (first, longest) = (Duration::from_millis(50), Duration::from_millis(300));
-        let mut backoff = Backoff::new(first, longest);
+        let mut backoff = Backoff::new("watch", first, longest);
         for due in [50, 100, 200, 300, 300] {
-            let (due, pause) = (Duration::from_millis(due), backoff.next());
+            let (due, pause) = (Duration::from_millis(due), backoff.failed(&"gone"));
             assert!(due / 2 <= pause && pause <= due, "{pause:?} of {due:?}");
         }
-        backoff.reset();
-        assert!(backoff.next() <= first);
+        backoff.worked();
+        assert!(backoff.failed(&"gone") <= first);
     }
 
     #[test]

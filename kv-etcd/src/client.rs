@@ -1,14 +1,17 @@
 //! Calls to the cluster: which endpoint, with which token, and what is tried again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use kv_core::observability::{attempt_failed, reconnected, reconnecting};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Streaming;
 
+use crate::NAME;
 use crate::auth::{Auth, Token};
 use crate::batch::Lane;
 use crate::config::{Config, Endpoint};
@@ -37,7 +40,17 @@ pub(crate) struct Client {
     /// Which endpoint is tried first for the next connection.
     first: AtomicUsize,
     /// One connects for all who wait; the last failure is theirs, too, if it came after they began to wait.
-    connecting: tokio::sync::Mutex<Option<(Instant, Unreachable)>>,
+    connecting: tokio::sync::Mutex<Connecting>,
+}
+
+/// What is known while there is no connection.
+#[derive(Default)]
+struct Connecting {
+    last_failure: Option<(Instant, Unreachable)>,
+    /// There was a connection before.
+    again: bool,
+    /// How many attempts were made to have one again.
+    attempts: usize,
 }
 
 impl Client {
@@ -57,7 +70,9 @@ impl Client {
     /// Sends a request, to one endpoint after the other as long as that cannot apply it twice.
     pub(crate) async fn call<C: Call>(&self, request: C) -> Result<C::Answer, Failed> {
         let (mut endpoints_left, mut tokens_left) = (self.config.endpoints.len(), 2);
+        let mut attempt = 0;
         loop {
+            attempt += 1;
             let connection = self.connection().await?;
             let under_way = UnderWay { client: self, connection: &connection, began: Instant::now() };
             let (generation, result) = self.attempt(&connection, request.clone()).await;
@@ -73,12 +88,13 @@ impl Client {
                 auth.forget(generation).await;
                 tokens_left -= 1;
             } else if failed.moves_on() && endpoints_left > 0 {
-                tracing::debug!(error = %kv_core::Error::from(failed), "trying another endpoint of etcd");
                 self.abandon(&connection);
                 endpoints_left -= 1;
             } else {
                 return Err(failed);
             }
+            let endpoint = &self.config.endpoints[connection.endpoint].address;
+            attempt_failed(NAME, Some(endpoint), attempt, &failed.into());
         }
     }
 
@@ -147,24 +163,36 @@ impl Client {
         let began = Instant::now();
         let deadline = began + self.config.timeout * 4 / 5;
         let late = |_| Unreachable::for_now("no endpoint could be connected to in time");
-        let mut last_failure = timeout_at(deadline, self.connecting.lock()).await.map_err(late)?;
+        let mut connecting = timeout_at(deadline, self.connecting.lock()).await.map_err(late)?;
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
-        if let Some((at, failure)) = &*last_failure
+        if let Some((at, failure)) = &connecting.last_failure
             && *at > began
         {
             return Err(failure.clone());
         }
+        if connecting.again {
+            connecting.attempts += 1;
+            let broke: &dyn Display = match &connecting.last_failure {
+                Some((_, failure)) if connecting.attempts > 1 => failure,
+                _ => &"the connection ended, or no answer came on it",
+            };
+            reconnecting(NAME, "connection", connecting.attempts, broke);
+        }
         match self.connect(deadline).await {
             Ok(connection) => {
+                if connecting.again {
+                    reconnected(NAME, "connection", connecting.attempts);
+                }
+                (connecting.again, connecting.attempts) = (true, 0);
                 let connection = Arc::new(connection);
                 self.first.store(connection.endpoint, Ordering::Relaxed);
                 *self.current_slot() = Some(Arc::clone(&connection));
                 Ok(connection)
             }
             Err(failure) => {
-                *last_failure = Some((Instant::now(), failure.clone()));
+                connecting.last_failure = Some((Instant::now(), failure.clone()));
                 Err(failure)
             }
         }

@@ -238,6 +238,12 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     if said.is_empty() { error.to_string() } else { said.join(": ") }
 }
 
+impl std::fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
 impl Unreachable {
     pub(crate) fn for_now(reason: impl Into<String>) -> Self {
         Self { why: Why::ForNow, reason: reason.into() }

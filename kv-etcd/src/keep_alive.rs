@@ -4,11 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures_util::stream::poll_fn;
+use kv_core::observability::attempt_failed;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Status;
 
+use crate::NAME;
 use crate::client::Client;
 use crate::error::Failed;
 use crate::proto::{LEASE_KEEP_ALIVE, LeaseKeepAliveRequest, LeaseKeepAliveResponse};
@@ -31,17 +33,23 @@ impl Client {
     ///
     /// Doing it twice is harmless, so it is tried on one endpoint after the other.
     pub(crate) async fn keep_alive(self: &Arc<Self>, id: i64) -> Result<bool, Failed> {
-        let mut attempts_left = self.config.endpoints.len();
+        let mut attempt = 0;
         loop {
+            attempt += 1;
             let (answer, answered) = oneshot::channel();
             self.send_renewal(Renewal { id, answer });
             let result = answered.await.unwrap_or_else(|_| Err(not_answered("the task that renews leases has ended")));
             match result {
-                Err(failed) if attempts_left > 0 && failed.is_stale_token() => self.forget_token().await,
-                Err(failed) if attempts_left > 0 && failed.moves_on() => {}
+                Err(failed)
+                    if attempt <= self.config.endpoints.len() && (failed.is_stale_token() || failed.moves_on()) =>
+                {
+                    if failed.is_stale_token() {
+                        self.forget_token().await;
+                    }
+                    attempt_failed(NAME, None, attempt, &failed.into());
+                }
                 result => return result,
             }
-            attempts_left -= 1;
         }
     }
 

@@ -82,9 +82,12 @@ use kv_core::{Address, Backend, Registration, Result};
 
 pub use backend::EtcdBackend;
 
+/// As addresses, errors and events name this backend.
+const NAME: &str = "etcd";
+
 /// Registers this backend where link-time registration is not wanted.
 pub const REGISTRATION: Registration = Registration {
-    name: "etcd",
+    name: NAME,
     schemes: &["etcd", "etcds"],
     parameters: &["ca", "cert", "consistency", "key", "server-name"],
     generic_http: true,

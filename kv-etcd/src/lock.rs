@@ -70,7 +70,7 @@ impl Shared {
                 // The lease lapsed while the cluster was out of reach, and with it the place in the queue.
                 Ok(None) => tracing::debug!(key = name, "the wait for a lock lost its place and begins anew"),
                 // Nothing is left of the failed attempt that would not lapse, so it may be made again.
-                Err(error) if waited && passes(&error) => sleep(backoff.next()).await,
+                Err(error) if waited && passes(&error) => sleep(backoff.failed(&error)).await,
                 Err(error) => return Err(error),
             }
         }
@@ -135,11 +135,8 @@ impl Shared {
         loop {
             match self.wait_for_one_before(place).await {
                 Ok(Some(first)) => return Ok(first),
-                Ok(None) => backoff.reset(),
-                Err(error) if passes(&error) => {
-                    tracing::debug!(%error, key = place.name, "the wait for a lock goes on after a failure");
-                    sleep(backoff.next()).await;
-                }
+                Ok(None) => backoff.worked(),
+                Err(error) if passes(&error) => sleep(backoff.failed(&error)).await,
                 Err(error) => return Err(error),
             }
         }
@@ -202,7 +199,7 @@ async fn keep(claim: &mut Claim) {
 }
 
 fn patience() -> Backoff {
-    Backoff::new(Duration::from_millis(50), Duration::from_secs(2))
+    Backoff::new("lock", Duration::from_millis(50), Duration::from_secs(2))
 }
 
 /// Whether one who waits goes on waiting.

@@ -1,8 +1,9 @@
 //! Ranges of keys, and what comes back for them.
 
 use bytes::Bytes;
-use kv_core::Result;
+use kv_core::{Result, observability};
 
+use crate::NAME;
 use crate::error::Failed;
 use crate::proto::{KeyValue, RangeRequest, ResponseHeader};
 
@@ -64,7 +65,7 @@ pub(crate) fn index(revision: i64) -> u64 {
 pub(crate) fn utf8(kv: &KeyValue) -> Option<String> {
     let text = std::str::from_utf8(&kv.key);
     if text.is_err() {
-        tracing::warn!(key = ?kv.key, "a key that is not UTF-8 is left out");
+        observability::foreign_key_left_out(NAME, &kv.key);
     }
     text.ok().map(str::to_owned)
 }

@@ -143,7 +143,7 @@ impl Drop for Hub {
 
 async fn run(client: Arc<Client>, mut commands: UnboundedReceiver<Command>) {
     let mut watches = Watches::new();
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut backoff = Backoff::new("watch", FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         // Watches that are stopped need no stream.
         while watches.values().all(|watch| watch.stopped) {
@@ -159,9 +159,7 @@ async fn run(client: Arc<Client>, mut commands: UnboundedReceiver<Command>) {
                 }
             }
             End::Failed(reason) => {
-                let pause = backoff.next();
-                tracing::debug!(reason, ?pause, "the watch stream to etcd ended; opening it again");
-                let resume = Instant::now() + pause;
+                let resume = Instant::now() + backoff.failed(&reason);
                 loop {
                     tokio::select! {
                         () = sleep_until(resume) => break,

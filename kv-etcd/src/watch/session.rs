@@ -73,7 +73,7 @@ pub(super) async fn run(
             },
             answer = answers.message() => match answer {
                 Ok(Some(answer)) => {
-                    backoff.reset();
+                    backoff.worked();
                     if let Err(end) = session.take(client, watches, answer).await {
                         return end;
                     }

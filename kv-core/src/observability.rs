@@ -1,0 +1,107 @@
+//! What a store tells of its work: the names of its `tracing` spans and events, the same for every backend.
+//!
+//! Whoever installs a `tracing` subscriber sees them; without one they cost next to nothing, and no metrics library is
+//! forced on anyone. To count or time operations, make a metric of the span: its name and fields stay as they are here.
+//! No span and no event holds a value or a secret (clause A4).
+//!
+//! ```
+//! // Everything that may need an operator, as lines on standard output:
+//! tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).init();
+//! ```
+//!
+//! # The span of a call
+//! Every call of a [`Kv`](crate::Kv), a lock or an ephemeral key is a span `kv` at debug level, target `kv_core`:
+//!
+//! | field | |
+//! |---|---|
+//! | `operation` | the verb: `ping`, `get`, `get_all`, `keys`, `set`, `update`, `delete`, `delete_tree`, `remove`, `txn`, `watch`, `observe`, `ephemeral_key`, `lock`, `try_lock`, `renew`, `destroy`, `unlock`, or `release` for a handle that was dropped |
+//! | `backend` | `memory`, `etcd`, `consul`, … |
+//! | `key` | the key, prefix or directory, without the root; empty for `ping` and `txn` |
+//! | `outcome` | once it is done: `ok`, or the variant of [`Error`], such as `not_found`, `conflict`, `lost`, `indeterminate` |
+//! | `attempt` | the number of the last attempt, if the first was not the only one |
+//!
+//! A span that closes without an `outcome` is a call that its caller gave up. What is refused before anything is sent,
+//! such as an invalid key, has no span.
+//!
+//! # Events
+//! An event is named by its message, which never varies; what does is in its fields. All have the target `kv_core` and
+//! the field `backend`, of their own or of the span they are in.
+//!
+//! | level | message | fields | when |
+//! |---|---|---|---|
+//! | debug | `done` | `outcome` | a call is over |
+//! | debug | `attempt failed` | `attempt`, `endpoint`, `error` | one attempt of a call failed, and another is made, at the same endpoint or the next |
+//! | warn, then debug | `reconnecting` | `what`, `attempt`, `error` | a connection, or what lives on one (`watch`, `lock` for a wait), broke and is brought back; only the first attempt is a warning |
+//! | info | `reconnected` | `what`, `attempt` | it is back, after so many attempts |
+//! | warn | `lease not renewed` | `key`, `error` | a lock or ephemeral key could not be renewed by `hold`, which tries again while the lease may stand |
+//! | warn | `lease lost` | `key` | a handle found that its lock or ephemeral key is not its own any more, once for each handle; or the store refused a transaction for it |
+//! | warn | `lease left to lapse` | `key`, `error` | a dropped handle could not be released; its time to live frees the key |
+//! | warn | `foreign key left out` | `key` | the store holds a key that is not UTF-8, which no listing or watch can show; its bytes are escaped |
+//!
+//! Beyond these a backend's crate may have debug events of its own, under its own target, that may change at any time.
+//!
+//! # For a backend
+//! The functions below make the events that only a backend can know of. The rest comes from the handle.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use tracing::Span;
+use tracing::field::Empty;
+
+use crate::Error;
+
+/// Makes every event under one target, whatever file it comes from.
+const TARGET: &str = "kv_core";
+
+/// Tells that an attempt of the call under way failed, and that another is made.
+///
+/// Attempts count from 1. The endpoint is the one that it was made at, if that is known. Called within the call itself, it also counts the next one in the call's span.
+pub fn attempt_failed(backend: &str, endpoint: Option<&str>, attempt: usize, error: &Error) {
+    tracing::debug!(target: TARGET, backend, endpoint, attempt, %error, "attempt failed");
+    Span::current().record("attempt", attempt + 1);
+}
+
+/// Tells that `what` broke, and that an attempt is made to bring it back.
+///
+/// Attempts count from 1 since it last worked: the first is a warning, and those after it are for who looks closely.
+pub fn reconnecting(backend: &str, what: &str, attempt: usize, error: &dyn Display) {
+    if attempt == 1 {
+        tracing::warn!(target: TARGET, backend, what, attempt, %error, "reconnecting");
+    } else {
+        tracing::debug!(target: TARGET, backend, what, attempt, %error, "reconnecting");
+    }
+}
+
+/// Tells that `what` works again, after so many attempts.
+pub fn reconnected(backend: &str, what: &str, attempt: usize) {
+    tracing::info!(target: TARGET, backend, what, attempt, "reconnected");
+}
+
+/// Tells that the store holds a key that cannot be shown.
+pub fn foreign_key_left_out(backend: &str, key: &[u8]) {
+    tracing::warn!(target: TARGET, backend, key = ?Bytes::copy_from_slice(key), "foreign key left out");
+}
+
+/// The span of a call.
+pub(crate) fn call(operation: &'static str, backend: &'static str, key: &str) -> Span {
+    tracing::debug_span!(target: TARGET, "kv", operation, backend, key, outcome = Empty, attempt = Empty)
+}
+
+/// A call is over.
+pub(crate) fn done(span: &Span, outcome: &'static str) {
+    span.record("outcome", outcome);
+    tracing::debug!(target: TARGET, parent: span, outcome, "done");
+}
+
+pub(crate) fn lease_not_renewed(backend: &str, key: &str, error: &Error) {
+    tracing::warn!(target: TARGET, backend, key, %error, "lease not renewed");
+}
+
+pub(crate) fn lease_lost(backend: &str, key: &str) {
+    tracing::warn!(target: TARGET, backend, key, "lease lost");
+}
+
+pub(crate) fn lease_left_to_lapse(backend: &str, key: &str, error: &Error) {
+    tracing::warn!(target: TARGET, backend, key, %error, "lease left to lapse");
+}
