@@ -4,7 +4,8 @@
 //! sentence, and shows what was done and seen, in order.
 //!
 //! # Testing a backend
-//! A test target without the usual harness, of a backend that depends on this crate for its tests alone:
+//! [`guide`] writes a backend step by step. Its test is a target without the usual harness, of a crate that depends on
+//! this one for its tests alone:
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -47,8 +48,9 @@
 //! cargo run -p kv-conformance -- etcd://10.0.0.1:2379,10.0.0.2:2379
 //! cargo run -p kv-conformance -- etcd://localhost consul://localhost memory://suite --markdown table.md
 //! ```
-//! The program knows etcd, Consul and memory; the default features are its own. The second line writes the [`Table`] of stores and clauses. Cases keep to a directory of their own and remove it
-//! afterwards, so that a store in use may be tested; `--filter` takes a part of their names, or a clause.
+//! The program knows etcd, Consul and memory; the default features are its own. The second line writes the [`Table`] of
+//! stores and clauses. Cases keep to a directory of their own and remove it afterwards, so that a store in use may be
+//! tested; `--filter` takes a part of their names, or a clause.
 //!
 //! # What is random
 //! Each run draws a seed, and shows it where a case fails; the variable `KV_CONFORMANCE_SEED` repeats it. Clients that
@@ -63,6 +65,7 @@
 //!
 //! | for | see |
 //! |---|---|
+//! | writing a backend, step by step | [`guide`] |
 //! | running the suite | [`run`], [`Suite`], [`Verdict`], [`Report`] |
 //! | giving it a store | [`Fixture`], [`AddressFixture`], [`Faults`], [`Census`] |
 //! | what it runs | [`CASES`], [`Case`], [`Need`], [`Context`], [`Outcome`], [`Broke`] |
@@ -75,6 +78,8 @@ pub mod chaos;
 mod client;
 mod context;
 mod fixture;
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 pub mod judge;
 mod log;
 mod random;
