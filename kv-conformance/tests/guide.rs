@@ -40,7 +40,7 @@ fn every_excerpt_is_of_the_backend() {
     assert!(blocks.len() >= 10, "the guide has {} excerpts", blocks.len());
     for (language, lines) in blocks {
         assert!(["rust,ignore", "toml"].contains(&&*language), "{language}: nothing compares such a block");
-        for excerpt in lines.split(|line| line.is_empty()) {
+        for excerpt in lines.split(String::is_empty) {
             let found = sources.iter().any(|source| source.windows(excerpt.len()).any(|window| window == excerpt));
             assert!(found, "this is not in the backend any more:\n{}", excerpt.join("\n"));
         }

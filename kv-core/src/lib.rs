@@ -64,3 +64,8 @@ pub use watch::Watch;
 /// For [`register!`], which expands in other crates.
 #[doc(hidden)]
 pub use inventory;
+
+/// The programs of the front page compile, and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
