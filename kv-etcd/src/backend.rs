@@ -22,7 +22,7 @@ const LIMITS: Limits = Limits {
     txn_ops: txn::TXN_OPS,
     txn_bytes: txn::TXN_BYTES,
     min_ttl: Duration::from_secs(1),
-    max_ttl: Duration::from_secs(9_000_000_000),
+    max_ttl: lease::MAX_TTL,
     ttl_step: Duration::from_secs(1),
     // etcd looks for lapsed leases every half second, and ends each by agreement of the cluster.
     expiry_lag: ExpiryLag { fixed: Duration::from_secs(3), ttls: 0 },

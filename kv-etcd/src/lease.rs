@@ -15,6 +15,11 @@ use crate::proto::{CompareTarget, LeaseGrantRequest, LeaseRevokeRequest, Operand
 use crate::range::{Range, index, revision, signed};
 use crate::txn::{absent, equal};
 
+/// The longest time to live that etcd grants.
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
+/// How often a lease is asked for that turns out to exist: chance alone never repeats one of its numbers.
+const ATTEMPTS: usize = 5;
+
 /// A lease that nothing relies on yet: unless it is handed over, dropping it ends it in the background, and what
 /// was put on it goes with it.
 pub(crate) struct Claim {
@@ -31,13 +36,16 @@ pub(crate) struct Claim {
 impl Claim {
     pub(crate) async fn grant(client: &Arc<Client>, ttl: Duration) -> Result<Self> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-        loop {
+        for _ in 0..ATTEMPTS {
             // Numbered here, not by the server, so that a lease whose grant was cut off can be ended, too.
             let id = i64::try_from(random() >> 1).unwrap_or(i64::MAX).max(1);
             let mut claim = Self { client: Arc::clone(client), id, ttl, since: Instant::now(), armed: true };
             match client.call(LeaseGrantRequest { ttl: seconds, id }).await {
                 Ok(granted) => {
                     claim.ttl = Duration::from_secs(index(granted.ttl));
+                    if claim.ttl.is_zero() || claim.ttl > MAX_TTL {
+                        return Err(Failed::odd("a lease was granted, for no time that there is").into());
+                    }
                     return Ok(claim);
                 }
                 // The answer to a first attempt got lost; how long that lease lives is not known.
@@ -48,6 +56,7 @@ impl Claim {
                 }
             }
         }
+        Err(Failed::odd("whatever lease is asked for, it exists already").into())
     }
 
     /// Starts its time to live anew; false if it has ended.
