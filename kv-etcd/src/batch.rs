@@ -205,6 +205,7 @@ async fn send_together<J: Job>(client: &Arc<Client>, queued: Vec<Queued<J>>) {
         },
         // One of them may be what was refused: it is not to take the others with it.
         Ok(Err(failed)) if failed.is_refusal() => return send_apart(client, together),
+        Ok(Err(failed)) if failed.is_too_large() && !J::WRITES => return send_apart(client, together),
         Ok(Err(failed)) => failed,
         Err(_elapsed) => Failed::given_up(J::WRITES),
     };

@@ -36,6 +36,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 /// What may be under way on one stream and on the connection: large listings are not to wait for window updates.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The most bytes of one message: memory for it is set aside as soon as its length is known, and what it says may take
+/// many times as much. What etcd sends at a time is either small or asked for in smaller parts when it is refused.
+const MESSAGE: usize = 64 << 20;
 
 /// A connection to an etcd member that had a leader when it was made.
 pub(crate) struct Connection {
@@ -103,7 +106,7 @@ impl Connection {
     }
 
     async fn grpc(&self) -> Result<Grpc<Sender>, Status> {
-        let mut grpc = Grpc::with_origin(self.grpc.clone(), self.origin.clone()).max_decoding_message_size(usize::MAX);
+        let mut grpc = Grpc::with_origin(self.grpc.clone(), self.origin.clone()).max_decoding_message_size(MESSAGE);
         grpc.ready().await.map_err(Status::from_error)?;
         Ok(grpc)
     }

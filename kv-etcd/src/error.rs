@@ -53,6 +53,9 @@ impl StdError for NotSent {
     }
 }
 
+/// What the decoder says of a message that is larger than it takes.
+const TOO_LARGE: &str = "decoded message length too large";
+
 /// What an answer that is an error says about the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -89,6 +92,10 @@ fn judge(code: Code, message: &str) -> Verdict {
     ];
     if code != Code::Unknown && NOT_NOW.iter().any(|known| message.ends_with(known)) {
         return Verdict::NotNow;
+    }
+    // This side's own words: an answer came, and the call may have been applied.
+    if code == Code::OutOfRange && message.contains(TOO_LARGE) {
+        return Verdict::Odd;
     }
     match code {
         Code::Unauthenticated | Code::PermissionDenied => Verdict::Denied,
@@ -159,9 +166,9 @@ impl Failed {
         self.says(Code::OutOfRange, "has been compacted")
     }
 
-    /// Whether the answer would have been too large for the server to send.
-    pub(crate) fn is_too_large_to_send(&self) -> bool {
-        self.says(Code::ResourceExhausted, "larger than max")
+    /// Whether the answer is too large for the server to send, or for this side to take.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.says(Code::ResourceExhausted, "larger than max") || self.says(Code::OutOfRange, TOO_LARGE)
     }
 
     /// Whether the server has no users.
@@ -201,7 +208,7 @@ impl From<Failed> for Error {
         let reason = if transport(&status) {
             format!("no answer came: {}", chain(&status))
         } else {
-            format!("the server answered {:?}: {}", status.code(), status.message())
+            format!("the server answered {:?}: {}", status.code(), excerpt(status.message()))
         };
         let verdict = match transport(&status) {
             false => judge(status.code(), status.message()),
@@ -216,6 +223,11 @@ impl From<Failed> for Error {
         };
         error.with_source(status)
     }
+}
+
+/// What of a server's text is quoted: it may send anything, of any length.
+pub(crate) fn excerpt(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
 /// A status that a server sent has nothing below it.
@@ -270,7 +282,7 @@ impl Unreachable {
     /// it did.
     pub(crate) fn from_first_call(status: &Status, ended: Option<&str>, encrypted: bool) -> Self {
         if !transport(status) {
-            let said = format!("it answered {:?}: {}", status.code(), status.message());
+            let said = format!("it answered {:?}: {}", status.code(), excerpt(status.message()));
             return match judge(status.code(), status.message()) {
                 Verdict::NotNow | Verdict::Unsure => Self::for_now(said),
                 Verdict::Denied => Self::denied(said),

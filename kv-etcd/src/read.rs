@@ -20,6 +20,8 @@ const PAGE_BYTES: usize = 8 << 20;
 /// Pages grow because etcd counts the rest of the range for each of them.
 const FIRST_KEYS: i64 = 1_000;
 const MOST_KEYS: i64 = 50_000;
+/// The most that one listing may take, in bytes, so that no server can fill the memory.
+const LISTING: usize = 1 << 30;
 
 impl Client {
     /// A read, linearizable unless the address asks for less.
@@ -58,17 +60,19 @@ impl Client {
         loop {
             request.limit = limit;
             let page = match self.read(request.clone()).await {
-                Err(failed) if failed.is_too_large_to_send() && limit > 1 => {
+                Err(failed) if failed.is_too_large() && limit > 1 => {
                     limit = (limit / 8).max(1);
                     continue;
                 }
                 result => result?,
             };
             let at = if request.revision == 0 { revision(page.header.as_ref())? } else { index(request.revision) };
+            goes_on(&request, &page)?;
             let last = page.kvs.last().map(|kv| kv.key.clone());
             bytes += page.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum::<usize>();
             entries.reserve(page.kvs.len());
             entries.extend(page.kvs.into_iter().filter_map(|kv| Some((utf8(&kv)?, value(kv)))));
+            check_size(bytes + entries.len() * size_of::<(String, Value)>())?;
             let Some(last) = last.filter(|_| page.more) else {
                 return Ok(Snapshot { entries, index: at });
             };
@@ -94,21 +98,31 @@ impl Client {
 
     async fn try_keys(&self, prefix: &str) -> Result<Vec<String>, Failed> {
         let mut children: Vec<String> = Vec::new();
+        let mut bytes = 0;
         let mut request = Range::prefix(prefix).request();
         request.keys_only = true;
         request.limit = FIRST_KEYS;
         loop {
-            let page = self.read(request.clone()).await?;
+            let page = match self.read(request.clone()).await {
+                Err(failed) if failed.is_too_large() && request.limit > 1 => {
+                    request.limit = (request.limit / 8).max(1);
+                    continue;
+                }
+                result => result?,
+            };
+            goes_on(&request, &page)?;
             if request.revision == 0 {
                 request.revision = signed(revision(page.header.as_ref())?);
             }
             for kv in &page.kvs {
-                let Some(key) = utf8(kv) else { continue };
+                let Some(key) = utf8(kv).filter(|key| key.starts_with(prefix)) else { continue };
                 let child = child(&key, prefix.len());
                 if children.last().is_none_or(|last| last != child) {
+                    bytes += child.len() + size_of::<String>();
                     children.push(child.to_owned());
                 }
             }
+            check_size(bytes)?;
             let Some(last) = page.kvs.last().filter(|_| page.more) else { return Ok(children) };
             request.limit = (request.limit * 4).min(MOST_KEYS);
             request.key = match children.last() {
@@ -121,6 +135,16 @@ impl Client {
             };
         }
     }
+}
+
+/// A page that ends before it begins would make a listing go round in circles.
+fn goes_on(request: &RangeRequest, page: &RangeResponse) -> Result<(), Failed> {
+    let back = page.more && page.kvs.last().is_some_and(|last| last.key < request.key);
+    if back { Err(Failed::odd("a page of a listing ends before it begins")) } else { Ok(()) }
+}
+
+fn check_size(bytes: usize) -> Result<(), Failed> {
+    if bytes > LISTING { Err(Failed::odd("the listing takes more than 1 GiB")) } else { Ok(()) }
 }
 
 /// A read of one key, which may travel with others.

@@ -14,38 +14,74 @@ pub(crate) struct Batch {
     pub(crate) last: i64,
 }
 
+/// The most that the events of one revision may take, in bytes, roughly: etcd sends a revision of any size in fragments,
+/// and without end none is complete.
+const REVISION: usize = 256 << 20;
+
+/// Why the events that have come cannot be delivered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// They are not in the order of their revisions.
+    Disordered,
+    /// One revision has more of them than is taken.
+    TooLarge,
+}
+
 /// Joins the fragments of one watch.
 #[derive(Default)]
 pub(crate) struct Joiner {
     /// Events of a revision that may go on in the next fragment.
     held: Vec<proto::Event>,
+    /// What these take.
+    held_bytes: usize,
 }
 
 impl Joiner {
     /// Takes what has come, and gives the events from revision `next` on that are complete.
-    pub(crate) fn join(&mut self, events: Vec<proto::Event>, more_follow: bool, next: i64) -> Option<Batch> {
-        let mut all = std::mem::take(&mut self.held);
-        all.extend(events);
-        if more_follow {
-            let last = all.last().map(revision);
-            let complete = all.iter().position(|event| Some(revision(event)) == last).unwrap_or(0);
-            self.held = all.split_off(complete);
-        }
+    pub(crate) fn join(
+        &mut self,
+        mut events: Vec<proto::Event>,
+        more_follow: bool,
+        next: i64,
+    ) -> Result<Option<Batch>, Unfit> {
         // etcd has been known to repeat events after a reconnect; what was delivered is not delivered again.
-        all.retain(|event| revision(event) >= next);
-        let last = revision(all.last()?);
-        let bytes = all.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.key.len() + kv.value.len() + 64).sum();
-        Some(Batch { events: all.into_iter().filter_map(event).collect(), bytes, last })
+        events.retain(|event| revision(event) >= next);
+        if !self.held.last().into_iter().chain(&events).is_sorted_by_key(revision) {
+            return Err(Unfit::Disordered);
+        }
+        self.held_bytes += events.iter().map(bytes).sum::<usize>();
+        if self.held.is_empty() {
+            self.held = events;
+        } else {
+            self.held.append(&mut events);
+        }
+        let Some(last) = self.held.last().map(revision) else { return Ok(None) };
+        let complete =
+            if more_follow { self.held.partition_point(|event| revision(event) < last) } else { self.held.len() };
+        if complete == 0 {
+            return if self.held_bytes > REVISION { Err(Unfit::TooLarge) } else { Ok(None) };
+        }
+        let rest = self.held.split_off(complete);
+        let events = std::mem::replace(&mut self.held, rest);
+        let held_bytes = self.held.iter().map(bytes).sum();
+        let bytes = std::mem::replace(&mut self.held_bytes, held_bytes) - held_bytes;
+        let last = events.last().map_or(last, revision);
+        Ok(Some(Batch { events: events.into_iter().filter_map(event).collect(), bytes, last }))
     }
 
     /// Forgets what was not complete: it will come again.
     pub(crate) fn clear(&mut self) {
-        self.held.clear();
+        *self = Self::default();
     }
 }
 
 fn revision(event: &proto::Event) -> i64 {
     event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
+}
+
+/// What an event takes in memory.
+fn bytes(event: &proto::Event) -> usize {
+    size_of::<proto::Event>() + event.kv.as_ref().map_or(0, |kv| kv.key.len() + kv.value.len())
 }
 
 fn event(event: proto::Event) -> Option<Event> {
@@ -70,8 +106,11 @@ mod tests {
         proto::Event { event_type: 0, kv: Some(kv) }
     }
 
-    fn indices(batch: Option<Batch>) -> Vec<u64> {
-        batch.map(|batch| batch.events.iter().map(|event| event.index).collect()).unwrap_or_default()
+    fn indices(batch: Result<Option<Batch>, Unfit>) -> Vec<u64> {
+        batch
+            .expect("what etcd sends")
+            .map(|batch| batch.events.iter().map(|event| event.index).collect())
+            .unwrap_or_default()
     }
 
     #[test]
@@ -87,7 +126,31 @@ mod tests {
     fn what_was_delivered_is_not_repeated() {
         let mut joiner = Joiner::default();
         assert_eq!(indices(joiner.join(vec![put("a", 4), put("b", 5)], false, 5)), [5]);
-        assert!(joiner.join(vec![put("a", 4)], false, 6).is_none());
+        assert_eq!(indices(joiner.join(vec![put("a", 4)], false, 6)), []);
+    }
+
+    #[test]
+    fn revisions_do_not_go_backwards() {
+        let mut joiner = Joiner::default();
+        assert_eq!(joiner.join(vec![put("a", 5), put("b", 4)], false, 1).err(), Some(Unfit::Disordered));
+        assert_eq!(indices(joiner.join(vec![put("a", 5)], true, 1)), []);
+        assert_eq!(joiner.join(vec![put("b", 4)], false, 1).err(), Some(Unfit::Disordered));
+        // Nor are numbers trusted that no revision has.
+        let mut joiner = Joiner::default();
+        assert_eq!(
+            indices(joiner.join(vec![put("a", i64::MIN), put("b", 0), put("c", i64::MAX)], false, 1)),
+            [index(i64::MAX)]
+        );
+    }
+
+    #[test]
+    fn a_revision_without_end_is_given_up() {
+        let mut joiner = Joiner::default();
+        let kv = KeyValue { value: vec![0; 1 << 20].into(), mod_revision: 7, ..KeyValue::default() };
+        let event = proto::Event { event_type: 0, kv: Some(kv) };
+        // They all share one value here, but are counted.
+        let taken = (0..1000).take_while(|_| joiner.join(vec![event.clone()], true, 1).is_ok()).count();
+        assert_eq!(taken, (REVISION >> 20) - 1);
     }
 
     #[test]

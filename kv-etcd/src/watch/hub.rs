@@ -62,7 +62,7 @@ impl Watch {
             self.stopped = true;
             return;
         }
-        self.next = batch.last + 1;
+        self.next = batch.last.saturating_add(1);
         self.sink.gauge.add(batch.bytes);
         // A consumer that is gone says so itself.
         let _ = self.sink.batches.send(Ok(batch));

@@ -9,10 +9,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tonic::Code;
 
+use super::batch::Unfit;
 use super::hub::{Command, Watches};
 use crate::backoff::Backoff;
 use crate::client::Client;
-use crate::error::{Failed, is_stale_token};
+use crate::error::{Failed, excerpt, is_stale_token};
 use crate::proto::{WATCH, WatchCancelRequest, WatchCommand, WatchCreateRequest, WatchRequest, WatchResponse};
 
 /// Why a session is over.
@@ -156,7 +157,18 @@ impl Session {
         if answer.created {
             watch.confirmed();
         }
-        if let Some(batch) = watch.joiner.join(answer.events, answer.fragment, watch.next) {
+        let joined = match watch.joiner.join(answer.events, answer.fragment, watch.next) {
+            Ok(joined) => joined,
+            Err(Unfit::Disordered) => return Err(End::Failed("the server sent events out of order".to_owned())),
+            Err(Unfit::TooLarge) => {
+                self.cancel(id);
+                if let Some(watch) = watches.remove(&id) {
+                    watch.fail(Error::unexpected_answer("the events of one revision are more than can be held"));
+                }
+                return Ok(());
+            }
+        };
+        if let Some(batch) = joined {
             watch.deliver(batch);
             if watch.stopped {
                 self.cancel(id);
@@ -183,7 +195,7 @@ impl Session {
 
 /// The server has ended one watch, and the others go on unless a new token is needed.
 async fn end_of_watch(client: &Client, watches: &mut Watches, id: u64, answer: WatchResponse) -> Result<(), End> {
-    let reason = answer.cancel_reason;
+    let reason = excerpt(&answer.cancel_reason);
     if answer.compact_revision != 0 {
         if let Some(watch) = watches.remove(&id) {
             watch.compacted(answer.compact_revision);
