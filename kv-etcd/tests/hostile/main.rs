@@ -1,0 +1,111 @@
+//! Servers that mean no good: whatever they answer, each call ends in time with an error that says so, takes a bounded
+//! amount of memory, and leaves a client that works once the server does.
+
+mod answers;
+mod message;
+mod server;
+mod streams;
+mod transport;
+
+use std::panic;
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kv_core::{Environment, Error, Kv, Registry, Result};
+use server::{Mood, Server};
+use tokio::time::{Instant, sleep, timeout};
+
+/// Only ever waited out by what has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+/// A good server, and a client that has connected to it.
+async fn start() -> (Server, Kv) {
+    static COUNT_PANICS: Once = Once::new();
+    COUNT_PANICS.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            // Those of a failing test are told by that.
+            let here = info.location().is_some_and(|at| at.file().contains("tests/hostile"));
+            PANICS.fetch_add(usize::from(!here), Ordering::SeqCst);
+            usual(info);
+        }));
+    });
+    let server = Server::start().await;
+    let registry = Registry::new().with(kv_etcd::REGISTRATION).with_environment(Environment::from([]));
+    let kv = registry.connect(&format!("etcd://{}?timeout=500ms", server.address)).await.expect("a good server");
+    (server, kv)
+}
+
+/// Fails the test if it takes too long.
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: nothing within {PATIENCE:?}"))
+}
+
+/// What the calls came to; those that returned something useful are left out.
+type Errors = Vec<(&'static str, Error)>;
+
+/// Makes every kind of call but `lock`, which may wait for ever.
+async fn every_call(kv: &Kv) -> Errors {
+    const TTL: Duration = Duration::from_secs(10);
+    let mut errors = Errors::new();
+    let mut note = |call, result: Result<()>| errors.extend(result.err().map(|error| (call, error)));
+    note("get", soon("get", kv.get("key")).await.map(drop));
+    note("get_all", soon("get_all", kv.get_all("")).await.map(drop));
+    note("keys", soon("keys", kv.keys("")).await.map(drop));
+    note("ping", soon("ping", kv.ping()).await);
+    note("watch", soon("watch", kv.watch("", 0)).await.map(drop));
+    note("observe", soon("observe", kv.observe("")).await.map(drop));
+    note("set", soon("set", kv.set("key", "value")).await.map(drop));
+    note("update", soon("update", kv.update("key", kv_core::Value::new("value", 1))).await.map(drop));
+    note("delete", soon("delete", kv.delete("key")).await);
+    note("txn", soon("txn", kv.txn().set("a", "1").set("b", "2").commit()).await.map(drop));
+    note("ephemeral_key", soon("ephemeral_key", kv.ephemeral_key("key", TTL)).await.map(drop));
+    note("try_lock", soon("try_lock", kv.try_lock("key", TTL)).await.map(drop));
+    errors
+}
+
+/// Turns a server evil, makes every call, and requires that each fails as it should; then that the same client works
+/// again with the server good.
+async fn survives(what: &str, mood: Mood) -> Errors {
+    let (server, kv) = start().await;
+    server.turn(mood);
+    let before = server.counts.writes();
+    let errors = every_call(&kv).await;
+    assert_eq!(errors.len(), 12, "{what}: some calls succeeded: {errors:?}");
+    for (call, error) in &errors {
+        let typed =
+            matches!(error, Error::Unavailable { .. } | Error::Indeterminate { .. } | Error::UnexpectedAnswer { .. });
+        assert!(typed, "{what}: {call}: {error:?}");
+        assert!(error.to_string().len() < 1000, "{what}: {call}: {error}");
+    }
+    // One who received a write whole may have applied it.
+    if server.counts.writes() > before {
+        let retryable = errors.iter().find(|(call, error)| *call == "set" && error.is_retryable());
+        assert!(retryable.is_none(), "{what}: {retryable:?}");
+    }
+    works_again(what, &server, &kv).await;
+    errors
+}
+
+async fn works_again(what: &str, server: &Server, kv: &Kv) {
+    server.turn(Mood::Good);
+    soon(what, async {
+        while kv.set("key", "value").await.is_err() || kv.watch("", 0).await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(PANICS.load(Ordering::SeqCst), 0, "{what}: something has panicked");
+}
+
+/// What happens within a second.
+async fn in_a_second(count: impl Fn() -> usize) -> usize {
+    let (before, began) = (count(), Instant::now());
+    sleep(Duration::from_secs(1)).await;
+    // A machine that stood still had longer.
+    let millis = usize::try_from(began.elapsed().as_millis()).expect("not so long");
+    (count() - before) * 1000 / millis
+}
