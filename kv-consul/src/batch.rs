@@ -189,7 +189,14 @@ async fn send(store: &Store, mut jobs: Vec<Job>) {
                 }
                 return;
             }
-            Ok(Outcome::Refused(refused)) => jobs = without(jobs, refused),
+            Ok(Outcome::Refused(refused)) => {
+                let before = jobs.len();
+                jobs = without(jobs, refused);
+                // What was refused was none of them, and would be again.
+                if jobs.len() == before {
+                    break;
+                }
+            }
             // Each of them alone may be small enough, or allowed.
             Err(Error::TxnTooLarge { .. } | Error::PermissionDenied { .. }) => break,
             Err(error) => {

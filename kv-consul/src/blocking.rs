@@ -54,7 +54,7 @@ impl Pause {
     ///
     /// Where nothing is under a prefix, Consul answers after every write to the store. The longest pause is both the
     /// most that an event is late, and what keeps a busy store from being asked after each of its writes.
-    fn after_nothing() -> Self {
+    pub(crate) fn after_nothing() -> Self {
         Self::new(Duration::from_millis(5), Duration::from_millis(100))
     }
 

@@ -43,6 +43,9 @@ pub(crate) const SMALL: usize = 32 << 20;
 /// The most that is read of a listing.
 pub(crate) const LISTING: usize = 1 << 30;
 
+/// The most that is read of a listing of names alone, of which short ones take many times as much as in JSON.
+pub(crate) const NAMES: usize = 128 << 20;
+
 static X_CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 static X_CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 
@@ -211,6 +214,11 @@ impl Agent {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
+            // Also where another part of the program has switched these on.
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
             .no_proxy()
             .http1_only()
             .tcp_nodelay(true)

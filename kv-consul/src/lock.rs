@@ -94,7 +94,7 @@ enum Look {
 pub(crate) async fn lock(store: &Arc<Store>, hub: &Arc<Hub>, turns: &Turns, key: &str, ttl: Duration) -> Result<Grant> {
     let _turn = turns.wait(key).await;
     let mut session = Session::create(store, key, ttl).await?;
-    let mut pause = Pause::after_failure();
+    let (mut pause, mut idle) = (Pause::after_failure(), Pause::after_nothing());
     let mut expected = 0;
     loop {
         match attempt(store, &session, key, expected).await {
@@ -109,7 +109,13 @@ pub(crate) async fn lock(store: &Arc<Store>, hub: &Arc<Hub>, turns: &Turns, key:
             Err(error) => survive(error, &mut pause).await?,
         }
         expected = match look(store, &session, key).await {
-            Ok(Look::Free(index)) => index,
+            Ok(Look::Free(index)) => {
+                // It is as was expected, and was taken meanwhile, or so it was said: not to be tried in haste.
+                if index == expected {
+                    sleep(idle.next()).await;
+                }
+                index
+            }
             Ok(Look::Ours(token)) if keep(&session).await => return Ok(session.grant(key, token, Use::Lock)),
             Ok(Look::Ours(_)) => {
                 sleep(pause.next()).await;

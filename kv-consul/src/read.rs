@@ -12,7 +12,7 @@ use kv_core::{Error, Result, Snapshot, Value};
 use tokio::time::Instant;
 
 use crate::blocking::limit;
-use crate::client::{Answer, Client, LISTING, SMALL};
+use crate::client::{Answer, Client, LISTING, NAMES, SMALL};
 use crate::diff::{Scope, State};
 use crate::error::{self, Kind};
 use crate::path;
@@ -190,7 +190,7 @@ impl Client {
             known => (known, ""),
         };
         let target = self.target(&path::kv(known), &["keys", separator, self.consistency()]);
-        let answer = self.get(target, LISTING).await?;
+        let answer = self.get(target, NAMES).await?;
         index(&answer)?;
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(Vec::new());

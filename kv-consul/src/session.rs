@@ -68,6 +68,13 @@ impl Session {
         }
         let created: CreatedSession =
             serde_json::from_slice(&answer.body).map_err(|error| unexpected(&answer).with_source(error))?;
+        // It becomes part of a path.
+        if created.id.is_empty()
+            || created.id.len() > 64
+            || !created.id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+        {
+            return Err(unexpected(&answer));
+        }
         Ok(Self { store, id: created.id, ttl, since: Mutex::new(since), open: AtomicBool::new(true) })
     }
 

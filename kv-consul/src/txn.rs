@@ -135,7 +135,14 @@ impl Store {
         let (kind, consistent) = if checks_only { (Kind::Repeatable, "consistent") } else { (Kind::Once, "") };
         let answer = self.client.put(self.client.target("/v1/txn", &[consistent]), body.into(), kind).await?;
         match answer.status {
-            StatusCode::OK | StatusCode::CONFLICT => outcome(&answer),
+            StatusCode::OK => outcome(&answer).map_err(|error| match (kind, &error) {
+                // It says that it was applied, if it can be believed.
+                (Kind::Once, Error::UnexpectedAnswer { context, .. }) => {
+                    Error::indeterminate(context.reason.clone()).with_source(error)
+                }
+                _ => error,
+            }),
+            StatusCode::CONFLICT => outcome(&answer),
             StatusCode::PAYLOAD_TOO_LARGE => Err(too_large(size)),
             _ => Err(unexpected(&answer)),
         }
