@@ -8,18 +8,15 @@ pub(crate) fn check_key(key: &str, max: usize) -> Result<()> {
         return invalid(key, "a key is not empty");
     }
     check_length(key, max)?;
-    for segment in key.split('/') {
-        check_segment(key, segment)?;
-    }
-    Ok(())
+    check_segments(key, key)
 }
 
 /// Refuses what is not the beginning of any key: clause K2.
 pub(crate) fn check_prefix(prefix: &str, max: usize) -> Result<()> {
     check_length(prefix, max)?;
     let (segments, last) = prefix.rsplit_once('/').map_or((None, prefix), |(before, last)| (Some(before), last));
-    for segment in segments.iter().flat_map(|before| before.split('/')) {
-        check_segment(prefix, segment)?;
+    if let Some(segments) = segments {
+        check_segments(prefix, segments)?;
     }
     // The last segment may go on, so `.` is the beginning of `.lock`, and nothing that of anything.
     if last.contains('\0') { invalid(prefix, "a NUL byte") } else { Ok(()) }
@@ -34,13 +31,17 @@ pub(crate) fn check_directory(directory: &str, max: usize) -> Result<&str> {
     check_key(bare, max).map(|()| bare)
 }
 
-fn check_segment(key: &str, segment: &str) -> Result<()> {
-    match segment {
-        "" => invalid(key, "a `/` at its beginning or end, or two together"),
-        "." | ".." => invalid(key, "a segment `.` or `..`"),
-        segment if segment.contains('\0') => invalid(key, "a NUL byte"),
-        _ => Ok(()),
+/// Refuses a path with a segment that no key has; as bytes, since `/`, `.` and NUL are no part of other characters.
+fn check_segments(key: &str, path: &str) -> Result<()> {
+    for segment in path.as_bytes().split(|byte| *byte == b'/') {
+        match segment {
+            b"" => return invalid(key, "a `/` at its beginning or end, or two together"),
+            b"." | b".." => return invalid(key, "a segment `.` or `..`"),
+            segment if segment.contains(&0) => return invalid(key, "a NUL byte"),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 fn check_length(key: &str, max: usize) -> Result<()> {

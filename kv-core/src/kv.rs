@@ -349,13 +349,14 @@ impl Kv {
         fate: Fate,
         future: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        // Pinned here, and boxed below: futures that are handed on by value are copied at each step, timer and all.
+        let mut future = std::pin::pin!(future);
         let bounded = async {
-            let mut future = std::pin::pin!(future);
             // A store in this process answers at once: it is spared the timer.
             if let Poll::Ready(result) = futures_util::poll!(future.as_mut()) {
                 return result;
             }
-            tokio::time::timeout(self.timeout, future).await.unwrap_or_else(|_elapsed| {
+            Box::pin(tokio::time::timeout(self.timeout, future)).await.unwrap_or_else(|_elapsed| {
                 let reason = format!("no answer within {:?}", self.timeout);
                 Err(match fate {
                     Fate::NotApplied => Error::unavailable(reason),
@@ -363,17 +364,18 @@ impl Kv {
                 })
             })
         };
-        self.traced(verb, key, bounded).await
+        self.traced(verb, key, std::pin::pin!(bounded)).await
     }
 
     /// Runs a call in a span of its own, and wraps its error.
     async fn traced<T>(&self, operation: &'static str, key: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
         let backend = self.backend.name();
         let span = observability::call(operation, backend, key);
-        let result = call.instrument(span.clone()).await.map_err(|error| self.located(error, operation, key));
-        if !span.is_disabled() {
-            observability::done(&span, result.as_ref().map_or_else(Error::outcome, |_| "ok"));
+        if span.is_disabled() {
+            return call.await.map_err(|error| self.located(error, operation, key));
         }
+        let result = call.instrument(span.clone()).await.map_err(|error| self.located(error, operation, key));
+        observability::done(&span, result.as_ref().map_or_else(Error::outcome, |_| "ok"));
         result
     }
 
