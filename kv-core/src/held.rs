@@ -57,7 +57,7 @@ impl Held {
 
     pub(crate) async fn set(&self, data: Bytes) -> Result<u64> {
         let lease = self.live()?;
-        let data = self.kv.checked_value(&self.key, data)?;
+        self.kv.check_value(&self.key, &data)?;
         let began = Instant::now();
         let index = self.call("set", Fate::Unknown, lease.set(data)).await?;
         self.renewed(began);

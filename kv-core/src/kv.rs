@@ -288,8 +288,7 @@ impl Kv {
 
     /// What the store takes and promises; the key length is that which remains below this handle's root.
     pub fn limits(&self) -> Limits {
-        let limits = self.backend.limits();
-        Limits { key_bytes: limits.key_bytes.saturating_sub(self.root.len()), ..limits }
+        Limits { key_bytes: self.key_bytes(), ..self.backend.limits() }
     }
 
     /// The name of the backend, such as `etcd`.
@@ -311,7 +310,9 @@ impl Kv {
         data: Option<Bytes>,
     ) -> Result<Option<u64>> {
         let complete = self.complete_key(key)?;
-        let data = data.map(|data| self.checked_value(key, data)).transpose()?;
+        if let Some(data) = &data {
+            self.check_value(key, data)?;
+        }
         let checks = index.map(|index| Check::Index { key: complete.clone(), index }).into_iter().collect();
         let operations = match (data, index) {
             (Some(data), _) => vec![Operation::Set { key: complete, data }],
@@ -409,12 +410,17 @@ impl Kv {
     }
 
     fn check_key(&self, key: &str) -> Result<()> {
-        check_key(key, self.limits().key_bytes)
+        check_key(key, self.key_bytes())
     }
 
-    pub(crate) fn checked_value(&self, key: &str, data: Bytes) -> Result<Bytes> {
+    /// The longest key that this handle takes.
+    fn key_bytes(&self) -> usize {
+        self.backend.limits().key_bytes.saturating_sub(self.root.len())
+    }
+
+    pub(crate) fn check_value(&self, key: &str, data: &Bytes) -> Result<()> {
         let (bytes, max) = (data.len(), self.backend.limits().value_bytes);
-        if bytes > max { Err(Error::ValueTooLarge { key: key.to_owned(), bytes, max }) } else { Ok(data) }
+        if bytes > max { Err(Error::ValueTooLarge { key: key.to_owned(), bytes, max }) } else { Ok(()) }
     }
 
     pub(crate) fn complete_key(&self, key: &str) -> Result<String> {
@@ -424,12 +430,12 @@ impl Kv {
 
     /// The string that begins everything below a directory: empty, or ending in `/`.
     pub(crate) fn complete_directory(&self, directory: &str) -> Result<String> {
-        let bare = check_directory(directory, self.limits().key_bytes)?;
+        let bare = check_directory(directory, self.key_bytes())?;
         Ok(if bare.is_empty() { self.root.to_string() } else { format!("{}{bare}/", self.root) })
     }
 
     fn complete_prefix<'a>(&self, prefix: &'a str) -> Result<Cow<'a, str>> {
-        check_prefix(prefix, self.limits().key_bytes)?;
+        check_prefix(prefix, self.key_bytes())?;
         Ok(self.complete(prefix))
     }
 

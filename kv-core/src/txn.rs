@@ -172,7 +172,8 @@ impl TxnBuilder {
     pub fn set(self, key: &str, data: impl Into<Bytes>) -> Self {
         let data = data.into();
         self.add(|kv, txn| {
-            let (complete, data) = (kv.complete_key(key)?, kv.checked_value(key, data)?);
+            let complete = kv.complete_key(key)?;
+            kv.check_value(key, &data)?;
             txn.operations.push(Operation::Set { key: complete, data });
             Ok(())
         })
