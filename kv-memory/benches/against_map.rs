@@ -63,7 +63,6 @@ struct Contest {
     operation: Operation,
     threads: usize,
     keys: Vec<String>,
-    data: Bytes,
     kv: Kv,
     map: RwLock<BTreeMap<String, Value>>,
     /// Reads a watch along for as long as it lives.
@@ -73,16 +72,17 @@ struct Contest {
 impl Contest {
     fn new(keys: usize, threads: usize, operation: Operation) -> Self {
         let keys: Vec<_> = (0..keys).map(|number| format!("services/api/{number:06}/port")).collect();
-        let data = Bytes::from(vec![b'x'; VALUE_BYTES]);
         let kv = Kv::new(Arc::new(MemoryBackend::new()));
         let map = RwLock::new(BTreeMap::new());
         let fill = runtime();
         for key in &keys {
+            // Each has data of its own, which the two stores share: threads do not meet in its count of references.
+            let data = data();
             let index = fill.block_on(kv.set(key, data.clone())).expect("a key is set");
-            map.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Value::new(data.clone(), index));
+            map.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Value::new(data, index));
         }
         let watch = (operation == Operation::SetWatched).then(|| watch(&kv));
-        Self { operation, threads, keys, data, kv, map, _watch: watch }
+        Self { operation, threads, keys, kv, map, _watch: watch }
     }
 
     /// Measures by turns; a row's last three columns.
@@ -136,29 +136,35 @@ impl Contest {
     }
 
     fn on_kv(&self, keys: &mut dyn Iterator<Item = &String>) {
+        let data = data();
         runtime().block_on(async {
             for key in keys {
                 if self.operation == Operation::Get {
                     black_box(self.kv.get(key).await.expect("the key exists"));
                 } else {
-                    black_box(self.kv.set(key, self.data.clone()).await.expect("the key is set"));
+                    black_box(self.kv.set(key, data.clone()).await.expect("the key is set"));
                 }
             }
         });
     }
 
     fn on_map(&self, keys: &mut dyn Iterator<Item = &String>) {
+        let data = data();
         for key in keys {
             if self.operation == Operation::Get {
                 let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
                 black_box(map.get(key).cloned().expect("the key exists"));
             } else {
-                let value = Value::new(self.data.clone(), 1);
+                let value = Value::new(data.clone(), 1);
                 let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
                 black_box(map.insert(key.clone(), value));
             }
         }
     }
+}
+
+fn data() -> Bytes {
+    Bytes::from(vec![b'x'; VALUE_BYTES])
 }
 
 fn watch(kv: &Kv) -> Runtime {

@@ -1,8 +1,9 @@
 //! The shared store: the lock around its state, consistent reads, and the task that ends lapsed leases.
 
 use std::ops::{Bound, RangeBounds};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 use kv_core::{Error, Result, Snapshot, Value};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -12,7 +13,9 @@ use crate::history::Record;
 use crate::state::State;
 
 pub(crate) struct Store {
-    state: RwLock<State>,
+    /// Sharded, so that readers on several threads do not wait for one another's count of readers; a write, which
+    /// takes every shard, pays for it with less than it takes to look a key up in a large store.
+    state: ShardedLock<State>,
     /// Ends lapsed leases, on the runtime of whoever needed it first; see [`Store::watch_clock`].
     clock: Mutex<Option<JoinHandle<()>>>,
     /// Wakes the clock: a lease may lapse sooner than it thinks, or the store is gone.
@@ -27,15 +30,15 @@ impl Store {
 
     pub(crate) fn new(history: usize) -> Arc<Self> {
         let deadlines_changed = Arc::new(Notify::new());
-        let state = RwLock::new(State::new(history, deadlines_changed.clone()));
+        let state = ShardedLock::new(State::new(history, deadlines_changed.clone()));
         Arc::new(Self { state, clock: Mutex::new(None), deadlines_changed })
     }
 
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+    pub(crate) fn read(&self) -> ShardedLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
+    pub(crate) fn write(&self) -> ShardedLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
