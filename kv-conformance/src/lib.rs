@@ -52,6 +52,14 @@
 //! stores and clauses. Cases keep to a directory of their own and remove it afterwards, so that a store in use may be
 //! tested; `--filter` takes a part of their names, or a clause.
 //!
+//! # Measuring a store
+//! ```text
+//! cargo run --release -p kv-conformance -- bench etcd://localhost --concurrency 1,16,128
+//! ```
+//! Callers that each wait for one answer before they ask again, and what they see of a store: calls a second and
+//! latencies. The module `bench` (feature `bench`) is the same for other callers; `kv-conformance/peers` compares
+//! other clients by it.
+//!
 //! # What is random
 //! Each run draws a seed, and shows it where a case fails; the variable `KV_CONFORMANCE_SEED` repeats it. Clients that
 //! race leave a history, which the pure functions of [`judge`] decide about: the same seed makes them do the same, but
@@ -71,7 +79,10 @@
 //! | what it runs | [`CASES`], [`Case`], [`Need`], [`Context`], [`Outcome`], [`Broke`] |
 //! | what came of it | [`Column`], [`Table`] |
 //! | judging a history of one's own | [`judge`] |
+//! | measuring a store | `bench` |
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod case;
 mod cases;
 pub mod chaos;

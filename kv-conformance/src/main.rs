@@ -27,6 +27,7 @@ struct Program {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(cli::bench::Arguments),
     Judge(cli::judge::Arguments),
 }
 
@@ -35,6 +36,7 @@ async fn main() -> ExitCode {
     let program = Program::parse();
     match program.command {
         None => cli::suite::run(program.suite).await,
+        Some(Command::Bench(arguments)) => cli::bench::run(arguments).await,
         Some(Command::Judge(arguments)) => cli::judge::run(&arguments),
     }
 }

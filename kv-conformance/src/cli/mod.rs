@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+pub(crate) mod bench;
 pub(crate) mod judge;
 pub(crate) mod suite;
 

@@ -1,0 +1,210 @@
+//! The loop itself: callers that each wait for one answer before they ask again, a warm-up, and a histogram each.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use tokio::task::{JoinSet, yield_now};
+
+/// Why a call failed, as its client says it.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// How a call ended: its own idea of how long it took, where that is not the time until it returned.
+pub type Answer = Result<Option<Duration>, Failure>;
+
+/// One of the callers of a [`measure`]d load: it makes the same call over and over.
+pub trait Caller: Send + 'static {
+    /// Makes one call, and waits for its answer.
+    fn call(&mut self) -> impl Future<Output = Answer> + Send;
+}
+
+/// How a load is put on a store, and for how long.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// How many callers there are, each with at most one call under way.
+    pub callers: usize,
+    /// How long calls are made before any counts.
+    pub warm_up: Duration,
+    /// How long calls are counted.
+    pub measured: Duration,
+    /// How many calls a caller makes from one look at the clock to the next.
+    ///
+    /// More than 1 is for calls that take no longer than looking at the clock; the latencies are averages then, and
+    /// what calls say of their own duration is ignored.
+    pub burst: u32,
+}
+
+impl Default for Plan {
+    /// One caller, one second of warm-up, five seconds that count.
+    fn default() -> Self {
+        Self { callers: 1, warm_up: Duration::from_secs(1), measured: Duration::from_secs(5), burst: 1 }
+    }
+}
+
+/// What came of a load.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// Calls that were answered, a second.
+    pub rate: f64,
+    /// How many calls failed.
+    pub failed: u64,
+    /// What the first of them said.
+    pub failure: Option<String>,
+    /// In nanoseconds.
+    latencies: Histogram<u64>,
+}
+
+impl Sample {
+    fn new() -> Self {
+        Self { rate: 0.0, failed: 0, failure: None, latencies: histogram() }
+    }
+
+    /// The latency that this part of the calls, from 0 to 1, did not exceed; 0.5 is the median.
+    pub fn latency(&self, quantile: f64) -> Duration {
+        Duration::from_nanos(self.latencies.value_at_quantile(quantile))
+    }
+
+    /// How many calls were answered.
+    pub fn answered(&self) -> u64 {
+        self.latencies.len()
+    }
+
+    fn add(&mut self, other: Self) {
+        self.rate += other.rate;
+        self.failed += other.failed;
+        self.failure = self.failure.take().or(other.failure);
+        let _ = self.latencies.add(other.latencies);
+    }
+}
+
+/// To a thousandth, from a nanosecond on.
+fn histogram() -> Histogram<u64> {
+    let mut histogram = Histogram::new_with_bounds(1, 1_000_000_000, 3).expect("valid bounds");
+    histogram.auto(true);
+    histogram
+}
+
+/// Runs a load: as many callers as planned, which `caller` makes, told the number of each.
+///
+/// Counted is what began within the measured time. A call that fails is counted apart, and the next one is made.
+///
+/// # Panics
+/// If a caller does, or if this is not called on a Tokio runtime with a timer.
+pub async fn measure<C: Caller>(plan: &Plan, caller: impl FnMut(usize) -> C) -> Sample {
+    let callers: Vec<C> = (0..plan.callers).map(caller).collect();
+    let from = Instant::now() + plan.warm_up;
+    let mut running = JoinSet::new();
+    for caller in callers {
+        running.spawn(run(caller, from, from + plan.measured, plan.burst.max(1)));
+    }
+    let mut sample = Sample::new();
+    for one in running.join_all().await {
+        sample.add(one);
+    }
+    sample
+}
+
+async fn run(mut caller: impl Caller, from: Instant, until: Instant, burst: u32) -> Sample {
+    let mut sample = Sample::new();
+    let mut first = None;
+    let mut now = Instant::now();
+    while now < until {
+        let began = now;
+        let result = several(&mut caller, burst).await;
+        now = Instant::now();
+        if began < from {
+            continue;
+        }
+        first.get_or_insert(began);
+        match result {
+            Ok(own) => {
+                let latency = own.filter(|_| burst == 1).unwrap_or((now - began) / burst);
+                // A histogram that resizes itself takes any value.
+                let _ = sample.latencies.record_n(nanoseconds(latency), u64::from(burst));
+            }
+            Err(failure) => {
+                sample.failed += 1;
+                sample.failure.get_or_insert_with(|| failure.to_string());
+            }
+        }
+    }
+    let span = first.map_or(Duration::ZERO, |first| now - first);
+    if !span.is_zero() {
+        sample.rate = number(sample.latencies.len()) / span.as_secs_f64();
+    }
+    sample
+}
+
+async fn several(caller: &mut impl Caller, burst: u32) -> Answer {
+    if burst == 1 {
+        return caller.call().await;
+    }
+    for _ in 0..burst {
+        caller.call().await?;
+    }
+    // Calls that need not wait would let no other caller of this thread have a turn.
+    yield_now().await;
+    Ok(None)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no run has as many calls as a float has digits")]
+fn number(calls: u64) -> f64 {
+    calls as f64
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    struct Counts {
+        calls: Arc<AtomicU64>,
+        own: Option<Duration>,
+    }
+
+    impl Caller for Counts {
+        async fn call(&mut self) -> Answer {
+            let call = self.calls.fetch_add(1, Ordering::Relaxed);
+            yield_now().await;
+            if call % 10 == 9 { Err("every tenth".into()) } else { Ok(self.own) }
+        }
+    }
+
+    async fn counted(plan: &Plan, own: Option<Duration>) -> (Sample, u64) {
+        let calls = Arc::new(AtomicU64::new(0));
+        let sample = measure(plan, |_| Counts { calls: Arc::clone(&calls), own }).await;
+        (sample, calls.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn every_call_counts_once_and_failures_count_apart() {
+        let plan = Plan { callers: 3, warm_up: Duration::ZERO, measured: Duration::from_millis(50), ..Plan::default() };
+        let (sample, calls) = counted(&plan, None).await;
+        assert_eq!(sample.answered() + sample.failed, calls);
+        assert_eq!(sample.failed, calls / 10);
+        assert_eq!(sample.failure.as_deref(), Some("every tenth"));
+        assert!(sample.rate > 0.0 && sample.latency(0.5) <= sample.latency(1.0));
+    }
+
+    #[tokio::test]
+    async fn the_warm_up_does_not_count() {
+        let plan = Plan { warm_up: Duration::from_millis(50), measured: Duration::ZERO, ..Plan::default() };
+        let (sample, calls) = counted(&plan, None).await;
+        assert!(calls > 0);
+        assert_eq!((sample.answered(), sample.failed), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_call_may_know_better_how_long_it_took() {
+        let plan = Plan { warm_up: Duration::ZERO, measured: Duration::from_millis(20), ..Plan::default() };
+        let (sample, _) = counted(&plan, Some(Duration::from_secs(100))).await;
+        // The histogram is exact to a thousandth.
+        assert!(sample.latency(0.5) >= Duration::from_secs(99), "{:?}", sample.latency(0.5));
+    }
+}
