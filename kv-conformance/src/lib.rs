@@ -77,7 +77,7 @@
 //! | running the suite | [`run`], [`Suite`], [`Verdict`], [`Report`] |
 //! | giving it a store | [`Fixture`], [`AddressFixture`], [`Faults`], [`Census`] |
 //! | what it runs | [`CASES`], [`Case`], [`Need`], [`Context`], [`Outcome`], [`Broke`] |
-//! | what came of it | [`Column`], [`Table`] |
+//! | what came of it | [`Column`], [`Table`], [`write_between_marks`] |
 //! | judging a history of one's own | [`judge`] |
 //! | measuring a store | `bench` |
 
@@ -93,6 +93,7 @@ mod fixture;
 pub mod guide {}
 pub mod judge;
 mod log;
+mod marks;
 mod random;
 mod runner;
 #[cfg(feature = "servers")]
@@ -104,6 +105,7 @@ pub use case::{Broke, Case, Need, Outcome};
 pub use cases::CASES;
 pub use context::Context;
 pub use fixture::{AddressFixture, Census, Faults, Fixture};
+pub use marks::write_between_marks;
 pub use runner::run;
 pub use suite::{Report, Suite, Verdict};
 pub use table::{Column, Table};

@@ -1,14 +1,14 @@
 //! Runs the suite on the stores at some addresses, and prints or writes the table of stores and clauses.
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use kv_conformance::{AddressFixture, CASES, Case, Column, Fixture, Suite, Table, Verdict};
+use kv_conformance::{AddressFixture, CASES, Case, Column, Fixture, Suite, Table, Verdict, write_between_marks};
 use kv_core::Registry;
 
 use super::fail;
@@ -72,24 +72,12 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     match &arguments.markdown {
         None => print!("{table}"),
         Some(file) => {
-            if let Err(error) = write_between_marks(file, &table) {
+            if let Err(error) = write_between_marks(file, "clauses", &table) {
                 return fail(format_args!("{} cannot be written: {error}", file.display()));
             }
         }
     }
     if columns.iter().any(|column| column.failures().next().is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-}
-
-/// Replaces what stands between the marks of a file; a file without them is replaced whole.
-fn write_between_marks(file: &Path, table: &str) -> std::io::Result<()> {
-    const BEGIN: &str = "<!-- clauses -->\n";
-    const END: &str = "<!-- /clauses -->";
-    let old = std::fs::read_to_string(file).unwrap_or_default();
-    let parts = old.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    match parts {
-        Some((before, after)) => std::fs::write(file, format!("{before}{BEGIN}{table}{END}{after}")),
-        None => std::fs::write(file, table),
-    }
 }
 
 impl Arguments {

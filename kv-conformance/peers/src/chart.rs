@@ -1,0 +1,75 @@
+//! The ratios as a picture: a bar for each outcome with a target, longer for what is faster.
+
+use std::fmt::Write as _;
+
+use kv_conformance::bench::Spread;
+
+use crate::report::Report;
+
+const ROW: f64 = 20.0;
+const TOP: f64 = 58.0;
+/// Where the bars begin and end, and what ratios are there.
+const LEFT: f64 = 330.0;
+const WIDTH: f64 = 380.0;
+const LEAST: f64 = 0.25;
+const MOST: f64 = 16.0;
+
+/// Where a ratio is on the axis, which is logarithmic.
+fn x(ratio: f64) -> f64 {
+    let part = (ratio / LEAST).ln() / (MOST / LEAST).ln();
+    LEFT + WIDTH * part.clamp(0.0, 1.0)
+}
+
+/// Draws the chart; it is readable on a light and on a dark page.
+pub(crate) fn svg(report: &Report) -> String {
+    let rows: Vec<_> = report.outcomes.iter().filter(|outcome| outcome.target.is_some()).collect();
+    let bottom = TOP + ROW * rows.len() as f64;
+    let (width, height) = (LEFT + WIDTH + 60.0, bottom + 14.0);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+         viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <title>How many times as fast as its peers this project is</title>\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
+         <text x=\"10\" y=\"20\" font-size=\"14\" font-weight=\"bold\">How many times as fast as its peers \
+         (median of rounds; line: least to most)</text>\n",
+    );
+    for tick in [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0] {
+        let (at, colour) = (x(tick), if tick == 1.0 { "#000" } else { "#ddd" });
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\" stroke=\"{colour}\"/>\
+             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#555\">{tick}</text>",
+            TOP - 8.0
+        );
+    }
+    for (row, outcome) in rows.into_iter().enumerate() {
+        let (y, Spread { least, median, most }) = (TOP + ROW * row as f64, outcome.speed());
+        let colour = match outcome.store {
+            crate::etcd::STORE => "#3b78b0",
+            crate::consul::STORE => "#b83b6a",
+            _ => "#3f8f5b",
+        };
+        let (from, to) = (x(1.0).min(x(median)), x(1.0).max(x(median)));
+        let callers = if outcome.callers == 1 { "1 caller".to_owned() } else { format!("{} callers", outcome.callers) };
+        let _ = writeln!(
+            svg,
+            "<text x=\"10\" y=\"{text:.1}\">{} {}, {callers}: {}</text>\
+             <rect x=\"{from:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{colour}\"/>\
+             <line x1=\"{:.1}\" y1=\"{middle:.1}\" x2=\"{:.1}\" y2=\"{middle:.1}\" stroke=\"#222\"/>\
+             <text x=\"{:.1}\" y=\"{text:.1}\">{median:.2}</text>",
+            outcome.store,
+            outcome.call,
+            outcome.peer,
+            y + 3.0,
+            (to - from).max(1.0),
+            ROW - 6.0,
+            x(least),
+            x(most),
+            x(most).max(to) + 6.0,
+            text = y + 14.0,
+            middle = y + ROW / 2.0,
+        );
+    }
+    svg.push_str("</svg>\n");
+    svg
+}

@@ -1,0 +1,22 @@
+//! What every contender writes and reads.
+
+use bytes::Bytes;
+use kv_conformance::bench::{Keys, OwnKeys};
+
+/// The keys and the value of every contest.
+#[derive(Clone)]
+pub(crate) struct Load {
+    pub(crate) keys: Keys,
+    pub(crate) value: Bytes,
+}
+
+impl Load {
+    /// 10,000 keys, values of 128 bytes: ASCII, for some clients know nothing else.
+    pub(crate) fn new() -> Self {
+        Self { keys: Keys::new(10_000), value: Bytes::from(vec![b'v'; 128]) }
+    }
+
+    pub(crate) fn of(&self, caller: usize, callers: usize) -> OwnKeys {
+        self.keys.of(caller, callers)
+    }
+}

@@ -1,0 +1,140 @@
+//! How fast this project is beside its peers: the same load, side by side, in one process and one run.
+//!
+//! Starts servers of its own in Docker, runs every contest round by round, and prints the ratios with their spread.
+
+mod chart;
+mod consul;
+mod contest;
+mod etcd;
+mod load;
+mod memory;
+mod ours;
+mod report;
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use kv_conformance::bench::Failure;
+use kv_conformance::servers::{Cluster, Kind, Options};
+use kv_conformance::write_between_marks;
+use kv_core::{Kv, Registry};
+
+use crate::contest::{Contest, Outcome};
+use crate::load::Load;
+use crate::report::Report;
+
+/// Compares this project with other clients and maps, on servers that it starts in Docker.
+#[derive(Parser)]
+struct Arguments {
+    /// Runs only the contests in whose names, such as `etcd set 16`, this text occurs.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    filter: String,
+    /// How many times each contender is run, in turn; the ratios are of the runs of one round.
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    rounds: usize,
+    /// How long each run counts, in milliseconds; a third more is its warm-up.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 450)]
+    duration: u64,
+    /// Writes the table and the chart to this crate's README.md and the project's.
+    #[arg(long)]
+    write: bool,
+}
+
+/// What reqwest does by default, TCP_NODELAY included, but no proxy: what is compared is what is sent to the server.
+fn http() -> Result<reqwest::Client, Failure> {
+    let builder = reqwest::Client::builder().no_proxy();
+    let provider = rustls::crypto::ring::default_provider();
+    let roots = rustls::RootCertStore::empty();
+    let tls = rustls::ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions()?;
+    Ok(builder.tls_backend_preconfigured(tls.with_root_certificates(roots).with_no_client_auth()).build()?)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    // No compaction but those between the contests, and room for all that is written until then.
+    let options = Options::default().argument("--quota-backend-bytes=8589934592");
+    let etcd = Cluster::start(Kind::Etcd, 1, options).await?;
+    // Each peer has a connection for each caller.
+    let options = Options::default().argument("-hcl=limits { http_max_conns_per_client = 2000 }");
+    let consul = Cluster::start(Kind::Consul, 1, options).await?;
+    let result = compare(arguments, &etcd, &consul).await;
+    etcd.stop().await;
+    consul.stop().await;
+    let report = result?;
+    print!("{}", report.table());
+    if arguments.write {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(here.join("speed.svg"), chart::svg(&report))?;
+        write_between_marks(&here.join("README.md"), "speed", &report.table())?;
+        write_between_marks(&here.join("../../README.md"), "speed", &report.summary())?;
+    }
+    Ok(())
+}
+
+async fn compare(arguments: &Arguments, etcd: &Cluster, consul: &Cluster) -> Result<Report, Failure> {
+    let registry =
+        Registry::new().with(kv_etcd::REGISTRATION).with(kv_consul::REGISTRATION).with(kv_memory::REGISTRATION);
+    let load = &Load::new();
+    let (etcd_endpoint, consul_endpoint) = (&etcd.endpoints()[0], &consul.endpoints()[0]);
+    let on_etcd = filled(registry.connect(&etcd.address()).await?, load).await?;
+    let on_consul = filled(registry.connect(&consul.address()).await?, load).await?;
+    let in_memory = filled(registry.connect("memory://").await?, load).await?;
+
+    let mut contests = etcd::contests(&on_etcd, etcd_endpoint, load).await?;
+    contests.extend(consul::contests(&on_consul, consul_endpoint, load)?);
+    contests.extend(memory::contests(&in_memory, load).await?);
+    contests.retain(|contest| name(contest).contains(&arguments.filter));
+
+    let bar = progress(contests.iter().map(Contest::runs).sum::<usize>() * arguments.rounds);
+    let measured = Duration::from_millis(arguments.duration);
+    let mut outcomes = Vec::new();
+    for contest in &contests {
+        let name = name(contest);
+        let tell = |contender| {
+            bar.set_message(format!("{name} by {contender}"));
+            bar.inc(1);
+        };
+        let came: Vec<Outcome> = contest.run(arguments.rounds, measured / 3, measured, tell).await?;
+        for outcome in &came {
+            bar.suspend(|| eprintln!("{}", report::line(outcome)));
+        }
+        outcomes.extend(came);
+        if contest.store == etcd::STORE {
+            etcd::compact(etcd_endpoint).await?;
+        }
+    }
+    bar.finish_and_clear();
+    let servers = [(etcd::STORE, etcd.version().await?), (consul::STORE, consul.version().await?)];
+    Ok(Report::new(outcomes, arguments.rounds, measured, &servers))
+}
+
+async fn filled(kv: Kv, load: &Load) -> Result<Kv, Failure> {
+    load.keys.fill(&kv, &load.value).await?;
+    Ok(kv)
+}
+
+fn name(contest: &Contest) -> String {
+    format!("{} {} {}", contest.store, contest.call, contest.callers)
+}
+
+fn progress(runs: usize) -> ProgressBar {
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(runs as u64) } else { ProgressBar::hidden() };
+    match ProgressStyle::with_template("[{bar:40}] {pos}/{len} {msg}, {eta} left") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
