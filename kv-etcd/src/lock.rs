@@ -68,10 +68,7 @@ impl Shared {
             match self.try_wait(name, ttl, &mut waited).await {
                 Ok(Some(grant)) => return Ok(grant),
                 // The lease lapsed while the cluster was out of reach, and with it the place in the queue.
-                Ok(None) => {
-                    tracing::debug!(key = name, "the wait for a lock lost its place and begins anew");
-                    sleep(backoff.next()).await;
-                }
+                Ok(None) => sleep(backoff.failed(&"the place in the queue has lapsed")).await,
                 // Nothing is left of the failed attempt that would not lapse, so it may be made again.
                 Err(error) if waited && passes(&error) => sleep(backoff.failed(&error)).await,
                 Err(error) => return Err(error),
