@@ -23,7 +23,10 @@ pub fn judge_registers(records: &[Record]) -> Judgement {
         match linearizable(&records, STEPS) {
             Linearizability::Linearizable => {}
             Linearizability::Undecided => {
-                return Err(Broke::new("R1", format!("{key:?}: no order was found within {STEPS} steps")));
+                return Err(Broke::new(
+                    "R1",
+                    format!("{key:?}: neither an order nor that there is none was found within {STEPS} steps"),
+                ));
             }
             Linearizability::Not { placed, stuck } => {
                 let clause = if stuck.iter().any(|record| record.op == Op::Get) { "R1" } else { "W2" };

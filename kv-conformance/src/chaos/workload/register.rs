@@ -52,7 +52,8 @@ async fn client(
         if stage.is_over() {
             break;
         }
-        let key = format!("register/{group}-{}", counter.fetch_add(1, Ordering::Relaxed) / OPERATIONS);
+        let generation = counter.fetch_add(1, Ordering::Relaxed) / OPERATIONS;
+        let key = format!("register/{group}-{generation}");
         let last = known.get(&key).copied().unwrap_or_default();
         let data = format!("{number}.{step}");
         let op = match random.below(10) {
@@ -77,7 +78,11 @@ async fn client(
             }
             judge::Outcome::Conflict => Some(Error::Conflict { key }),
             judge::Outcome::NotApplied => Some(Error::unavailable("")),
-            judge::Outcome::Unknown => Some(Error::indeterminate("")),
+            judge::Outcome::Unknown => {
+                // Each of these may have taken effect at any time: a key with many of them cannot be judged.
+                counter.fetch_max((generation + 1) * OPERATIONS, Ordering::Relaxed);
+                Some(Error::indeterminate(""))
+            }
         };
         tally.note(number, error.as_ref());
     }
