@@ -1,16 +1,22 @@
 //! Writes that come together travel together: what queues while a transaction is in flight goes with the next one.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use kv_core::{Check, Error, Operation as Write, Result, Txn};
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use crate::backend::{OPERATION, Store, TXN_OPS};
 use crate::txn::{Outcome, Refused, explain};
 
 /// How many transactions of queued writes are in flight at a time.
 const LANES: usize = 2;
+
+/// If no transaction has come back for this long, those who queue wait no longer: one that an agent has forwarded to a
+/// leader that died meanwhile is answered after seconds, and is not to hold up the others.
+const STUCK: Duration = Duration::from_millis(100);
 
 /// The writes that wait for a transaction.
 #[derive(Default)]
@@ -23,6 +29,10 @@ struct Inner {
     /// The transactions in flight.
     busy: usize,
     queue: VecDeque<Job>,
+    /// How many transactions have gone so far.
+    gone: u64,
+    /// Somebody sees to it that the queue moves.
+    watched: bool,
 }
 
 /// A write that waits.
@@ -129,7 +139,22 @@ impl Batches {
             inner.busy -= 1;
             return None;
         }
+        inner.gone += 1;
         Some(jobs)
+    }
+
+    /// Whether none has gone since `before`, though somebody waits; then one more may go. `None` if nobody waits, and
+    /// the queue is watched no longer.
+    fn is_stuck(&self, before: &mut Option<u64>) -> Option<bool> {
+        let mut inner = self.inner();
+        if inner.queue.is_empty() {
+            inner.watched = false;
+            return None;
+        }
+        let stuck = *before == Some(inner.gone);
+        *before = Some(inner.gone);
+        inner.busy += usize::from(stuck);
+        Some(stuck)
     }
 }
 
@@ -143,16 +168,20 @@ impl Store {
             return self.commit(&txn).await;
         }
         let (done, result) = oneshot::channel();
-        let txn = {
+        let (txn, watch) = {
             let mut inner = self.batches.inner();
             if inner.busy < LANES {
                 inner.busy += 1;
-                Some(txn)
+                inner.gone += 1;
+                (Some(txn), false)
             } else {
                 inner.queue.push_back(Job { txn, done });
-                None
+                (None, !std::mem::replace(&mut inner.watched, true))
             }
         };
+        if watch {
+            tokio::spawn(keep_moving(Watch(Arc::downgrade(self))));
+        }
         if let Some(txn) = txn {
             let _lane = Lane { store: self.clone(), stage: Stage::Caller };
             return self.commit(&txn).await;
@@ -166,6 +195,31 @@ impl Store {
 fn is_small(txn: &Txn) -> bool {
     matches!(&*txn.operations, [Write::Set { .. } | Write::Delete { .. }])
         && matches!(&*txn.checks, [] | [Check::Index { .. }])
+}
+
+/// The duty to see that the queue moves; given up, at the latest, with the runtime that it was taken up in.
+struct Watch(Weak<Store>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(store) = self.0.upgrade() {
+            store.batches.inner().watched = false;
+        }
+    }
+}
+
+/// Lets those go who wait behind transactions that do not come back, for as long as anybody waits.
+async fn keep_moving(watch: Watch) {
+    let mut before = None;
+    loop {
+        sleep(STUCK).await;
+        let Some(store) = watch.0.upgrade() else { return };
+        match store.batches.is_stuck(&mut before) {
+            None => return,
+            Some(false) => {}
+            Some(true) => drop(tokio::spawn(drain(Lane { store, stage: Stage::Task }))),
+        }
+    }
 }
 
 /// Sends what waits until nothing does.

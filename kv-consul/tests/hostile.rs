@@ -162,10 +162,14 @@ async fn start() -> (Server, Kv) {
         }));
     });
     let server = Server::start().await;
-    let registry = Registry::new().with(kv_consul::REGISTRATION).with_environment(Environment::from([]));
-    let address = format!("consul://{}?timeout=500ms&token=secret", server.address);
-    let kv = registry.connect(&address).await.expect("a good server");
+    let kv = connect(&server, "500ms").await;
     (server, kv)
+}
+
+async fn connect(server: &Server, timeout: &str) -> Kv {
+    let registry = Registry::new().with(kv_consul::REGISTRATION).with_environment(Environment::from([]));
+    let address = format!("consul://{}?timeout={timeout}&token=secret", server.address);
+    registry.connect(&address).await.expect("a good server")
 }
 
 /// Fails the test if it takes too long.
@@ -505,4 +509,47 @@ async fn a_lock_that_is_taken_and_free_at_once_is_not_tried_in_haste() {
     assert!((1..400).contains(&requests), "{requests} requests in a second");
     locking.abort();
     works_again("a lock", &server, &kv).await;
+}
+
+#[tokio::test]
+async fn writes_that_are_not_answered_hold_up_no_others() {
+    let server = Server::start().await;
+    // Longer than this test waits: no write is given up before the others are done.
+    let kv = connect(&server, "10m").await;
+    let came = Arc::new(AtomicUsize::new(0));
+    server.turn(move |mut stream, mut request| {
+        let came = came.clone();
+        async move {
+            loop {
+                if request.line().contains("/v1/txn") && came.fetch_add(1, Ordering::SeqCst) < 2 {
+                    return std::future::pending().await;
+                }
+                let next = async {
+                    stream.write_all(good(&request).as_bytes()).await.ok()?;
+                    read_request(&mut stream).await
+                };
+                let Some(head) = next.await else { return };
+                request.head = head;
+            }
+        }
+    });
+    // Reads are made once more where a connection has just been ended; writes are not.
+    let _ = soon("a new connection", kv.get("key")).await;
+    let mut writing: Vec<_> = (0..3)
+        .map(|number| {
+            let kv = kv.clone();
+            tokio::spawn(async move { kv.set(&format!("{number}"), "").await })
+        })
+        .collect();
+    soon("the third", async {
+        while writing.iter().filter(|task| task.is_finished()).count() < 1 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    for done in writing.extract_if(.., |task| task.is_finished()) {
+        done.await.expect("no panic").expect("an index");
+    }
+    assert_eq!(writing.len(), 2, "two were never answered");
+    writing.iter().for_each(tokio::task::JoinHandle::abort);
 }

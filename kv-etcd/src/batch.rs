@@ -10,12 +10,13 @@
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::client::Client;
 use crate::error::Failed;
@@ -24,6 +25,9 @@ use crate::range::revision;
 
 /// How many requests of a lane may be under way before others queue: the next one is prepared while the server works.
 const UNDER_WAY: usize = 2;
+/// If no request of a lane has come back for this long, those who queue wait no longer: one that etcd has forwarded to
+/// a leader that died meanwhile is answered after seconds, and is not to hold up the others.
+const STUCK: Duration = Duration::from_millis(100);
 /// How many operations travel together at most. etcd counts what is nested in a transaction on top of the
 /// transaction's own operations, 128 in all.
 const MOST_OPERATIONS: usize = 127;
@@ -64,6 +68,10 @@ struct State<J: Job> {
     /// Empty unless as many requests as may be are under way.
     queue: VecDeque<Queued<J>>,
     under_way: usize,
+    /// How many requests have gone so far.
+    gone: u64,
+    /// Somebody sees to it that the queue moves.
+    watched: bool,
 }
 
 struct Queued<J: Job> {
@@ -73,7 +81,7 @@ struct Queued<J: Job> {
 
 impl<J: Job> Default for Lane<J> {
     fn default() -> Self {
-        Self(Mutex::new(State { queue: VecDeque::new(), under_way: 0 }))
+        Self(Mutex::new(State { queue: VecDeque::new(), under_way: 0, gone: 0, watched: false }))
     }
 }
 
@@ -83,6 +91,7 @@ impl<J: Job> Lane<J> {
         let mut state = self.state();
         if state.under_way < UNDER_WAY {
             state.under_way += 1;
+            state.gone += 1;
             return None;
         }
         let (answer, answered) = oneshot::channel();
@@ -109,7 +118,27 @@ impl<J: Job> Lane<J> {
             state.under_way -= 1;
             return None;
         }
+        state.gone += 1;
         Some(next)
+    }
+
+    /// Whether nobody watches the queue yet; then the caller does.
+    fn begin_to_watch(&self) -> bool {
+        !std::mem::replace(&mut self.state().watched, true)
+    }
+
+    /// Whether none has gone since `before`, though somebody waits; then one more may go. `None` if nobody waits, and
+    /// the queue is watched no longer.
+    fn is_stuck(&self, before: &mut Option<u64>) -> Option<bool> {
+        let mut state = self.state();
+        if state.queue.is_empty() {
+            state.watched = false;
+            return None;
+        }
+        let stuck = *before == Some(state.gone);
+        *before = Some(state.gone);
+        state.under_way += usize::from(stuck);
+        Some(stuck)
     }
 
     fn state(&self) -> MutexGuard<'_, State<J>> {
@@ -126,6 +155,9 @@ pub(crate) async fn submit<J: Job>(client: &Arc<Client>, job: J) -> Result<J::An
         let _turn = Turn::<J>::new(client);
         return job.alone(client).await;
     };
+    if J::lane(client).begin_to_watch() {
+        tokio::spawn(keep_moving::<J>(Watch { client: Arc::downgrade(client), kind: PhantomData }));
+    }
     // No answer comes only if the runtime that was to carry the operation has ended.
     answered.await.unwrap_or_else(|_| Err(Failed::given_up(J::WRITES)))
 }
@@ -162,6 +194,39 @@ impl<J: Job> Drop for Turn<J> {
             // Without a runtime they are dropped here, and those after them by the turn that goes with them.
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(carrying);
+            }
+        }
+    }
+}
+
+/// The duty to see that a queue moves; given up, at the latest, with the runtime that it was taken up in.
+struct Watch<J: Job> {
+    client: Weak<Client>,
+    kind: PhantomData<J>,
+}
+
+impl<J: Job> Drop for Watch<J> {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.upgrade() {
+            J::lane(&client).state().watched = false;
+        }
+    }
+}
+
+/// Lets those go who wait behind requests that do not come back, for as long as anybody waits.
+async fn keep_moving<J: Job>(watch: Watch<J>) {
+    let mut before = None;
+    loop {
+        sleep(STUCK).await;
+        let Some(client) = watch.client.upgrade() else { return };
+        match J::lane(&client).is_stuck(&mut before) {
+            None => return,
+            Some(false) => {}
+            Some(true) => {
+                let mut turn = Turn::<J>::new(&client);
+                if let Some(next) = turn.next() {
+                    tokio::spawn(carry(turn, next));
+                }
             }
         }
     }

@@ -10,8 +10,8 @@ use kv_core::Error;
 use tokio::time::sleep;
 
 use crate::message::{framed, header, number, of_an_empty_store, page, text};
-use crate::server::{Call, Mood};
-use crate::{every_call, soon, start, survives, works_again};
+use crate::server::{Call, Mood, Server, good};
+use crate::{connect, every_call, soon, start, survives, works_again};
 
 #[tokio::test]
 async fn a_message_of_four_gigabytes() {
@@ -73,6 +73,37 @@ async fn silence(mut call: Call) {
     call.read().await;
     let _answer = call.begin();
     std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn writes_that_are_not_answered_hold_up_no_others() {
+    let server = Server::start().await;
+    // Longer than this test waits: no write is given up before the others are done.
+    let kv = connect(&server, "10m").await;
+    let came = Arc::new(AtomicUsize::new(0));
+    server.turn(Mood::to("Put", move |call| {
+        let unanswered = came.fetch_add(1, Ordering::SeqCst) < 2;
+        async move { if unanswered { silence(call).await } else { good(call).await } }
+    }));
+    // Reads are made once more where a connection has just been ended; writes are not.
+    let _ = soon("a new connection", kv.get("key")).await;
+    let mut writing: Vec<_> = (0..3)
+        .map(|number| {
+            let kv = kv.clone();
+            tokio::spawn(async move { kv.set(&format!("{number}"), "").await })
+        })
+        .collect();
+    soon("the third", async {
+        while writing.iter().filter(|task| task.is_finished()).count() < 1 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    for done in writing.extract_if(.., |task| task.is_finished()) {
+        done.await.expect("no panic").expect("an index");
+    }
+    assert_eq!(writing.len(), 2, "two were never answered");
+    writing.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]

@@ -34,9 +34,13 @@ async fn start() -> (Server, Kv) {
         }));
     });
     let server = Server::start().await;
-    let registry = Registry::new().with(kv_etcd::REGISTRATION).with_environment(Environment::from([]));
-    let kv = registry.connect(&format!("etcd://{}?timeout=500ms", server.address)).await.expect("a good server");
+    let kv = connect(&server, "500ms").await;
     (server, kv)
+}
+
+async fn connect(server: &Server, timeout: &str) -> Kv {
+    let registry = Registry::new().with(kv_etcd::REGISTRATION).with_environment(Environment::from([]));
+    registry.connect(&format!("etcd://{}?timeout={timeout}", server.address)).await.expect("a good server")
 }
 
 /// Fails the test if it takes too long.
