@@ -14,6 +14,9 @@ pub type Source = Box<dyn std::error::Error + Send + Sync>;
 /// No variant ever holds a password, a token or the address as it was written (clause A4). Keys are those the
 /// caller used: without the root of the handle.
 ///
+/// `Debug` says what `Display` says, since that is what a `main` that returns the error shows, and `unwrap`; `{:#?}`
+/// adds the errors below.
+///
 /// ```
 /// # use kv_core::Error;
 /// fn advice(error: &Error) -> &'static str {
@@ -29,7 +32,7 @@ pub type Source = Box<dyn std::error::Error + Send + Sync>;
 /// let missing = Error::NotFound { key: "config/port".into() };
 /// assert_eq!(advice(&missing), "use the default");
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The key does not exist.
@@ -315,6 +318,18 @@ impl Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut below = std::error::Error::source(self).filter(|_| f.alternate());
+        while let Some(error) = below {
+            write!(f, "\ncaused by: {error}")?;
+            below = error.source();
+        }
+        Ok(())
+    }
+}
+
 /// Where a call failed and why: the backend, the operation, the key, and the reason.
 ///
 /// A backend gives the reason; [`Kv`](crate::Kv) adds the rest.
@@ -361,4 +376,18 @@ fn said(attempts: &[(String, Error)]) -> String {
     }
     let said: Vec<String> = attempts.iter().map(|(backend, error)| format!("{backend} said: {error}")).collect();
     said.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_helps_as_display_does() {
+        let error = Error::unavailable("no answer").with_source(std::io::Error::other("reset by peer"));
+        assert_eq!(format!("{error:?}"), error.to_string());
+        assert_eq!(format!("{error:#?}"), format!("{error}\ncaused by: reset by peer"));
+        let unknown = Error::UnknownScheme { scheme: "etcd".to_owned(), known: vec!["memory".to_owned()] };
+        assert!(format!("{unknown:?}").contains("`use kv_etcd as _;`"));
+    }
 }
