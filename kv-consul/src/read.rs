@@ -255,3 +255,108 @@ pub(crate) fn unexpected(answer: &Answer) -> Error {
     let (status, text) = (answer.status.as_u16(), error::excerpt(&answer.body));
     Error::unexpected_answer(format!("this is not how Consul answers: {status} with {text}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
+    use super::*;
+    use crate::error::{from_answer, go_duration, refusal, ttl_bounds};
+    use crate::wire::{AgentSelf, CreatedSession};
+
+    /// The same input every time: what is found here is found by whoever looks.
+    fn config() -> ProptestConfig {
+        let rng_seed = RngSeed::Fixed(7);
+        ProptestConfig { cases: 2000, failure_persistence: None, rng_seed, ..ProptestConfig::default() }
+    }
+
+    /// Reads a body as everything that a server answers, and uses what it turns out to be.
+    fn read_all(body: &[u8], index: Option<u64>) {
+        for status in [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::CONFLICT] {
+            let answer = Answer { status, index, body: Bytes::copy_from_slice(body) };
+            for scope in [Scope::Prefix(""), Scope::Prefix("a"), Scope::Key("a")] {
+                let Ok(listing) = Listing::parse(&answer, Instant::now(), scope) else { continue };
+                let keys: Vec<&str> = (0..listing.state.len()).map(|row| listing.state.key(row)).collect();
+                assert!(keys.is_sorted_by(|a, b| a < b) && keys.iter().all(|key| scope.has(key)), "{keys:?}");
+                assert!(listing.index > 0);
+                let _ = listing.entries();
+            }
+            let _ = outcome(&answer);
+            let _ = serde_json::from_slice::<ReadAnswer<'_>>(body);
+            let _ = serde_json::from_slice::<Vec<String>>(body);
+            let _ = serde_json::from_slice::<AgentSelf>(body);
+            let _ = serde_json::from_slice::<CreatedSession>(body);
+            assert!(unexpected(&answer).to_string().len() < 2000);
+            assert!(from_answer(StatusCode::INTERNAL_SERVER_ERROR, body, Kind::Once).to_string().len() < 2000);
+        }
+    }
+
+    fn entry() -> impl Strategy<Value = serde_json::Value> {
+        let index = prop_oneof![0..9_u64, any::<u64>()];
+        (".{0,4}", index.clone(), index, any::<u64>(), vec(any::<u8>(), 0..9)).prop_map(
+            |(key, create, modify, flags, value)| {
+                serde_json::json!({
+                    "Key": key, "CreateIndex": create, "ModifyIndex": modify, "Flags": flags, "Session": key,
+                    "Value": (!value.is_empty()).then(|| STANDARD.encode(value)),
+                })
+            },
+        )
+    }
+
+    /// What a server answers, with some of its bytes replaced, and perhaps its end missing.
+    fn mutated() -> impl Strategy<Value = Vec<u8>> {
+        let body = prop_oneof![
+            vec(entry(), 0..5).prop_map(serde_json::Value::from),
+            vec(entry(), 0..3).prop_map(|entries| {
+                let results: Vec<_> = entries.into_iter().map(|entry| serde_json::json!({ "KV": entry })).collect();
+                serde_json::json!({ "Results": results, "Errors": null })
+            }),
+            (0..9, ".{0,9}").prop_map(|(at, what)| serde_json::json!({ "Errors": [{ "OpIndex": at, "What": what }] })),
+        ];
+        let changes = vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
+        (body, changes, proptest::option::weighted(0.2, any::<prop::sample::Index>())).prop_map(
+            |(body, changes, end)| {
+                let mut bytes = body.to_string().into_bytes();
+                for (at, byte) in changes {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+                if let Some(end) = end {
+                    bytes.truncate(end.index(bytes.len() + 1));
+                }
+                bytes
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn any_bytes_are_an_answer_or_none(body in any::<Vec<u8>>(), index in any::<Option<u64>>()) {
+            read_all(&body, index);
+        }
+
+        #[test]
+        fn a_broken_answer_is_an_answer_or_none(body in mutated(), index in any::<Option<u64>>()) {
+            read_all(&body, index);
+        }
+
+        #[test]
+        fn any_text_is_read_or_means_nothing(text in any::<String>(), numbers in "[0-9.hms]{0,30}") {
+            let _ = (refusal(&text), ttl_bounds(&text), go_duration(&text), go_duration(&numbers));
+            let _ = ttl_bounds(&format!("Session TTL '{text}', must be between [{numbers}={numbers}]"));
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_whole_is_read() {
+        let body = br#"[{"Key":"b","CreateIndex":1,"ModifyIndex":2,"Value":"eA=="},{"Key":"a","CreateIndex":1,"ModifyIndex":1,"Value":null}]"#;
+        let answer = Answer { status: StatusCode::OK, index: Some(2), body: Bytes::from_static(body) };
+        let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix("")).expect("a listing");
+        let entries = listing.entries().expect("its entries");
+        assert_eq!(entries, [("a".to_owned(), Value::new("", 1)), ("b".to_owned(), Value::new("x", 2))]);
+    }
+}

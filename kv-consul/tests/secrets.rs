@@ -68,7 +68,9 @@ impl Told {
         let text = self.text();
         let login = format!("{USER}:{PASSWORD}");
         let bytes = format!("{:?}", MARKER.as_bytes());
-        let mut forms = vec![MARKER.to_owned(), hex(MARKER.as_bytes()), bytes.trim_matches(['[', ']']).to_owned()];
+        let hex = format!("{:02x?}", MARKER.as_bytes()).replace(", ", "");
+        let mut forms =
+            vec![MARKER.to_owned(), hex.trim_matches(['[', ']']).to_owned(), bytes.trim_matches(['[', ']']).to_owned()];
         for secret in [MARKER, PASSWORD, TOKEN, &login] {
             forms.extend([STANDARD_NO_PAD.encode(secret), URL_SAFE_NO_PAD.encode(secret)]);
         }
@@ -80,10 +82,6 @@ impl Told {
             }
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a server says to each request: as a Consul with nothing in it, or this, or nothing at all.

@@ -54,6 +54,8 @@
 //! `tls`, on by default: `etcds://` and `https://`, by rustls. Without it the crate does not depend on rustls, and an
 //! address that asks for TLS is an [`InvalidAddress`](kv_core::Error::InvalidAddress) that names the feature.
 
+#[cfg(test)]
+mod arbitrary;
 mod auth;
 mod backend;
 mod backoff;

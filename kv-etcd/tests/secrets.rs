@@ -74,7 +74,9 @@ impl Told {
         let text = self.text();
         let login = format!("{USER}:{PASSWORD}");
         let bytes = format!("{:?}", MARKER.as_bytes());
-        let mut forms = vec![MARKER.to_owned(), hex(MARKER.as_bytes()), bytes.trim_matches(['[', ']']).to_owned()];
+        let hex = format!("{:02x?}", MARKER.as_bytes()).replace(", ", "");
+        let mut forms =
+            vec![MARKER.to_owned(), hex.trim_matches(['[', ']']).to_owned(), bytes.trim_matches(['[', ']']).to_owned()];
         for secret in [MARKER, PASSWORD, TOKEN, &login] {
             forms.extend([STANDARD_NO_PAD.encode(secret), URL_SAFE_NO_PAD.encode(secret)]);
         }
@@ -86,10 +88,6 @@ impl Told {
             }
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A server in a thread of its own, whose logs are not looked through: it is told the secret rightly.

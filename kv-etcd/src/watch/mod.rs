@@ -1,6 +1,6 @@
 //! Watches: opening them, and the stream of events that a consumer sees.
 
-mod batch;
+pub(crate) mod batch;
 mod hub;
 mod session;
 

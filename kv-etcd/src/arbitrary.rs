@@ -1,0 +1,169 @@
+//! Answers of any kind, decoded and made use of: none brings more than an error.
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use prost::Message;
+
+use crate::proto::{
+    AuthenticateResponse, DeleteRangeResponse, Event, KeyValue, LeaseGrantResponse, LeaseKeepAliveResponse,
+    PutResponse, RangeResponse, Response, ResponseHeader, ResponseOp, StatusResponse, TxnResponse, WatchResponse,
+};
+use crate::range::{revision, utf8};
+use crate::watch::batch::Joiner;
+
+/// The same input every time: what is found here is found by whoever looks.
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() }
+}
+
+/// Decodes bytes as every message that a server sends, and uses what they turn out to be.
+fn decode_all(bytes: &[u8]) {
+    let _ = StatusResponse::decode(bytes);
+    let _ = AuthenticateResponse::decode(bytes);
+    let _ = LeaseGrantResponse::decode(bytes);
+    let _ = LeaseKeepAliveResponse::decode(bytes);
+    let _ = PutResponse::decode(bytes).map(|answer| revision(answer.header.as_ref()));
+    let _ = DeleteRangeResponse::decode(bytes).map(|answer| revision(answer.header.as_ref()));
+    if let Ok(answer) = RangeResponse::decode(bytes) {
+        use_range(&answer);
+    }
+    if let Ok(answer) = TxnResponse::decode(bytes) {
+        use_txn(&answer);
+    }
+    if let Ok(answer) = WatchResponse::decode(bytes) {
+        use_watch(vec![answer], 1);
+    }
+}
+
+fn use_range(answer: &RangeResponse) {
+    let _ = revision(answer.header.as_ref());
+    for kv in &answer.kvs {
+        let _ = utf8(kv);
+    }
+}
+
+fn use_txn(answer: &TxnResponse) {
+    let _ = revision(answer.header.as_ref());
+    for part in &answer.responses {
+        match &part.response {
+            Some(Response::Range(range)) => use_range(range),
+            Some(Response::Txn(txn)) => use_txn(txn),
+            _ => {}
+        }
+    }
+}
+
+/// Joins what a stream sends, as a watch that has seen everything before `next`.
+fn use_watch(answers: Vec<WatchResponse>, mut next: i64) {
+    let mut joiner = Joiner::default();
+    for answer in answers {
+        // What is out of order ends the stream.
+        let Ok(joined) = joiner.join(answer.events, answer.fragment, next) else { return };
+        let Some(batch) = joined else { continue };
+        let indices: Vec<u64> = batch.events.iter().map(|event| event.index).collect();
+        assert!(indices.is_sorted(), "{indices:?}");
+        assert!(indices.first().is_none_or(|first| *first >= next.cast_unsigned()), "{indices:?} from {next}");
+        next = batch.last.saturating_add(1);
+    }
+}
+
+fn any_bytes() -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..8).prop_map(Bytes::from)
+}
+
+/// Mostly numbers that stand near one another, and some that stand near nothing.
+fn number() -> impl Strategy<Value = i64> {
+    prop_oneof![8 => 0..20_i64, 1 => any::<i64>(), 1 => Just(i64::MAX), 1 => Just(i64::MIN)]
+}
+
+fn header() -> impl Strategy<Value = Option<ResponseHeader>> {
+    proptest::option::of(number().prop_map(|revision| ResponseHeader { revision }))
+}
+
+fn key_value() -> impl Strategy<Value = KeyValue> {
+    (any_bytes(), number(), number(), any_bytes(), number()).prop_map(
+        |(key, create_revision, mod_revision, value, lease)| KeyValue {
+            key,
+            create_revision,
+            mod_revision,
+            value,
+            lease,
+        },
+    )
+}
+
+fn range() -> impl Strategy<Value = RangeResponse> {
+    (header(), vec(key_value(), 0..4), any::<bool>()).prop_map(|(header, kvs, more)| RangeResponse {
+        header,
+        kvs,
+        more,
+    })
+}
+
+fn txn() -> impl Strategy<Value = TxnResponse> {
+    let part = range().prop_map(|range| ResponseOp { response: Some(Response::Range(range)) });
+    (header(), any::<bool>(), vec(part, 0..4)).prop_map(|(header, succeeded, responses)| TxnResponse {
+        header,
+        succeeded,
+        responses,
+    })
+}
+
+fn watch() -> impl Strategy<Value = WatchResponse> {
+    let event = (0..3, proptest::option::weighted(0.9, key_value()));
+    let events = vec(event.prop_map(|(event_type, kv)| Event { event_type, kv }), 0..4);
+    (number(), any::<bool>(), any::<bool>(), number(), ".{0,8}", any::<bool>(), events).prop_map(
+        |(watch_id, created, canceled, compact_revision, cancel_reason, fragment, events)| WatchResponse {
+            watch_id,
+            created,
+            canceled,
+            compact_revision,
+            cancel_reason,
+            fragment,
+            events,
+        },
+    )
+}
+
+/// An encoded message with some of its bytes replaced, and perhaps its end missing.
+fn mutated() -> impl Strategy<Value = Vec<u8>> {
+    let encoded = prop_oneof![
+        range().prop_map(|message| message.encode_to_vec()),
+        txn().prop_map(|message| message.encode_to_vec()),
+        watch().prop_map(|message| message.encode_to_vec()),
+    ];
+    let changes = vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    (encoded, changes, proptest::option::of(any::<prop::sample::Index>())).prop_map(|(mut bytes, changes, end)| {
+        for (at, byte) in changes {
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+        }
+        if let Some(end) = end {
+            bytes.truncate(end.index(bytes.len() + 1));
+        }
+        bytes
+    })
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn any_bytes_are_an_answer_or_none(bytes in any::<Vec<u8>>()) {
+        decode_all(&bytes);
+    }
+
+    #[test]
+    fn a_broken_answer_is_an_answer_or_none(bytes in mutated()) {
+        decode_all(&bytes);
+    }
+
+    #[test]
+    fn whatever_a_stream_sends_is_delivered_in_order(answers in vec(watch(), 0..12), next in 1..30_i64) {
+        use_watch(answers, next);
+    }
+}
