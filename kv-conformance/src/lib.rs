@@ -52,6 +52,13 @@
 //! stores and clauses. Cases keep to a directory of their own and remove it afterwards, so that a store in use may be
 //! tested; `--filter` takes a part of their names, or a clause.
 //!
+//! # Hurting a store
+//! ```text
+//! cargo run -p kv-conformance --features servers -- --start etcd --start consul --members 3 --filter clusters
+//! ```
+//! Members are killed, restarted, paused and cut off while many kinds of clients work; [`chaos`] tells what is run, what
+//! it showed, and how a history that broke a clause is judged again.
+//!
 //! # Measuring a store
 //! ```text
 //! cargo run --release -p kv-conformance -- bench etcd://localhost --concurrency 1,16,128
@@ -79,6 +86,7 @@
 //! | what it runs | [`CASES`], [`Case`], [`Need`], [`Context`], [`Outcome`], [`Broke`] |
 //! | what came of it | [`Column`], [`Table`], [`write_between_marks`] |
 //! | judging a history of one's own | [`judge`] |
+//! | hurting connections without Docker | [`chaos::proxy`] |
 //! | measuring a store | `bench` |
 
 #[cfg(feature = "bench")]
