@@ -60,8 +60,8 @@ fn use_watch(answers: Vec<WatchResponse>, mut next: i64) {
     let mut joiner = Joiner::default();
     for answer in answers {
         // What is out of order ends the stream.
-        let Ok(joined) = joiner.join(answer.events, answer.fragment, next) else { return };
-        let Some(batch) = joined else { continue };
+        let Ok(complete) = joiner.join(answer.events, answer.fragment, next) else { return };
+        let Some(batch) = complete else { continue };
         let indices: Vec<u64> = batch.events.iter().map(|event| event.index).collect();
         assert!(indices.is_sorted(), "{indices:?}");
         assert!(indices.first().is_none_or(|first| *first >= next.cast_unsigned()), "{indices:?} from {next}");
