@@ -28,6 +28,7 @@ struct Program {
 #[derive(Subcommand)]
 enum Command {
     Bench(cli::bench::Arguments),
+    Growth(cli::growth::Arguments),
     Judge(cli::judge::Arguments),
 }
 
@@ -37,6 +38,7 @@ async fn main() -> ExitCode {
     match program.command {
         None => cli::suite::run(program.suite).await,
         Some(Command::Bench(arguments)) => cli::bench::run(arguments).await,
+        Some(Command::Growth(arguments)) => cli::growth::run(arguments).await,
         Some(Command::Judge(arguments)) => cli::judge::run(&arguments),
     }
 }

@@ -11,13 +11,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kv_core::{Kv, Value};
+use kv_core::{Kv, Value, Watch};
 use kv_memory::MemoryBackend;
 use tokio::runtime::Runtime;
 
 const ROUNDS: usize = 21;
 /// How many operations each thread makes in a round, on each of the two.
-const OPERATIONS: usize = 100_000;
+const OPERATIONS: u32 = 100_000;
 const VALUE_BYTES: usize = 100;
 
 fn main() {
@@ -29,7 +29,7 @@ fn main() {
     println!("|---|---|---|---|---|---|");
     for keys in [100, 10_000, 100_000] {
         for threads in [1, 2] {
-            for operation in [Operation::Get, Operation::Set, Operation::SetWatched] {
+            for operation in Operation::ALL {
                 if !named.is_empty() && !named.iter().any(|name| name == operation.name()) {
                     continue;
                 }
@@ -44,16 +44,21 @@ fn main() {
 enum Operation {
     Get,
     Set,
-    /// While a watch of everything is read along by another thread.
+    /// With a watch of everything for each thread, which reads an event after each of its writes.
     SetWatched,
+    /// While another thread reads a watch of everything: it is woken again and again.
+    SetReadAlong,
 }
 
 impl Operation {
+    const ALL: [Self; 4] = [Self::Get, Self::Set, Self::SetWatched, Self::SetReadAlong];
+
     fn name(self) -> &'static str {
         match self {
             Self::Get => "get",
             Self::Set => "set",
             Self::SetWatched => "set-watched",
+            Self::SetReadAlong => "set-read-along",
         }
     }
 }
@@ -61,16 +66,16 @@ impl Operation {
 /// Both stores, with the same keys and values.
 struct Contest {
     operation: Operation,
-    threads: usize,
+    threads: u32,
     keys: Vec<String>,
     kv: Kv,
     map: RwLock<BTreeMap<String, Value>>,
     /// Reads a watch along for as long as it lives.
-    _watch: Option<Runtime>,
+    _reader: Option<Runtime>,
 }
 
 impl Contest {
-    fn new(keys: usize, threads: usize, operation: Operation) -> Self {
+    fn new(keys: usize, threads: u32, operation: Operation) -> Self {
         let keys: Vec<_> = (0..keys).map(|number| format!("services/api/{number:06}/port")).collect();
         let kv = Kv::new(Arc::new(MemoryBackend::new()));
         let map = RwLock::new(BTreeMap::new());
@@ -81,12 +86,12 @@ impl Contest {
             let index = fill.block_on(kv.set(key, data.clone())).expect("a key is set");
             map.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Value::new(data, index));
         }
-        let watch = (operation == Operation::SetWatched).then(|| watch(&kv));
-        Self { operation, threads, keys, kv, map, _watch: watch }
+        let reader = (operation == Operation::SetReadAlong).then(|| read_along(&kv));
+        Self { operation, threads, keys, kv, map, _reader: reader }
     }
 
     /// Measures by turns; a row's last three columns.
-    fn rounds(&self, rounds: usize, operations: usize) -> String {
+    fn rounds(&self, rounds: usize, operations: u32) -> String {
         let mut times = Vec::new();
         for round in 0..rounds {
             // Whoever goes first in one round goes second in the next.
@@ -99,7 +104,7 @@ impl Contest {
             };
             times.push(times_of_round);
         }
-        let per_operation = |time: Duration| time.as_secs_f64() * 1e9 / (operations * self.threads) as f64;
+        let per_operation = |time: Duration| time.as_secs_f64() * 1e9 / f64::from(operations * self.threads);
         let (kv, _, _) = spread(times.iter().map(|(kv, _)| per_operation(*kv)));
         let (map, _, _) = spread(times.iter().map(|(_, map)| per_operation(*map)));
         let (ratio, least, most) = spread(times.iter().map(|(kv, map)| map.as_secs_f64() / kv.as_secs_f64()));
@@ -107,12 +112,12 @@ impl Contest {
     }
 
     /// How long it takes until every thread has made its operations.
-    fn time(&self, operations: usize, work: fn(&Self, &mut dyn Iterator<Item = &String>)) -> Duration {
-        let start = Barrier::new(self.threads + 1);
+    fn time(&self, operations: u32, work: fn(&Self, &mut dyn Iterator<Item = &String>)) -> Duration {
+        let start = Barrier::new(self.threads as usize + 1);
         let mut began = Instant::now();
         thread::scope(|scope| {
             for thread in 0..self.threads {
-                let (start, mut picked) = (&start, self.pick(thread as u64 + 1, operations));
+                let (start, mut picked) = (&start, self.pick(thread + 1, operations));
                 scope.spawn(move || {
                     start.wait();
                     work(self, &mut picked);
@@ -125,8 +130,8 @@ impl Contest {
     }
 
     /// Keys in a random order, the same for every round and for both stores.
-    fn pick(&self, seed: u64, operations: usize) -> impl Iterator<Item = &String> + Send {
-        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    fn pick(&self, seed: u32, operations: u32) -> impl Iterator<Item = &String> + Send {
+        let mut state = u64::from(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         (0..operations).map(move |_| {
             state ^= state << 13;
             state ^= state >> 7;
@@ -138,11 +143,18 @@ impl Contest {
     fn on_kv(&self, keys: &mut dyn Iterator<Item = &String>) {
         let data = data();
         runtime().block_on(async {
+            let mut watch = match self.operation {
+                Operation::SetWatched => Some(watch(&self.kv).await),
+                _ => None,
+            };
             for key in keys {
                 if self.operation == Operation::Get {
                     black_box(self.kv.get(key).await.expect("the key exists"));
                 } else {
                     black_box(self.kv.set(key, data.clone()).await.expect("the key is set"));
+                }
+                if let Some(watch) = &mut watch {
+                    next_event(&self.kv, watch).await;
                 }
             }
         });
@@ -167,21 +179,30 @@ fn data() -> Bytes {
     Bytes::from(vec![b'x'; VALUE_BYTES])
 }
 
-fn watch(kv: &Kv) -> Runtime {
+/// Reads a watch of everything, in a thread of its own, until it is dropped.
+fn read_along(kv: &Kv) -> Runtime {
     let reader =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().expect("a runtime");
-    let mut watch = reader.block_on(kv.watch("", 0)).expect("a watch");
+    let mut watch = reader.block_on(watch(kv));
     let kv = kv.clone();
     reader.spawn(async move {
         loop {
-            match watch.next().await {
-                Some(Ok(event)) => drop(black_box(event)),
-                // The writers were faster than the history is long.
-                _ => watch = kv.watch("", 0).await.expect("another watch"),
-            }
+            next_event(&kv, &mut watch).await;
         }
     });
     reader
+}
+
+async fn watch(kv: &Kv) -> Watch {
+    kv.watch("", 0).await.expect("a watch")
+}
+
+async fn next_event(kv: &Kv, watch: &mut Watch) {
+    match watch.next().await {
+        Some(Ok(event)) => drop(black_box(event)),
+        // The writers were faster than the history is long.
+        _ => *watch = self::watch(kv).await,
+    }
 }
 
 fn runtime() -> Runtime {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
-use kv_core::{Kv, Value};
+use kv_core::{Kv, Registry, Value};
 use kv_memory::MemoryBackend;
 use tokio::runtime::Runtime;
 
@@ -28,14 +28,20 @@ struct Filled {
 }
 
 fn filled(keys: usize) -> Filled {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let runtime = runtime();
     let kv = Kv::new(Arc::new(MemoryBackend::new()));
-    runtime.block_on(async {
-        for number in 0..keys {
-            kv.set(&format!("services/api/{number:06}/port"), data()).await.expect("a key is set");
-        }
-    });
+    runtime.block_on(fill_with(&kv, keys));
     Filled { runtime, kv }
+}
+
+async fn fill_with(kv: &Kv, keys: usize) {
+    for number in 0..keys {
+        kv.set(&format!("services/api/{number:06}/port"), data()).await.expect("a key is set");
+    }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
 }
 
 fn data() -> Bytes {
@@ -48,14 +54,14 @@ fn get(bencher: Bencher<'_, '_>) {
     bencher.bench(|| now(kv.get(black_box(KEY))).expect("it exists"));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 100)]
 fn get_below_a_root(bencher: Bencher<'_, '_>) {
     let Filled { kv, .. } = filled(KEYS);
     let kv = kv.scoped("services/api").expect("a directory");
     bencher.bench(|| now(kv.get(black_box("005000/port"))).expect("it exists"));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 100)]
 fn get_of_an_absent_key(bencher: Bencher<'_, '_>) {
     let Filled { kv, .. } = filled(KEYS);
     bencher.bench(|| now(kv.get(black_box("absent"))).expect_err("it does not exist"));
@@ -68,7 +74,7 @@ fn set(bencher: Bencher<'_, '_>) {
     bencher.bench(|| now(kv.set(black_box(KEY), data.clone())).expect("it is set"));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 100)]
 fn update(bencher: Bencher<'_, '_>) {
     let Filled { kv, .. } = filled(KEYS);
     let data = data();
@@ -76,7 +82,7 @@ fn update(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| index = now(kv.update(KEY, Value::new(data.clone(), index))).expect("nobody else writes"));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 100)]
 fn set_and_delete(bencher: Bencher<'_, '_>) {
     let Filled { kv, .. } = filled(KEYS);
     let data = data();
@@ -103,7 +109,7 @@ fn set_under_watches(bencher: Bencher<'_, '_>, watches: usize) {
 }
 
 /// A write and the reading of its event.
-#[divan::bench]
+#[divan::bench(sample_size = 100)]
 fn set_and_next_event(bencher: Bencher<'_, '_>) {
     let Filled { runtime, kv } = filled(KEYS);
     let data = data();
@@ -127,7 +133,23 @@ fn get_all_below_a_root(bencher: Bencher<'_, '_>, keys: usize) {
     bencher.counter(ItemsCount::new(keys)).bench_local(|| runtime.block_on(kv.get_all("")).expect("a listing"));
 }
 
-#[divan::bench]
+/// What a store keeps, which `max alloc` tells: keys of 24 bytes with 100 bytes of data each, all written once, with a
+/// history of one event or of the usual number.
+#[divan::bench(args = [1_000, 10_000, 100_000], consts = [1, 10_000], sample_count = 5, sample_size = 1)]
+fn fill<const HISTORY: usize>(bencher: Bencher<'_, '_>, keys: usize) {
+    let runtime = runtime();
+    let registry = Registry::new().with(kv_memory::REGISTRATION);
+    let address = format!("memory://?history={HISTORY}");
+    bencher.counter(ItemsCount::new(keys)).bench_local(|| {
+        runtime.block_on(async {
+            let kv = registry.connect(&address).await.expect("a store");
+            fill_with(&kv, keys).await;
+            kv
+        })
+    });
+}
+
+#[divan::bench(sample_size = 100)]
 fn lock_and_unlock(bencher: Bencher<'_, '_>) {
     let Filled { runtime, kv } = filled(KEYS);
     bencher.bench_local(|| {

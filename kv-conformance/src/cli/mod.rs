@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 pub(crate) mod bench;
+pub(crate) mod growth;
 pub(crate) mod judge;
 pub(crate) mod suite;
 

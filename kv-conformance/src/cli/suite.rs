@@ -63,7 +63,9 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     }
     #[cfg(feature = "servers")]
     for store in &arguments.start {
-        match arguments.run(arguments.start(store).await, &cases).await {
+        let started = start(store, arguments.members).await;
+        let started = started.map(|fixture| fixture.with_effort(arguments.effort));
+        match arguments.run(started, &cases).await {
             Ok(column) => columns.push(column),
             Err(error) => return fail(format_args!("{store} cannot be tested: {error}")),
         }
@@ -80,24 +82,24 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     if columns.iter().any(|column| column.failures().next().is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-impl Arguments {
-    #[cfg(feature = "servers")]
-    async fn start(&self, what: &str) -> Result<kv_conformance::servers::ServerFixture, String> {
-        use kv_conformance::servers::{Kind, Options, ServerFixture};
-        let (store, image) = what.split_once('=').map_or((what, None), |(store, image)| (store, Some(image)));
-        let kind = match store {
-            "etcd" => Kind::Etcd,
-            "consul" => Kind::Consul,
-            _ => return Err("only `etcd` and `consul` can be started".to_owned()),
-        };
-        let registry = Registry::linked();
-        let backend = registry.registrations().iter().find(|backend| backend.name == store);
-        let backend = backend.ok_or_else(|| format!("this program was built without kv-{store}"))?;
-        let options = image.map_or_else(Options::default, |image| Options::default().image(image));
-        let started = ServerFixture::start(kind, self.members, options, *backend).await;
-        started.map(|fixture| fixture.with_effort(self.effort)).map_err(|error| error.to_string())
-    }
+/// Starts a store, as in `etcd` or `consul=IMAGE`, of so many members.
+#[cfg(feature = "servers")]
+pub(super) async fn start(what: &str, members: usize) -> Result<kv_conformance::servers::ServerFixture, String> {
+    use kv_conformance::servers::{Kind, Options, ServerFixture};
+    let (store, image) = what.split_once('=').map_or((what, None), |(store, image)| (store, Some(image)));
+    let kind = match store {
+        "etcd" => Kind::Etcd,
+        "consul" => Kind::Consul,
+        _ => return Err("only `etcd` and `consul` can be started".to_owned()),
+    };
+    let registry = Registry::linked();
+    let backend = registry.registrations().iter().find(|backend| backend.name == store);
+    let backend = backend.ok_or_else(|| format!("this program was built without kv-{store}"))?;
+    let options = image.map_or_else(Options::default, |image| Options::default().image(image));
+    ServerFixture::start(kind, members, options, *backend).await.map_err(|error| error.to_string())
+}
 
+impl Arguments {
     fn selects(&self, case: &Case) -> bool {
         let matches = |text: &String| case.name.contains(text) || case.clauses.contains(&&**text);
         self.filter.as_ref().is_none_or(matches)

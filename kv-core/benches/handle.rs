@@ -1,0 +1,164 @@
+//! What the handle itself costs, on a store that answers at once: the check of keys, the root put before them and taken
+//! off again, the transaction that a write becomes.
+//!
+//! `cargo bench -p kv-core --bench handle`
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use divan::counter::ItemsCount;
+use divan::{AllocProfiler, Bencher, black_box};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use kv_core::{
+    Backend, Error, Event, EventStream, EventType, ExpiryLag, Grant, Kv, Limits, Result, Snapshot, Txn, Value,
+    WatchHistory,
+};
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
+
+fn main() {
+    divan::main();
+}
+
+const ROOT: &str = "organisation/production/";
+const KEY: &str = "services/api/instances/0042/address";
+/// As long as keys may be.
+const LONG_KEY_BYTES: usize = 4096;
+
+/// Knows nothing of keys: whatever is asked for has one answer, which is ready.
+struct Ready {
+    /// How many entries a listing has.
+    entries: usize,
+}
+
+impl Ready {
+    fn kv(entries: usize) -> Kv {
+        Kv::new(Arc::new(Self { entries }))
+    }
+}
+
+#[async_trait]
+impl Backend for Ready {
+    fn name(&self) -> &'static str {
+        "ready"
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            key_bytes: LONG_KEY_BYTES + ROOT.len(),
+            value_bytes: 1 << 20,
+            txn_ops: 128,
+            txn_bytes: 1 << 20,
+            min_ttl: Duration::from_secs(1),
+            max_ttl: Duration::from_secs(1),
+            ttl_step: Duration::from_secs(1),
+            expiry_lag: ExpiryLag { fixed: Duration::ZERO, ttls: 0 },
+            watch_history: WatchHistory::Every,
+        }
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn get(&self, _key: &str) -> Result<Value> {
+        Ok(Value::default())
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Snapshot> {
+        let key = |number| (format!("{prefix}{KEY}/{number:06}"), Value::default());
+        Ok(Snapshot { entries: (0..self.entries).map(key).collect(), index: 1 })
+    }
+
+    async fn keys(&self, _prefix: &str) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    async fn commit(&self, _txn: Txn) -> Result<Option<u64>> {
+        Ok(Some(1))
+    }
+
+    async fn watch(&self, prefix: &str, _after: u64) -> Result<EventStream> {
+        let event =
+            Event { key: format!("{prefix}{KEY}"), event_type: EventType::Update, data: bytes::Bytes::new(), index: 1 };
+        Ok(stream::repeat_with(move || Ok(event.clone())).boxed())
+    }
+
+    async fn observe(&self, prefix: &str) -> Result<(Snapshot, EventStream)> {
+        Ok((self.list(prefix).await?, self.watch(prefix, 0).await?))
+    }
+
+    async fn ephemeral_key(&self, _key: &str, _ttl: Duration) -> Result<Grant> {
+        Err(Error::unavailable("no leases here"))
+    }
+
+    async fn lock(&self, _key: &str, _ttl: Duration) -> Result<Grant> {
+        Err(Error::unavailable("no leases here"))
+    }
+
+    async fn try_lock(&self, _key: &str, _ttl: Duration) -> Result<Option<Grant>> {
+        Err(Error::unavailable("no leases here"))
+    }
+}
+
+/// The whole of a read but for the store: of its time, most is the check of the key.
+#[divan::bench(sample_size = 1000)]
+fn get(bencher: Bencher<'_, '_>) {
+    let kv = Ready::kv(0);
+    bencher.bench(|| now(kv.get(black_box(KEY))));
+}
+
+#[divan::bench(sample_size = 1000)]
+fn get_below_a_root(bencher: Bencher<'_, '_>) {
+    let kv = Ready::kv(0).scoped(ROOT).expect("a directory");
+    bencher.bench(|| now(kv.get(black_box(KEY))));
+}
+
+#[divan::bench(sample_size = 100)]
+fn get_of_the_longest_key(bencher: Bencher<'_, '_>) {
+    let kv = Ready::kv(0);
+    let key = "segment/".repeat(LONG_KEY_BYTES / 8 - 1) + "segment";
+    bencher.bench(|| now(kv.get(black_box(&key))));
+}
+
+#[divan::bench(sample_size = 1000)]
+fn get_of_a_key_that_is_refused(bencher: Bencher<'_, '_>) {
+    let kv = Ready::kv(0);
+    bencher.bench(|| now(kv.get(black_box("services//api"))));
+}
+
+#[divan::bench(sample_size = 1000)]
+fn set_below_a_root(bencher: Bencher<'_, '_>) {
+    let kv = Ready::kv(0).scoped(ROOT).expect("a directory");
+    bencher.bench(|| now(kv.set(black_box(KEY), "value")));
+}
+
+#[divan::bench]
+fn txn_of_64_sets(bencher: Bencher<'_, '_>) {
+    let kv = Ready::kv(0);
+    let keys: Vec<_> = (0..64).map(|number| format!("{KEY}/{number}")).collect();
+    bencher.bench(|| now(keys.iter().fold(kv.txn(), |txn, key| txn.set(key, "value")).commit()));
+}
+
+/// The store's own part, which makes the listing, is in here both times: the difference is the root.
+#[divan::bench(args = [false, true])]
+fn get_all_of_10_000(bencher: Bencher<'_, '_>, rooted: bool) {
+    let kv = Ready::kv(10_000);
+    let kv = if rooted { kv.scoped(ROOT).expect("a directory") } else { kv };
+    bencher.counter(ItemsCount::new(10_000_usize)).bench(|| now(kv.get_all("")));
+}
+
+#[divan::bench(args = [false, true], sample_size = 1000)]
+fn next_event(bencher: Bencher<'_, '_>, rooted: bool) {
+    let kv = Ready::kv(0);
+    let kv = if rooted { kv.scoped(ROOT).expect("a directory") } else { kv };
+    let mut watch = now(kv.watch("", 0)).expect("a watch");
+    bencher.bench_local(|| now(watch.next()));
+}
+
+/// The answer of a call that this store gives at once.
+fn now<T>(call: impl Future<Output = T>) -> T {
+    call.now_or_never().expect("this store answers at once")
+}
