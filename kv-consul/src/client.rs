@@ -265,16 +265,21 @@ impl Agent {
 
 /// Reads a body of at most `cap` bytes, so that no server can fill the memory.
 async fn read(mut response: reqwest::Response, kind: Kind, cap: usize) -> Result<Bytes> {
-    let announced = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
-    let mut body = BytesMut::with_capacity(announced.min(cap).min(64 << 20));
+    let mut chunks: Vec<Bytes> = Vec::new();
+    let mut length = 0;
     while let Some(chunk) = response.chunk().await.map_err(|error| error::transport(error, kind))? {
-        // An answer of one piece, as most are, is not copied.
-        if body.is_empty() && chunk.len() == announced && announced <= cap {
-            return Ok(chunk);
-        }
-        if chunk.len() > cap - body.len() {
+        length += chunk.len();
+        if length > cap {
             return Err(Error::unexpected_answer(format!("an answer of more than {cap} bytes")));
         }
+        chunks.push(chunk);
+    }
+    // An answer of one piece, as most are, is not copied, and a longer one once.
+    if chunks.len() == 1 {
+        return Ok(chunks.swap_remove(0));
+    }
+    let mut body = BytesMut::with_capacity(length);
+    for chunk in chunks {
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())

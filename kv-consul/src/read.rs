@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
+use base64::decoded_len_estimate;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 use kv_core::{Error, Result, Snapshot, Value};
 use tokio::time::Instant;
@@ -45,9 +46,10 @@ impl Listing {
 
     /// Every entry, decoded.
     pub(crate) fn entries(&self) -> Result<Vec<(String, Value)>> {
-        let entry = |row| {
-            let value = Value { data: self.value(row)?, index: self.state.modify_index(row) };
-            Ok((self.state.key(row).to_owned(), value))
+        let mut values = Values::of(self.values.iter().map(ExactSizeIterator::len));
+        let entry = |row: usize| {
+            let data = values.decode(&self.body[self.values[row].clone()])?;
+            Ok((self.state.key(row).to_owned(), Value { data, index: self.state.modify_index(row) }))
         };
         (0..self.state.len()).map(entry).collect()
     }
@@ -153,9 +155,10 @@ impl Client {
         let listed = listed(&answer, Scope::Prefix(prefix))?;
         let mut state = State::with_capacity(listed.len());
         let mut entries = Vec::with_capacity(listed.len());
+        let mut values = Values::of(listed.iter().map(|entry| entry.value.map_or(0, str::len)));
         for entry in listed {
             state.push(&entry.key, entry.create_index, entry.modify_index);
-            let data = decode(entry.value.unwrap_or_default().as_bytes())?;
+            let data = values.decode(entry.value.unwrap_or_default().as_bytes())?;
             entries.push((entry.key.into_owned(), Value { data, index: entry.modify_index }));
         }
         Ok((Snapshot { entries, index }, state))
@@ -230,7 +233,9 @@ fn entries(answer: &Answer) -> Result<Vec<Entry<'_>>> {
     if answer.status == StatusCode::NOT_FOUND {
         return Ok(Vec::new());
     }
-    serde_json::from_slice(&answer.body).map_err(|error| unexpected(answer).with_source(error))
+    // All at once, for to look at each string by itself takes longer.
+    let text = std::str::from_utf8(&answer.body).map_err(|error| unexpected(answer).with_source(error))?;
+    serde_json::from_str(text).map_err(|error| unexpected(answer).with_source(error))
 }
 
 /// The entries of an answer that a scope has, sorted by key, each once.
@@ -245,9 +250,29 @@ fn listed<'a>(answer: &'a Answer, scope: Scope<'_>) -> Result<Vec<Entry<'a>>> {
     Ok(listed)
 }
 
+/// The values of a listing, decoded into one piece of memory: an allocation for each would take longer than decoding.
+struct Values(BytesMut);
+
+impl Values {
+    /// For values whose base64 has these lengths.
+    fn of(lengths: impl Iterator<Item = usize>) -> Self {
+        Self(BytesMut::with_capacity(lengths.map(decoded_len_estimate).sum()))
+    }
+
+    fn decode(&mut self, text: &[u8]) -> Result<Bytes> {
+        self.0.resize(decoded_len_estimate(text.len()), 0);
+        let length = STANDARD.decode_slice(text, &mut self.0).map_err(not_base64)?;
+        self.0.truncate(length);
+        Ok(self.0.split().freeze())
+    }
+}
+
 fn decode(text: &[u8]) -> Result<Bytes> {
-    let decoded = STANDARD.decode(text).map(Bytes::from);
-    decoded.map_err(|error| Error::unexpected_answer("a value that is not base64").with_source(error))
+    STANDARD.decode(text).map(Bytes::from).map_err(not_base64)
+}
+
+fn not_base64(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::unexpected_answer("a value that is not base64").with_source(error)
 }
 
 /// Neither an error that Consul reports nor an answer that it gives.
