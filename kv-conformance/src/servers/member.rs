@@ -66,6 +66,7 @@ async fn run(plan: &Plan<'_>, port: u16) -> Result<ContainerAsync<GenericImage>,
         inner.to_string(),
         Some(vec![PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(port.to_string()) }]),
     )]);
+    let tmpfs = plan.options.in_memory.then(|| HashMap::from([("/data".to_owned(), String::new())]));
     let (name, tag) = split_reference(plan.image);
     let mut request = GenericImage::new(name, tag)
         .with_entrypoint(plan.kind.name())
@@ -76,6 +77,7 @@ async fn run(plan: &Plan<'_>, port: u16) -> Result<ContainerAsync<GenericImage>,
         .with_host_config_modifier(move |host| {
             host.publish_all_ports = Some(false);
             host.port_bindings = Some(bindings.clone());
+            host.tmpfs.clone_from(&tmpfs);
         });
     if let Some(network) = plan.network {
         request = request.with_network(network);

@@ -128,6 +128,7 @@ pub struct Options {
     access_control: bool,
     arguments: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
+    in_memory: bool,
 }
 
 impl Options {
@@ -159,6 +160,14 @@ impl Options {
     #[must_use]
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// Keeps the data in memory, where no disk slows the server down; it is gone once the server stops, so that a
+    /// member that was killed cannot start again.
+    #[must_use]
+    pub fn in_memory(mut self) -> Self {
+        self.in_memory = true;
         self
     }
 
