@@ -13,6 +13,8 @@ pub(crate) struct Contender {
     pub(crate) name: &'static str,
     /// What the ratio of this project to it is to be.
     pub(crate) target: Option<f64>,
+    /// How many calls of the contest one of its own stands for, and by how many callers it makes them.
+    carries: Option<(u32, usize)>,
     run: Run,
 }
 
@@ -39,7 +41,21 @@ impl Contender {
             let preparing = prepare(plan.callers);
             Box::pin(async move { Ok(measure(&plan, preparing.await?).await) })
         };
-        Self { name, target: None, run: Box::new(run) }
+        Self { name, target: None, carries: None, run: Box::new(run) }
+    }
+
+    /// As one whose every call stands for so many of the contest's, and that makes them by so many callers.
+    pub(crate) fn carrying(mut self, calls: u32, callers: usize) -> Self {
+        self.carries = Some((calls, callers));
+        self
+    }
+
+    async fn sample(&self, mut plan: Plan) -> Result<Sample, Failure> {
+        let Some((calls, callers)) = self.carries else { return (self.run)(plan).await };
+        plan.callers = callers;
+        let mut sample = (self.run)(plan).await?;
+        sample.rate *= f64::from(calls);
+        Ok(sample)
     }
 
     /// With the ratio that is to be met.
@@ -91,7 +107,7 @@ impl Contest {
                 let at = (round + turn) % contenders.len();
                 let contender = contenders[at];
                 progress(contender.name);
-                let sample = (contender.run)(plan.clone()).await?;
+                let sample = contender.sample(plan.clone()).await?;
                 if let Some(failure) = &sample.failure {
                     let (call, name) = (self.call, contender.name);
                     return Err(format!("{} calls of {name} ({call}) failed: {failure}", sample.failed).into());

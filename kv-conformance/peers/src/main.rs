@@ -39,6 +39,9 @@ struct Arguments {
     /// How long each run counts, in milliseconds; a third more is its warm-up.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 450)]
     duration: u64,
+    /// Has the servers keep their data on Docker's disk instead of in memory: then the disk is measured, too.
+    #[arg(long)]
+    on_disk: bool,
     /// Writes the table and the chart to this crate's README.md and the project's.
     #[arg(long)]
     write: bool,
@@ -65,12 +68,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    // No compaction but those between the contests, and room for all that is written until then.
-    let options = Options::default().argument("--quota-backend-bytes=8589934592");
-    let etcd = Cluster::start(Kind::Etcd, 1, options).await?;
+    let options = || if arguments.on_disk { Options::default() } else { Options::default().in_memory() };
+    // Room for all that is written between two compactions.
+    let etcd = Cluster::start(Kind::Etcd, 1, options().argument("--quota-backend-bytes=8589934592")).await?;
     // Each peer has a connection for each caller.
-    let options = Options::default().argument("-hcl=limits { http_max_conns_per_client = 2000 }");
-    let consul = Cluster::start(Kind::Consul, 1, options).await?;
+    let limits = "-hcl=limits { http_max_conns_per_client = 2000 }";
+    let consul = Cluster::start(Kind::Consul, 1, options().argument(limits)).await?;
     let result = compare(arguments, &etcd, &consul).await;
     etcd.stop().await;
     consul.stop().await;
@@ -89,9 +92,10 @@ async fn compare(arguments: &Arguments, etcd: &Cluster, consul: &Cluster) -> Res
     let registry =
         Registry::new().with(kv_etcd::REGISTRATION).with(kv_consul::REGISTRATION).with(kv_memory::REGISTRATION);
     let load = &Load::new();
-    let (etcd_endpoint, consul_endpoint) = (&etcd.endpoints()[0], &consul.endpoints()[0]);
-    let on_etcd = filled(registry.connect(&etcd.address()).await?, load).await?;
-    let on_consul = filled(registry.connect(&consul.address()).await?, load).await?;
+    // rs-consul opens a connection for each call, and only on loopback does Linux use their ports again at once.
+    let (etcd_endpoint, consul_endpoint) = (&own_endpoint(etcd, 2379).await, &consul.endpoints()[0]);
+    let on_etcd = filled(registry.connect(&format!("etcd://{etcd_endpoint}")).await?, load).await?;
+    let on_consul = filled(registry.connect(&format!("consul://{consul_endpoint}")).await?, load).await?;
     let in_memory = filled(registry.connect("memory://").await?, load).await?;
 
     let mut contests = etcd::contests(&on_etcd, etcd_endpoint, load).await?;
@@ -120,6 +124,21 @@ async fn compare(arguments: &Arguments, etcd: &Cluster, consul: &Cluster) -> Res
     bar.finish_and_clear();
     let servers = [(etcd::STORE, etcd.version().await?), (consul::STORE, consul.version().await?)];
     Ok(Report::new(outcomes, arguments.rounds, measured, &servers))
+}
+
+/// Where a server is reached: at its container's own address if this machine has a way there, so that nothing stands
+/// between, else at the port that Docker passes on.
+async fn own_endpoint(cluster: &Cluster, port: u16) -> String {
+    if let Ok(hosts) = cluster.exec(0, &["cat", "/etc/hosts"]).await
+        && let Some(address) = hosts.stdout.lines().last().and_then(|line| line.split_whitespace().next())
+    {
+        let own = format!("{address}:{port}");
+        let connecting = tokio::net::TcpStream::connect(&own);
+        if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(1), connecting).await {
+            return own;
+        }
+    }
+    cluster.endpoints().swap_remove(0)
 }
 
 async fn filled(kv: Kv, load: &Load) -> Result<Kv, Failure> {

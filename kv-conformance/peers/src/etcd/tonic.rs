@@ -20,9 +20,9 @@ use crate::load::Load;
 const NAME: &str = "bare tonic";
 
 #[derive(Clone, PartialEq, Message)]
-struct Header {
+pub(super) struct Header {
     #[prost(int64, tag = "3")]
-    revision: i64,
+    pub(super) revision: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -36,15 +36,15 @@ struct KeyValue {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct RangeRequest {
+pub(super) struct RangeRequest {
     #[prost(bytes = "bytes", tag = "1")]
-    key: Bytes,
+    pub(super) key: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
-    range_end: Bytes,
+    pub(super) range_end: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct RangeResponse {
+pub(super) struct RangeResponse {
     #[prost(message, optional, tag = "1")]
     header: Option<Header>,
     #[prost(message, repeated, tag = "2")]
@@ -52,15 +52,15 @@ struct RangeResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct PutRequest {
+pub(super) struct PutRequest {
     #[prost(bytes = "bytes", tag = "1")]
-    key: Bytes,
+    pub(super) key: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
-    value: Bytes,
+    pub(super) value: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct PutResponse {
+pub(super) struct PutResponse {
     #[prost(message, optional, tag = "1")]
     header: Option<Header>,
 }
@@ -93,7 +93,7 @@ pub(crate) async fn connect(endpoint: &str) -> Result<Channel, Failure> {
     Ok(Endpoint::new(format!("http://{endpoint}"))?.connect().await?)
 }
 
-async fn unary<Q, A>(channel: &Channel, method: &'static str, request: Q) -> Result<A, Failure>
+pub(super) async fn unary<Q, A>(channel: &Channel, method: &'static str, request: Q) -> Result<A, Failure>
 where
     Q: Message + 'static,
     A: Message + Default + 'static,
