@@ -126,7 +126,7 @@ pub enum Error {
     #[error("{context}; nothing was applied: try again")]
     Unavailable {
         /// What was tried, and what happened.
-        context: Context,
+        context: Box<Context>,
         /// The error below.
         source: Option<Source>,
     },
@@ -135,7 +135,7 @@ pub enum Error {
     #[error("{context}; it may or may not have been applied: read before writing again")]
     Indeterminate {
         /// What was tried, and what happened.
-        context: Context,
+        context: Box<Context>,
         /// The error below.
         source: Option<Source>,
     },
@@ -144,7 +144,7 @@ pub enum Error {
     #[error("{context}; check the credentials and what they may do")]
     PermissionDenied {
         /// What was tried, and what the store said.
-        context: Context,
+        context: Box<Context>,
         /// The error below.
         source: Option<Source>,
     },
@@ -153,7 +153,7 @@ pub enum Error {
     #[error("{context}; is this the right kind of server?")]
     UnexpectedAnswer {
         /// What was tried, and what came back.
-        context: Context,
+        context: Box<Context>,
         /// The error below.
         source: Option<Source>,
     },
@@ -293,7 +293,7 @@ impl Error {
             Self::Unavailable { context, source }
             | Self::Indeterminate { context, source }
             | Self::PermissionDenied { context, source }
-            | Self::UnexpectedAnswer { context, source } => Some((context, source)),
+            | Self::UnexpectedAnswer { context, source } => Some((&mut **context, source)),
             _ => None,
         }
     }
@@ -347,8 +347,10 @@ pub struct Context {
 }
 
 impl Context {
-    fn new(reason: impl Into<String>) -> Self {
-        Self { backend: String::new(), operation: String::new(), key: String::new(), reason: reason.into() }
+    /// In a box, so that results that are no error stay small: they are copied with each step of a call.
+    fn new(reason: impl Into<String>) -> Box<Self> {
+        let (backend, operation, key) = Default::default();
+        Box::new(Self { backend, operation, key, reason: reason.into() })
     }
 }
 
