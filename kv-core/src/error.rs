@@ -210,22 +210,22 @@ pub enum Error {
 impl Error {
     /// Makes an [`Error::Unavailable`]: the call was certainly not applied.
     pub fn unavailable(reason: impl Into<String>) -> Self {
-        Self::Unavailable { context: Context::new(reason), source: None }
+        Self::Unavailable { context: Box::new(Context::new(reason)), source: None }
     }
 
     /// Makes an [`Error::Indeterminate`]: the write may or may not have been applied.
     pub fn indeterminate(reason: impl Into<String>) -> Self {
-        Self::Indeterminate { context: Context::new(reason), source: None }
+        Self::Indeterminate { context: Box::new(Context::new(reason)), source: None }
     }
 
     /// Makes an [`Error::PermissionDenied`].
     pub fn permission_denied(reason: impl Into<String>) -> Self {
-        Self::PermissionDenied { context: Context::new(reason), source: None }
+        Self::PermissionDenied { context: Box::new(Context::new(reason)), source: None }
     }
 
     /// Makes an [`Error::UnexpectedAnswer`].
     pub fn unexpected_answer(reason: impl Into<String>) -> Self {
-        Self::UnexpectedAnswer { context: Context::new(reason), source: None }
+        Self::UnexpectedAnswer { context: Box::new(Context::new(reason)), source: None }
     }
 
     /// Makes an [`Error::InvalidAddress`]; the reason must not quote what may be a secret.
@@ -332,7 +332,8 @@ impl fmt::Debug for Error {
 
 /// Where a call failed and why: the backend, the operation, the key, and the reason.
 ///
-/// A backend gives the reason; [`Kv`](crate::Kv) adds the rest.
+/// A backend gives the reason; [`Kv`](crate::Kv) adds the rest. An error holds it in a box, so that results that are no
+/// error stay small: they are copied with each step of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Context {
@@ -347,10 +348,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// In a box, so that results that are no error stay small: they are copied with each step of a call.
-    fn new(reason: impl Into<String>) -> Box<Self> {
-        let (backend, operation, key) = Default::default();
-        Box::new(Self { backend, operation, key, reason: reason.into() })
+    fn new(reason: impl Into<String>) -> Self {
+        Self { backend: String::new(), operation: String::new(), key: String::new(), reason: reason.into() }
     }
 }
 
