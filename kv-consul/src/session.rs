@@ -8,11 +8,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::StatusCode;
 use kv_core::{Error, Grant, Guard, Lease, Result};
+use serde::de::IgnoredAny;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::backend::Store;
+use crate::client::SMALL;
 use crate::error::{Kind, Refusal, ttl_bounds};
 use crate::read::unexpected;
 use crate::txn::{Outcome, Refused, fault};
@@ -88,9 +90,25 @@ impl Session {
                 *self.since.lock().unwrap_or_else(PoisonError::into_inner) = began;
                 Ok(true)
             }
+            // A leader that was only just elected answers from what it has applied so far, which may not be all that
+            // is committed: renewing is no consistent read. Asking for the session can be one.
+            StatusCode::NOT_FOUND if contains(&answer.body, b"not found") && self.exists().await? => {
+                Err(Error::unavailable("a new leader does not know of the session yet"))
+            }
             StatusCode::NOT_FOUND if contains(&answer.body, b"not found") => Ok(false),
             _ => Err(unexpected(&answer)),
         }
+    }
+
+    async fn exists(&self) -> Result<bool> {
+        let target = self.store.client.target(&format!("/v1/session/info/{}", self.id), &["consistent"]);
+        let answer = self.store.client.get(target, SMALL).await?;
+        if answer.status != StatusCode::OK {
+            return Err(unexpected(&answer));
+        }
+        let found: Option<Vec<IgnoredAny>> =
+            serde_json::from_slice(&answer.body).map_err(|error| unexpected(&answer).with_source(error))?;
+        Ok(found.is_some_and(|found| !found.is_empty()))
     }
 
     pub(crate) fn since(&self) -> Instant {

@@ -553,3 +553,32 @@ async fn writes_that_are_not_answered_hold_up_no_others() {
     assert_eq!(writing.len(), 2, "two were never answered");
     writing.iter().for_each(tokio::task::JoinHandle::abort);
 }
+
+#[tokio::test]
+async fn a_leader_that_has_not_caught_up_takes_no_lease() {
+    let server = Server::start().await;
+    let kv = connect(&server, "30s").await;
+    let member = kv.ephemeral_key("key", TTL).await.expect("a lease");
+    for (known, is_lost) in [(r#"[{"ID":"00000000-0000-0000-0000-000000000001"}]"#, false), ("[]", true)] {
+        server.turn(move |mut stream, mut request| async move {
+            loop {
+                let text = match request.line() {
+                    line if line.contains("/session/renew") => {
+                        answer("404 Not Found", "", "Session id '00000000-0000-0000-0000-000000000001' not found")
+                    }
+                    line if line.contains("/session/info") => answer("200 OK", "", known),
+                    _ => good(&request),
+                };
+                let next = async {
+                    stream.write_all(text.as_bytes()).await.ok()?;
+                    read_request(&mut stream).await
+                };
+                let Some(head) = next.await else { return };
+                request.head = head;
+            }
+        });
+        let error = soon("renew", member.renew()).await.expect_err("not renewed");
+        assert_eq!(error.is_lost(), is_lost, "{error:?}");
+        assert_eq!(error.is_retryable(), !is_lost, "{error:?}");
+    }
+}

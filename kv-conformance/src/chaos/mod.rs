@@ -51,6 +51,9 @@
 //!   answered from the past (`isTxnSerializable`, in etcd since its pull request 4956; seen on 3.5.30 while members
 //!   were restarted). kv-etcd has such a transaction read a key, too, which makes the member catch up first.
 //! - A client of kv-etcd that connected during an election gave up, though the next leader was a second away.
+//! - Consul's leader answers a renewal from what it has applied so far, so that one that was only just elected may say
+//!   that a session does not exist (seen on 1.8.7 while members were restarted). kv-consul asks for the session
+//!   consistently before it gives a lease up.
 //! - Writes of kv-etcd and kv-consul that queued behind two that a dying leader had taken with it timed out with them.
 //!
 //! Known faults of servers that such runs may meet are etcd's 20418 (stale reads of a paused member, before 3.5.28),
