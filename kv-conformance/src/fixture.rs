@@ -1,5 +1,6 @@
 //! What a backend gives the suite: connections to one store, and, where it can, the means to hurt it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,6 +39,11 @@ pub trait Fixture: Send + Sync + 'static {
     /// How many times over the random cases try; 1 takes seconds on a real server.
     fn effort(&self) -> u32 {
         1
+    }
+
+    /// The directory for the history of a run that broke a clause, to be judged again; `None` keeps none.
+    fn histories(&self) -> Option<PathBuf> {
+        Some(std::env::temp_dir())
     }
 
     /// An address of the store and the backends to connect through, for the cases about addresses.

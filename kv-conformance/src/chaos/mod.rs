@@ -72,6 +72,7 @@ mod tally;
 mod workload;
 
 use std::fmt::{self, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -157,12 +158,9 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
     };
     if let Err(mut broke) = recording.judge() {
         cx.note(told("broken"));
-        let file = std::env::temp_dir().join(format!("{}.json", crate::suite::unique_name()));
-        let kept = match recording.keep(&file) {
-            Ok(()) => format!("the history is kept: `cargo run -p kv-conformance -- judge {}`", file.display()),
-            Err(error) => format!("the history could not be kept: {error}"),
-        };
-        broke.what = format!("{}\n{kept}", broke.what);
+        if let Some(directory) = cx.fixture().histories() {
+            broke.what = format!("{}\n{}", broke.what, keep(&recording, &directory));
+        }
         return Err(broke);
     }
     let bitten: Vec<_> = tallies.all().into_iter().filter(|tally| tally.bitten()).map(|tally| tally.workload).collect();
@@ -182,6 +180,15 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
         recording.lives.len(),
         if bitten.is_empty() { "nobody".to_owned() } else { bitten.join(", ") },
     )))
+}
+
+/// Keeps a history, and says how it is judged again.
+fn keep(recording: &Recording, directory: &Path) -> String {
+    let file = directory.join(format!("{}.json", crate::suite::unique_name()));
+    match recording.keep(&file) {
+        Ok(()) => format!("the history is kept: `cargo run -p kv-conformance -- judge {}`", file.display()),
+        Err(error) => format!("the history could not be kept: {error}"),
+    }
 }
 
 /// Starts the workloads, has the storm strike, ends them, and gives what they recorded.

@@ -7,6 +7,7 @@ mod store;
 mod stream;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -39,6 +40,10 @@ impl Fixture for FaultyFixture {
     fn ttl(&self, _: &Limits) -> Duration {
         // What ends early must be seen to end before its time, however late a busy machine looks.
         Duration::from_millis(if self.fault == Some(Fault::ExpiresEarly) { 5000 } else { 500 })
+    }
+
+    fn histories(&self) -> Option<PathBuf> {
+        None
     }
 
     fn patience(&self) -> Duration {
