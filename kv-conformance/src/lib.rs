@@ -87,7 +87,8 @@
 //! | what came of it | [`Column`], [`Table`], [`write_between_marks`] |
 //! | judging a history of one's own | [`judge`] |
 //! | hurting connections without Docker | [`chaos::proxy`] |
-//! | measuring a store | `bench` |
+//! | finding a secret that is logged or shown | `secrets` (feature `secrets`) |
+//! | measuring a store | `bench` (feature `bench`) |
 
 #[cfg(feature = "bench")]
 pub mod bench;
@@ -104,6 +105,8 @@ mod log;
 mod marks;
 mod random;
 mod runner;
+#[cfg(feature = "secrets")]
+pub mod secrets;
 #[cfg(feature = "servers")]
 pub mod servers;
 mod suite;

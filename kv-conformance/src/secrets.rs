@@ -1,0 +1,269 @@
+//! Whether a secret is told to anybody but the server (clause A4).
+//!
+//! A [`Capture`] takes down every line that is logged on its thread at all, also by what a backend stands on, and
+//! whatever else it is shown. A test uses its backend in good times and bad, each with a secret, and then looks through
+//! all of it:
+//!
+//! ```
+//! # let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+//! # runtime.block_on(async {
+//! use kv_conformance::secrets::Capture;
+//! use kv_core::{Environment, Registry};
+//!
+//! const PASSWORD: &str = "hunter2Qx7Zk";
+//!
+//! let capture = Capture::start();
+//! let registry = Registry::new().with_environment(Environment::from([("STORE_PASSWORD", PASSWORD)]));
+//! capture.show(&registry);
+//! capture.result(&registry.connect("mine://operator:hunter2Qx7Zk@localhost/?token=hunter2Qx7Zk").await);
+//! capture.assert_heard(&["shown: ", "said: "]);
+//! capture.assert_holds_none_of(&[PASSWORD]);
+//! # });
+//! ```
+//!
+//! What runs on other threads is not taken down, so that a server of the test's own, which is told the secret rightly,
+//! may say what it likes there.
+
+use std::collections::BTreeSet;
+use std::error::Error as StdError;
+use std::fmt::{self, Debug};
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use kv_core::{Error, Kv, Result, Value};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// All that was logged on a thread, or shown, from [`start`](Capture::start) on until it is dropped.
+pub struct Capture {
+    told: Told,
+    _listening: tracing::subscriber::DefaultGuard,
+}
+
+/// Says how much it holds, not what.
+impl Debug for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Capture").field("bytes", &self.told.bytes().len()).finish_non_exhaustive()
+    }
+}
+
+impl Capture {
+    /// Begins to take down what is logged on this thread, at every level, through `tracing` or `log`.
+    ///
+    /// An asynchronous test runs on a single thread, as those of `#[tokio::test]` do, or its tasks are not heard.
+    #[must_use]
+    pub fn start() -> Self {
+        let told = Told::default();
+        let writer = told.clone();
+        let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false);
+        Self { told, _listening: lines.with_writer(move || writer.clone()).set_default() }
+    }
+
+    /// Takes down both forms of `Debug`.
+    pub fn show(&self, what: &dyn Debug) {
+        self.told.line(format_args!("shown: {what:?} {what:#?}"));
+    }
+
+    /// Takes down all that an error says, and the errors below it.
+    pub fn error(&self, error: &Error) {
+        self.show(error);
+        let mut below: Option<&dyn StdError> = Some(error);
+        while let Some(error) = below {
+            self.told.line(format_args!("said: {error} {error:#} {error:?}"));
+            below = error.source();
+        }
+    }
+
+    /// Takes down what came of a call.
+    pub fn result<T: Debug>(&self, result: &Result<T>) {
+        match result {
+            Ok(value) => self.show(value),
+            Err(error) => self.error(error),
+        }
+    }
+
+    /// Makes every kind of call, and takes down what came of each.
+    ///
+    /// They may all fail. What they write is the keys `key`, `a`, `b` and `lock` below the handle's root.
+    pub async fn every_call(&self, kv: &Kv) {
+        const TTL: Duration = Duration::from_secs(10);
+        self.show(kv);
+        self.show(&kv.txn());
+        self.result(&kv.ping().await);
+        self.result(&kv.get("key").await);
+        self.result(&kv.get_all("").await);
+        self.result(&kv.keys("").await);
+        self.result(&kv.set("key", "value").await);
+        self.result(&kv.update("key", Value::new("value", 1)).await);
+        self.result(&kv.remove("key", 1).await);
+        self.result(&kv.delete("key").await);
+        self.result(&kv.delete_tree("a").await);
+        self.result(&kv.txn().set("a", "1").delete("b").commit().await);
+        self.result(&kv.watch("", 0).await);
+        self.result(&kv.observe("").await);
+        self.result(&kv.ephemeral_key("key", TTL).await);
+        self.result(&kv.try_lock("lock", TTL).await);
+        // It waits for as long as the lock is another's, or the store is not there.
+        if let Ok(lock) = tokio::time::timeout(Duration::from_millis(100), kv.lock("lock", TTL)).await {
+            self.result(&lock);
+        }
+    }
+
+    /// Fails unless each of these was said, such as the names of the crates that must have been heard: silence proves
+    /// nothing.
+    ///
+    /// # Panics
+    /// If one was not said.
+    #[track_caller]
+    pub fn assert_heard(&self, sources: &[&str]) {
+        let text = self.told.text();
+        for source in sources {
+            assert!(text.contains(source), "{source} has said nothing in {} bytes", text.len());
+        }
+    }
+
+    /// Fails if one of the secrets was told in any form that it may take on its way: as it is, escaped,
+    /// percent-encoded, as hexadecimal or decimal bytes, or in base64, alone or within something longer, such as the
+    /// login of HTTP's basic authentication.
+    ///
+    /// Choose secrets of eight bytes or more that occur nowhere else; shorter ones may be found by chance.
+    ///
+    /// # Panics
+    /// If one is told, with the line that tells it.
+    #[track_caller]
+    pub fn assert_holds_none_of(&self, secrets: &[&str]) {
+        let text = self.told.text();
+        for secret in secrets {
+            if let Some(line) = telling(&text, secret) {
+                panic!("{secret:?} is told: {line}");
+            }
+        }
+    }
+}
+
+/// What was told, shared with the subscriber.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<u8>>>);
+
+impl Told {
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+
+    fn line(&self, line: fmt::Arguments<'_>) {
+        // Formatted first: what is shown may log something meanwhile.
+        let line = format!("{line}\n");
+        self.bytes().extend_from_slice(line.as_bytes());
+    }
+}
+
+impl Write for Told {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The first line that tells a secret in some form.
+fn telling<'a>(text: &'a str, secret: &str) -> Option<&'a str> {
+    let forms = forms(secret);
+    text.lines().find(|line| forms.iter().any(|form| line.contains(form)))
+}
+
+/// What a text may hold of a secret.
+fn forms(secret: &str) -> BTreeSet<String> {
+    let bytes = secret.as_bytes();
+    let list = |bytes: String| bytes.trim_matches(['[', ']']).to_owned();
+    let lower = list(format!("{bytes:02x?}").replace(", ", ""));
+    let mut forms = BTreeSet::from([
+        secret.to_owned(),
+        secret.escape_debug().to_string(),
+        bytes.escape_ascii().to_string(),
+        utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string(),
+        lower.to_uppercase(),
+        lower,
+        list(format!("{bytes:?}")),
+        list(format!("{bytes:02x?}")),
+    ]);
+    for before in 0..3 {
+        forms.extend([&STANDARD_NO_PAD, &URL_SAFE_NO_PAD].map(|engine| {
+            let text = engine.encode([&b"\0\0"[..before], bytes].concat());
+            // A character at either end may hold bits of what is beside the secret, too.
+            let (first, beside) = ((before * 8).div_ceil(6), usize::from(!(before + bytes.len()).is_multiple_of(3)));
+            text[first..text.len() - beside].to_owned()
+        }));
+    }
+    forms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "p@ss/\"hunter2\"é";
+
+    #[test]
+    fn a_secret_is_found_in_every_form() {
+        let bytes = SECRET.as_bytes();
+        let told = [
+            SECRET.to_owned(),
+            format!("{SECRET:?}"),
+            format!("{:?}", bytes::Bytes::from_static(bytes)),
+            "p%40ss%2F%22hunter2%22%C3%A9".to_owned(),
+            format!("{bytes:?}"),
+            format!("{bytes:x?}"),
+            format!("{:X}", bytes::Bytes::from_static(bytes)),
+        ];
+        for told in told {
+            let text = format!("a line\nanother {told} with it\nand one more");
+            assert_eq!(telling(&text, SECRET), text.lines().nth(1), "{told}");
+        }
+        for beside in ["", "a", "ab", "abc"] {
+            for after in ["", "y", "yz", "xyz"] {
+                for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+                    let told = engine.encode(format!("{beside}{SECRET}{after}"));
+                    assert!(telling(&told, SECRET).is_some(), "{beside:?} {after:?} {told}");
+                }
+            }
+        }
+        assert_eq!(telling("p@ss\nhunter2\n", SECRET), None);
+    }
+
+    #[test]
+    fn all_of_a_thread_is_taken_down_and_nothing_of_another() {
+        let capture = Capture::start();
+        tracing::trace!(target: "anything", password = "of this thread");
+        let other = std::thread::spawn(|| tracing::error!("of another thread"));
+        other.join().expect("no panic");
+        capture.show(&"what is shown");
+        capture.error(&Error::unavailable("what failed").with_source(io::Error::other("what is below")));
+        capture.assert_heard(&["of this thread", "what is shown", "what failed", "what is below"]);
+        capture.assert_holds_none_of(&["of another thread"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "\"hunter2\" is told: shown: \"operator:hunter2\"")]
+    fn the_line_that_tells_is_shown() {
+        let capture = Capture::start();
+        capture.show(&"operator:hunter2");
+        capture.assert_holds_none_of(&["hunter2"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "rustls has said nothing")]
+    fn silence_proves_nothing() {
+        Capture::start().assert_heard(&["rustls"]);
+    }
+}
