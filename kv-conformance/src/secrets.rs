@@ -212,7 +212,7 @@ fn forms(secret: &str) -> BTreeSet<String> {
 mod tests {
     use super::*;
 
-    const SECRET: &str = "p@ss/\"hunter2\"é";
+    const SECRET: &str = "p@ss/\"hunter2\"é~~~";
 
     #[test]
     fn a_secret_is_found_in_every_form() {
@@ -221,7 +221,7 @@ mod tests {
             SECRET.to_owned(),
             format!("{SECRET:?}"),
             format!("{:?}", bytes::Bytes::from_static(bytes)),
-            "p%40ss%2F%22hunter2%22%C3%A9".to_owned(),
+            "p%40ss%2F%22hunter2%22%C3%A9%7E%7E%7E".to_owned(),
             format!("{bytes:?}"),
             format!("{bytes:x?}"),
             format!("{:X}", bytes::Bytes::from_static(bytes)),
