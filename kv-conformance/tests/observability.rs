@@ -358,14 +358,28 @@ async fn attempts_are_counted_by_consul() {
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_shown_is_told() {
+async fn keys_that_cannot_be_shown_are_told_once() {
     let cluster = server(Kind::Etcd, Options::default()).await;
-    let put = cluster.exec(0, &["sh", "-c", "etcdctl put $(printf 'foreign\\377') value"]).await.expect("etcdctl runs");
-    assert_eq!(put.code, 0, "{}", put.stderr);
     let (told, _guard) = listen();
     let kv = connect(&cluster.address()).await;
-    assert!(kv.get_all("").await.expect("a listing").values.is_empty());
-    let (level, fields) = told.events("foreign key left out").pop().expect("a warning");
-    assert_eq!((level, fields.get("backend"), fields.get("key")), (Level::WARN, "etcd", r#"b"foreign\xff""#));
+    let mut watch = kv.watch("", 0).await.expect("a watch");
+    // In one transaction, so that a watch is told of them together.
+    let put = "printf '\\nput a\\377 1\\nput b\\377 2\\nput shown 3\\nput z\\377 4\\n\\n\\n' | etcdctl txn";
+    let put = cluster.exec(0, &["sh", "-c", put]).await.expect("etcdctl runs");
+    assert_eq!(put.code, 0, "{}", put.stderr);
+
+    let event = watch.next().await.expect("the watch goes on").expect("an event");
+    assert_eq!(event.key, "shown");
+    let listing = kv.get_all("").await.expect("a listing");
+    assert!(listing.values.keys().eq(["shown"]), "{listing:?}");
+    assert_eq!(kv.keys("").await.expect("keys"), ["shown"]);
+    kv.get("shown").await.expect("a key that can be shown");
+
+    let told = told.events("foreign keys left out");
+    assert_eq!(told.len(), 3, "one of the watch, one of each listing: {told:?}");
+    for (level, fields) in told {
+        let told = (level, fields.get("backend"), fields.get("count"), fields.get("key"));
+        assert_eq!(told, (Level::WARN, "etcd", "3", r#"b"a\xff""#));
+    }
     cluster.stop().await;
 }

@@ -36,7 +36,7 @@
 //! | warn | `lease not renewed` | `key`, `error` | a lock or ephemeral key could not be renewed by `hold`, which tries again while the lease may stand |
 //! | warn | `lease lost` | `key` | a handle found that its lock or ephemeral key is not its own any more, once for each handle; or the store refused a transaction for it |
 //! | warn | `lease left to lapse` | `key`, `error` | a dropped handle could not be released; its time to live frees the key |
-//! | warn | `foreign key left out` | `key` | the store holds a key that is not UTF-8, which no listing or watch can show; its bytes are escaped |
+//! | warn | `foreign keys left out` | `count`, `key` | keys that are not UTF-8, which no listing or watch can show: how many a listing met, or came at once for a watch, and the first of them, its bytes escaped |
 //!
 //! Beyond these a backend's crate may have debug events of its own, under its own target, that may change at any time.
 //!
@@ -78,9 +78,11 @@ pub fn reconnected(backend: &str, what: &str, attempt: usize) {
     tracing::info!(target: TARGET, backend, what, attempt, "reconnected");
 }
 
-/// Tells that the store holds a key that cannot be shown.
-pub fn foreign_key_left_out(backend: &str, key: &[u8]) {
-    tracing::warn!(target: TARGET, backend, key = ?Bytes::copy_from_slice(key), "foreign key left out");
+/// Tells that the store holds keys that cannot be shown: how many were met, and the first of them.
+///
+/// Once for a listing, or for what comes together for a watch, not for each key: a store may be full of them.
+pub fn foreign_keys_left_out(backend: &str, count: usize, first: &[u8]) {
+    tracing::warn!(target: TARGET, backend, count, key = ?Bytes::copy_from_slice(first), "foreign keys left out");
 }
 
 /// The span of a call.

@@ -10,7 +10,7 @@ use crate::proto::{
     AuthenticateResponse, DeleteRangeResponse, Event, KeyValue, LeaseGrantResponse, LeaseKeepAliveResponse,
     PutResponse, RangeResponse, Response, ResponseHeader, ResponseOp, StatusResponse, TxnResponse, WatchResponse,
 };
-use crate::range::{revision, utf8};
+use crate::range::{Keys, revision};
 use crate::watch::batch::Joiner;
 
 /// The same input every time: what is found here is found by whoever looks.
@@ -39,9 +39,11 @@ fn decode_all(bytes: &[u8]) {
 
 fn use_range(answer: &RangeResponse) {
     let _ = revision(answer.header.as_ref());
+    let mut keys = Keys::default();
     for kv in &answer.kvs {
-        let _ = utf8(kv);
+        let _ = keys.utf8(kv);
     }
+    keys.done();
 }
 
 fn use_txn(answer: &TxnResponse) {

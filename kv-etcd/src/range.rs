@@ -61,13 +61,32 @@ pub(crate) fn index(revision: i64) -> u64 {
     u64::try_from(revision).unwrap_or(0)
 }
 
-/// The key as a string; others are none of ours, and are left out.
-pub(crate) fn utf8(kv: &KeyValue) -> Option<String> {
-    let text = std::str::from_utf8(&kv.key);
-    if text.is_err() {
-        observability::foreign_key_left_out(NAME, &kv.key);
+/// The keys of a listing, or of events that came together, as strings; others are none of ours, and are left out.
+#[derive(Default)]
+pub(crate) struct Keys {
+    left_out: usize,
+    /// The first of them.
+    first: Bytes,
+}
+
+impl Keys {
+    pub(crate) fn utf8(&mut self, kv: &KeyValue) -> Option<String> {
+        let text = std::str::from_utf8(&kv.key);
+        if text.is_err() {
+            if self.left_out == 0 {
+                self.first = kv.key.clone();
+            }
+            self.left_out += 1;
+        }
+        text.ok().map(str::to_owned)
     }
-    text.ok().map(str::to_owned)
+
+    /// Says what was left out, once everything has been seen.
+    pub(crate) fn done(self) {
+        if self.left_out > 0 {
+            observability::foreign_keys_left_out(NAME, self.left_out, &self.first);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::batch::{Job, Lane, submit};
 use crate::client::Client;
 use crate::error::Failed;
 use crate::proto::{KeyValue, RangeRequest, RangeResponse, Request, RequestOp, Response};
-use crate::range::{Range, after_prefix, index, revision, signed, utf8};
+use crate::range::{Keys, Range, after_prefix, index, revision, signed};
 
 /// How many entries the first page of a snapshot asks for: most snapshots fit into it.
 const FIRST_PAGE: i64 = 10_000;
@@ -54,8 +54,8 @@ impl Client {
     }
 
     async fn try_list(&self, prefix: &str) -> Result<Snapshot, Failed> {
-        let mut entries = Vec::new();
-        let (mut bytes, mut limit) = (0, FIRST_PAGE);
+        let (mut entries, mut keys) = (Vec::new(), Keys::default());
+        let (mut bytes, mut count, mut limit) = (0, 0, FIRST_PAGE);
         let mut request = Range::prefix(prefix).request();
         loop {
             request.limit = limit;
@@ -70,13 +70,16 @@ impl Client {
             goes_on(&request, &page)?;
             let last = page.kvs.last().map(|kv| kv.key.clone());
             bytes += page.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum::<usize>();
+            count += page.kvs.len();
             entries.reserve(page.kvs.len());
-            entries.extend(page.kvs.into_iter().filter_map(|kv| Some((utf8(&kv)?, value(kv)))));
+            entries.extend(page.kvs.into_iter().filter_map(|kv| Some((keys.utf8(&kv)?, value(kv)))));
             check_size(bytes + entries.len() * size_of::<(String, Value)>())?;
             let Some(last) = last.filter(|_| page.more) else {
+                keys.done();
                 return Ok(Snapshot { entries, index: at });
             };
-            let average = (bytes / entries.len().max(1)).max(1);
+            // Of all that came: as many are to come, whether they can be shown or not.
+            let average = (bytes / count.max(1)).max(1);
             limit = i64::try_from((PAGE_BYTES / average).clamp(1, 100_000)).unwrap_or(FIRST_PAGE);
             request.key = next_key(&last);
             // Every page is from the first one's point in history.
@@ -97,7 +100,7 @@ impl Client {
     }
 
     async fn try_keys(&self, prefix: &str) -> Result<Vec<String>, Failed> {
-        let mut children: Vec<String> = Vec::new();
+        let (mut children, mut keys) = (Vec::<String>::new(), Keys::default());
         let mut bytes = 0;
         let mut request = Range::prefix(prefix).request();
         request.keys_only = true;
@@ -115,7 +118,7 @@ impl Client {
                 request.revision = signed(revision(page.header.as_ref())?);
             }
             for kv in &page.kvs {
-                let Some(key) = utf8(kv).filter(|key| key.starts_with(prefix)) else { continue };
+                let Some(key) = keys.utf8(kv).filter(|key| key.starts_with(prefix)) else { continue };
                 let child = child(&key, prefix.len());
                 if children.last().is_none_or(|last| last != child) {
                     bytes += child.len() + size_of::<String>();
@@ -123,7 +126,10 @@ impl Client {
                 }
             }
             check_size(bytes)?;
-            let Some(last) = page.kvs.last().filter(|_| page.more) else { return Ok(children) };
+            let Some(last) = page.kvs.last().filter(|_| page.more) else {
+                keys.done();
+                return Ok(children);
+            };
             request.limit = (request.limit * 4).min(MOST_KEYS);
             request.key = match children.last() {
                 Some(child)

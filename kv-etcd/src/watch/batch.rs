@@ -3,7 +3,7 @@
 use kv_core::{Event, EventType};
 
 use crate::proto;
-use crate::range::{index, utf8};
+use crate::range::{Keys, index};
 
 /// What etcd sent for one watch at a time, cut so that the events of a revision are in one batch.
 pub(crate) struct Batch {
@@ -66,7 +66,10 @@ impl Joiner {
         let held_bytes = self.held.iter().map(bytes).sum();
         let bytes = std::mem::replace(&mut self.held_bytes, held_bytes) - held_bytes;
         let last = events.last().map_or(last, revision);
-        Ok(Some(Batch { events: events.into_iter().filter_map(event).collect(), bytes, last }))
+        let mut keys = Keys::default();
+        let events = events.into_iter().filter_map(|one| event(one, &mut keys)).collect();
+        keys.done();
+        Ok(Some(Batch { events, bytes, last }))
     }
 
     /// Forgets what was not complete: it will come again.
@@ -84,7 +87,7 @@ fn bytes(event: &proto::Event) -> usize {
     size_of::<proto::Event>() + event.kv.as_ref().map_or(0, |kv| kv.key.len() + kv.value.len())
 }
 
-fn event(event: proto::Event) -> Option<Event> {
+fn event(event: proto::Event, keys: &mut Keys) -> Option<Event> {
     let deleted = event.event_type == i32::from(proto::EventType::Delete);
     let kv = event.kv?;
     let event_type = match deleted {
@@ -92,7 +95,7 @@ fn event(event: proto::Event) -> Option<Event> {
         false if kv.create_revision == kv.mod_revision => EventType::Create,
         false => EventType::Update,
     };
-    Some(Event { key: utf8(&kv)?, event_type, index: index(kv.mod_revision), data: kv.value })
+    Some(Event { key: keys.utf8(&kv)?, event_type, index: index(kv.mod_revision), data: kv.value })
 }
 
 #[cfg(test)]
@@ -156,8 +159,9 @@ mod tests {
     #[test]
     fn kinds_are_told_by_revisions() {
         let kv = |create_revision| Some(KeyValue { mod_revision: 9, create_revision, ..KeyValue::default() });
-        let kind =
-            |event_type, create| event(proto::Event { event_type, kv: kv(create) }).map(|event| event.event_type);
+        let kind = |event_type, create| {
+            event(proto::Event { event_type, kv: kv(create) }, &mut Keys::default()).map(|event| event.event_type)
+        };
         assert_eq!(kind(0, 9), Some(EventType::Create));
         assert_eq!(kind(0, 3), Some(EventType::Update));
         assert_eq!(kind(1, 0), Some(EventType::Delete));
