@@ -55,7 +55,7 @@ impl Client {
 
     async fn try_list(&self, prefix: &str) -> Result<Snapshot, Failed> {
         let (mut entries, mut keys) = (Vec::new(), Keys::default());
-        let (mut bytes, mut count, mut limit) = (0, 0, FIRST_PAGE);
+        let (mut size, mut limit) = (Size::default(), FIRST_PAGE);
         let mut request = Range::prefix(prefix).request();
         loop {
             request.limit = limit;
@@ -69,18 +69,15 @@ impl Client {
             let at = if request.revision == 0 { revision(page.header.as_ref())? } else { index(request.revision) };
             goes_on(&request, &page)?;
             let last = page.kvs.last().map(|kv| kv.key.clone());
-            bytes += page.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum::<usize>();
-            count += page.kvs.len();
+            size.add(&page);
             entries.reserve(page.kvs.len());
             entries.extend(page.kvs.into_iter().filter_map(|kv| Some((keys.utf8(&kv)?, value(kv)))));
-            check_size(bytes + entries.len() * size_of::<(String, Value)>())?;
+            check_size(size.bytes + entries.len() * size_of::<(String, Value)>())?;
             let Some(last) = last.filter(|_| page.more) else {
                 keys.done();
                 return Ok(Snapshot { entries, index: at });
             };
-            // Of all that came: as many are to come, whether they can be shown or not.
-            let average = (bytes / count.max(1)).max(1);
-            limit = i64::try_from((PAGE_BYTES / average).clamp(1, 100_000)).unwrap_or(FIRST_PAGE);
+            limit = size.next_page();
             request.key = next_key(&last);
             // Every page is from the first one's point in history.
             request.revision = signed(at);
@@ -140,6 +137,26 @@ impl Client {
                 _ => next_key(&last.key),
             };
         }
+    }
+}
+
+/// How much of a listing has come, whether it can be shown or not.
+#[derive(Default)]
+struct Size {
+    bytes: usize,
+    keys: usize,
+}
+
+impl Size {
+    fn add(&mut self, page: &RangeResponse) {
+        self.bytes += page.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum::<usize>();
+        self.keys += page.kvs.len();
+    }
+
+    /// How many keys the next page is to have.
+    fn next_page(&self) -> i64 {
+        let average = (self.bytes / self.keys.max(1)).max(1);
+        i64::try_from((PAGE_BYTES / average).clamp(1, 100_000)).unwrap_or(FIRST_PAGE)
     }
 }
 
@@ -229,5 +246,18 @@ mod tests {
         // What other programs leave is shown as it is.
         assert_eq!(child("a//b", 2), "a//");
         assert_eq!(child("a/", 2), "a/");
+    }
+
+    #[test]
+    fn pages_have_as_many_keys_as_fit_also_where_none_can_be_shown() {
+        let kv = |key: &'static [u8]| KeyValue { key: key.into(), value: vec![0; 1022].into(), ..KeyValue::default() };
+        for key in [&b"ab"[..], b"a\xff"] {
+            let mut size = Size::default();
+            for _ in 0..2 {
+                size.add(&RangeResponse { kvs: vec![kv(key); 10_000], ..RangeResponse::default() });
+                assert_eq!(size.next_page(), 8 << 10);
+            }
+        }
+        assert_eq!(Size::default().next_page(), 100_000);
     }
 }
