@@ -92,7 +92,7 @@ async fn compare(arguments: &Arguments, etcd: &Cluster, consul: &Cluster) -> Res
     let registry =
         Registry::new().with(kv_etcd::REGISTRATION).with(kv_consul::REGISTRATION).with(kv_memory::REGISTRATION);
     let load = &Load::new();
-    // rs-consul opens a connection for each call, and runs out of ports sooner still at the container's own address.
+    // rs-consul opens a connection for each call, and slows down sooner at the container's own address.
     let (etcd_endpoint, consul_endpoint) = (&own_endpoint(etcd, 2379).await, &consul.endpoints()[0]);
     let on_etcd = filled(registry.connect(&format!("etcd://{etcd_endpoint}")).await?, load).await?;
     let on_consul = filled(registry.connect(&format!("consul://{consul_endpoint}")).await?, load).await?;

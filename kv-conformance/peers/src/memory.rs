@@ -80,17 +80,20 @@ pub(crate) async fn contests(kv: &Kv, load: &Load) -> Result<Vec<Contest>, Failu
     Ok(contests)
 }
 
+/// A value and the index of its write.
+type Indexed = (u64, Bytes);
+
 /// A map in this process that gives each write an index.
 trait Store: Send + Sync + 'static {
-    fn get(&self, key: &str) -> Option<(u64, Bytes)>;
+    fn get(&self, key: &str) -> Option<Indexed>;
     fn set(&self, key: &str, value: Bytes) -> u64;
 }
 
 #[derive(Default)]
-struct Tree(RwLock<(u64, BTreeMap<String, (u64, Bytes)>)>);
+struct Tree(RwLock<(u64, BTreeMap<String, Indexed>)>);
 
 impl Store for Tree {
-    fn get(&self, key: &str) -> Option<(u64, Bytes)> {
+    fn get(&self, key: &str) -> Option<Indexed> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).1.get(key).cloned()
     }
 
@@ -104,10 +107,10 @@ impl Store for Tree {
 }
 
 #[derive(Default)]
-struct Map(AtomicU64, DashMap<String, (u64, Bytes)>);
+struct Map(AtomicU64, DashMap<String, Indexed>);
 
 impl Store for Map {
-    fn get(&self, key: &str) -> Option<(u64, Bytes)> {
+    fn get(&self, key: &str) -> Option<Indexed> {
         self.1.get(key).map(|found| found.clone())
     }
 
