@@ -244,5 +244,5 @@ async fn a_wait_survives_a_restart(cx: Context) -> Outcome {
 }
 
 async fn connections_cut(cx: Context) -> Outcome {
-    weather(&cx, || Cuts::new(&cx)).await
+    weather(&cx, cx.effort(), || Cuts::new(&cx)).await
 }

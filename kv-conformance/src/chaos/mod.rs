@@ -90,13 +90,14 @@ use storm::Role;
 use tally::Tally;
 use workload::{bank, ephemeral, lock, register, watch};
 
-/// Runs all workloads through a storm, as often as the effort says; each time a new one.
+/// Runs all workloads through a storm so many times over; each time a new one.
 pub(crate) async fn weather<S: Storm, F: Future<Output = Outcome<S>> + Send>(
     cx: &Context,
+    rounds: u32,
     storm: impl Fn() -> F + Send + Sync,
 ) -> Outcome {
     let mut told = String::new();
-    for round in 0..cx.effort() {
+    for round in 0..rounds {
         let storm = Arc::new(storm().await?);
         let summary = run(cx, storm, round).await?;
         let _ = writeln!(told, "{summary}");
