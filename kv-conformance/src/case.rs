@@ -4,6 +4,7 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 use kv_core::Error;
+use tokio::task::JoinSet;
 
 use crate::context::Context;
 
@@ -87,6 +88,15 @@ impl From<Error> for Broke {
     fn from(error: Error) -> Self {
         Self { clause: None, what: format!("a call failed that should succeed: {error}") }
     }
+}
+
+/// Waits for all tasks and gives their results, or the failure of the first that fails; a panic is one.
+pub(crate) async fn all_end<T: 'static>(tasks: &mut JoinSet<Outcome<T>>) -> Outcome<Vec<T>> {
+    let mut results = Vec::new();
+    while let Some(ended) = tasks.join_next().await {
+        results.push(ended.unwrap_or_else(|panic| Err(Broke { clause: None, what: panic.to_string() }))?);
+    }
+    Ok(results)
 }
 
 /// Requires that a call succeeds, in the name of a clause.

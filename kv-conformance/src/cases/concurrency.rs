@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use kv_core::{Error, Event, Value, WatchHistory};
+use kv_core::{Error, Event, Value};
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::{Broke, Keeps as _, Outcome, all_end, cases, check, refused, same};
 use crate::client::{Client, Events};
 use crate::context::Context;
 use crate::judge::{self, Change, Completeness, History, Op, Tenure, judge_events, judge_registers, judge_tenures};
@@ -37,10 +37,7 @@ async fn at_once<F: Future<Output = Outcome> + Send + 'static>(
     for number in 0..clients {
         tasks.spawn(task(number, cx.client().await?));
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended.unwrap_or_else(|panic| Err(Broke { clause: None, what: panic.to_string() }))?;
-    }
-    Ok(())
+    all_end(&mut tasks).await.map(drop)
 }
 
 async fn registers_are_linearizable(cx: Context) -> Outcome {
@@ -301,13 +298,6 @@ async fn read_until(events: &mut Events, index: u64) -> Outcome<Vec<Event>> {
     }
 }
 
-fn completeness(cx: &Context) -> Completeness {
-    match cx.limits().watch_history {
-        WatchHistory::Every => Completeness::Every,
-        WatchHistory::Latest => Completeness::Latest,
-    }
-}
-
 async fn a_watch_is_the_history(cx: Context) -> Outcome {
     let (kv, watcher) = (cx.client().await?, cx.client().await?);
     for round in 0..cx.effort() {
@@ -351,7 +341,7 @@ async fn a_watch_is_the_history(cx: Context) -> Outcome {
         let mut changes = changes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         changes.sort_by_key(|change| change.index);
         let after = kv.get_all("").await?.values;
-        judge_events(&before, &read, &changes, &after, completeness(&cx))?;
+        judge_events(&before, &read, &changes, &after, cx.limits().watch_history.into())?;
     }
     Ok(())
 }

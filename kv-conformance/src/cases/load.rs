@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use kv_core::{Error, EventType, Kv, Value};
 use tokio::task::JoinSet;
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, same};
+use crate::case::{Broke, Keeps as _, Outcome, all_end, cases, check, same};
 use crate::context::Context;
 use crate::fixture::Census;
 use crate::random::Random;
@@ -122,14 +122,6 @@ async fn many_at_a_time(cx: Context) -> Outcome {
     nothing_is_left(&cx, &before).await
 }
 
-/// Waits for all tasks, or for the first that fails.
-async fn all_end(tasks: &mut JoinSet<Outcome>) -> Outcome {
-    while let Some(ended) = tasks.join_next().await {
-        ended.unwrap_or_else(|panic| Err(Broke { clause: None, what: panic.to_string() }))?;
-    }
-    Ok(())
-}
-
 /// Makes a call that may be repeated once more if it finds no place in time: so many at once may take longer than one
 /// call may, on a slow machine.
 async fn steadily<T, F: Future<Output = kv_core::Result<T>>>(call: impl Fn() -> F) -> kv_core::Result<T> {
@@ -201,7 +193,7 @@ async fn a_soak_leaves_memory_flat(cx: Context) -> Outcome {
         tokio::select! {
             () = tokio::time::sleep(time) => {}
             // None ends of its own accord but by failing.
-            outcome = all_end(&mut tasks) => return outcome,
+            ended = all_end(&mut tasks) => return ended.map(drop),
         }
         let (made, memory) = (calls.load(Ordering::Relaxed) - calls_before, resident());
         cx.note(format!("{made} calls in {time:?}; memory went from {memory_before:?} to {memory:?} KiB"));

@@ -78,7 +78,7 @@ use std::time::{Duration, Instant};
 
 use crate::case::{Broke, Outcome};
 use crate::context::Context;
-use crate::judge::Recording;
+use crate::judge::{Recording, Watches};
 
 pub(crate) use cuts::Cuts;
 pub(crate) use nemesis::{Fault, Nemesis};
@@ -234,7 +234,7 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
         about: String::new(),
         registers,
         bank,
-        watches: watch::recorded(stage, changes, last, observations),
+        watches: Watches { changes, last, completeness: cx.limits().watch_history.into(), observations },
         sections: lock.sections,
         counter: lock.counter,
         lives: lives.lives,

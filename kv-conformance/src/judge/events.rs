@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
-use kv_core::{Event, EventType, Value};
+use kv_core::{Event, EventType, Value, WatchHistory};
 use serde::{Deserialize, Serialize};
 
 use super::{Judgement, text};
@@ -28,6 +28,15 @@ pub enum Completeness {
     Every,
     /// The last state of every key.
     Latest,
+}
+
+impl From<WatchHistory> for Completeness {
+    fn from(history: WatchHistory) -> Self {
+        match history {
+            WatchHistory::Every => Self::Every,
+            WatchHistory::Latest => Self::Latest,
+        }
+    }
 }
 
 /// Judges the events of a watch that began at the state `before` and was read until the state was `after`.

@@ -1,9 +1,9 @@
 //! Transfers between accounts, several keys at a time: is the total the same whoever looks?
 
 use kv_core::{TxnBuilder, Value};
+use tokio::task::JoinSet;
 
-use super::Clients;
-use crate::case::Outcome;
+use crate::case::{Outcome, all_end};
 use crate::chaos::stage::{Stage, pace};
 use crate::chaos::storm::Role;
 use crate::chaos::tally::{Tally, tolerate};
@@ -19,7 +19,7 @@ pub(crate) async fn run(stage: Stage, tally: Tally) -> Outcome<Bank> {
     let kv = stage.connect(Role::Client, 0).await?;
     let open = |txn, number| TxnBuilder::set(txn, &account(number), EACH.to_string());
     (0..ACCOUNTS).fold(kv.txn(), open).commit().await?;
-    let mut clients = Clients::default();
+    let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
         let (stage, tally) = (stage.clone(), tally.clone());
         clients.spawn(async move {
@@ -30,7 +30,7 @@ pub(crate) async fn run(stage: Stage, tally: Tally) -> Outcome<Bank> {
             }
         });
     }
-    let audits = clients.join().await?.concat();
+    let audits = all_end(&mut clients).await?.concat();
     Ok(Bank { accounts: ACCOUNTS as usize, total: EACH * i64::from(ACCOUNTS), audits })
 }
 

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kv_core::{EphemeralKey, Error, EventType, Kv};
+use tokio::task::JoinSet;
 
-use super::Clients;
-use crate::case::{Broke, Outcome, check};
+use crate::case::{Broke, Outcome, all_end, check};
 use crate::chaos::stage::{Stage, pace};
 use crate::chaos::storm::Role;
 use crate::chaos::tally::{Tally, tolerate};
@@ -23,12 +23,12 @@ pub(crate) struct Lives {
 
 pub(crate) async fn run(stage: Stage, tally: Tally) -> Outcome<Lives> {
     let vanishings: Arc<Mutex<Vec<Vanishing>>> = Arc::default();
-    let mut members = Clients::default();
+    let mut members = JoinSet::new();
     for number in 0..MEMBERS {
         members.spawn(member(stage.clone(), tally.clone(), number));
     }
     let observing = tokio::spawn(observe(stage, vanishings.clone()));
-    let lives = members.join().await?.concat();
+    let lives = all_end(&mut members).await?.concat();
     let observed = observing.await.map_err(|panic| Broke { clause: None, what: panic.to_string() })?;
     observed?;
     let vanishings = std::mem::take(&mut *vanishings.lock().unwrap_or_else(PoisonError::into_inner));

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use kv_core::{Error, Kv, Lock, Value};
+use tokio::task::JoinSet;
 
-use super::Clients;
-use crate::case::{Outcome, check};
+use crate::case::{Outcome, all_end, check};
 use crate::chaos::stage::{Stage, pace};
 use crate::chaos::storm::Role;
 use crate::chaos::tally::{Tally, tolerate};
@@ -31,11 +31,11 @@ pub(crate) struct Held {
 pub(crate) async fn run(stage: Stage, tally: Tally) -> Outcome<Held> {
     let kv = stage.connect(Role::Client, 0).await?;
     kv.txn().set("guarded", "0").set("unguarded", "0").commit().await?;
-    let mut clients = Clients::default();
+    let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
         clients.spawn(contend(stage.clone(), tally.clone(), number));
     }
-    let results = clients.join().await?;
+    let results = all_end(&mut clients).await?;
     tally.leave(ANYONE);
     let read = |key: &'static str| {
         let kv = &kv;

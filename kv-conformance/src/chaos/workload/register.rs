@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kv_core::{Error, Value};
+use tokio::task::JoinSet;
 
-use super::Clients;
-use crate::case::Outcome;
+use crate::case::{Outcome, all_end};
 use crate::chaos::stage::{Stage, pace};
 use crate::chaos::storm::Role;
 use crate::chaos::tally::{Tally, tolerate};
@@ -23,7 +23,7 @@ const OPERATIONS: usize = 100;
 
 pub(crate) async fn run(stage: Stage, tally: Tally) -> Outcome<Vec<Record>> {
     let history = History::new();
-    let mut clients = Clients::default();
+    let mut clients = JoinSet::new();
     for group in 0..GROUPS {
         let counter: Arc<AtomicUsize> = Arc::default();
         for member in 0..SHARING {
@@ -31,7 +31,7 @@ pub(crate) async fn run(stage: Stage, tally: Tally) -> Outcome<Vec<Record>> {
             clients.spawn(client(stage.clone(), tally.clone(), history.clone(), counter.clone(), group, number));
         }
     }
-    clients.join().await?;
+    all_end(&mut clients).await?;
     Ok(history.records())
 }
 

@@ -5,15 +5,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kv_core::{Error, Kv, Value, WatchHistory};
+use kv_core::{Error, Kv, Value};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use super::Clients;
-use crate::case::{Broke, Outcome, check};
+use crate::case::{Broke, Outcome, all_end, check};
 use crate::chaos::stage::{Stage, pace};
 use crate::chaos::storm::Role;
 use crate::chaos::tally::{Tally, tolerate};
-use crate::judge::{Change, Completeness, Observation, Watches};
+use crate::judge::{Change, Observation};
 
 pub(crate) const WRITERS: usize = 3;
 /// Those from the beginning.
@@ -28,11 +28,11 @@ type End = watch::Receiver<Option<u64>>;
 
 /// The writers; they are done when this returns, and then [`observers`] are told where to end.
 pub(crate) async fn writers(stage: Stage, tally: Tally) -> Outcome<Vec<Change>> {
-    let mut clients = Clients::default();
+    let mut clients = JoinSet::new();
     for number in 0..WRITERS {
         clients.spawn(write(stage.clone(), tally.clone(), number));
     }
-    Ok(clients.join().await?.concat())
+    Ok(all_end(&mut clients).await?.concat())
 }
 
 async fn write(stage: Stage, tally: Tally, number: usize) -> Outcome<Vec<Change>> {
@@ -71,7 +71,7 @@ async fn write(stage: Stage, tally: Tally, number: usize) -> Outcome<Vec<Change>
 
 /// The observers; they read on until they have seen the last write.
 pub(crate) async fn observers(stage: Stage, tally: Tally, end: End) -> Outcome<Vec<Observation>> {
-    let mut clients = Clients::default();
+    let mut clients = JoinSet::new();
     for number in 0..OBSERVERS {
         clients.spawn(observe(stage.clone(), tally.clone(), end.clone(), number));
     }
@@ -83,7 +83,7 @@ pub(crate) async fn observers(stage: Stage, tally: Tally, end: End) -> Outcome<V
         }
         clients.spawn(observe(stage.clone(), tally.clone(), end.clone(), number));
     }
-    Ok(clients.join().await?.concat())
+    Ok(all_end(&mut clients).await?.concat())
 }
 
 async fn observe(stage: Stage, tally: Tally, mut end: End, number: usize) -> Outcome<Vec<Observation>> {
@@ -150,18 +150,4 @@ pub(crate) async fn finish(stage: &Stage, kv: &Kv) -> Outcome<(u64, BTreeMap<Str
         Ok((listing.index == index).then_some((index, listing.values)))
     };
     stage.cx.until("R2", "a listing is at the index of the last write", finished).await
-}
-
-/// What there is to be judged.
-pub(crate) fn recorded(
-    stage: &Stage,
-    changes: Vec<Change>,
-    last: BTreeMap<String, Value>,
-    observations: Vec<Observation>,
-) -> Watches {
-    let completeness = match stage.cx.limits().watch_history {
-        WatchHistory::Every => Completeness::Every,
-        WatchHistory::Latest => Completeness::Latest,
-    };
-    Watches { changes, last, completeness, observations }
 }
