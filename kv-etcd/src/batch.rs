@@ -23,8 +23,6 @@ use crate::error::Failed;
 use crate::proto::{RequestOp, Response, TxnRequest};
 use crate::range::revision;
 
-/// How many requests of a lane may be under way before others queue: the next one is prepared while the server works.
-const UNDER_WAY: usize = 2;
 /// If no request of a lane has come back for this long, those who queue wait no longer: one that etcd has forwarded to
 /// a leader that died meanwhile is answered after seconds, and is not to hold up the others.
 const STUCK: Duration = Duration::from_millis(100);
@@ -41,6 +39,8 @@ pub(crate) trait Job: Clone + Send + Sync + 'static {
     type Answer: Send + 'static;
     /// Whether it may change the store: then no two of a transaction have the same key.
     const WRITES: bool;
+    /// How many requests may be under way before others queue: the next one is prepared while the server works.
+    const UNDER_WAY: usize;
 
     /// Where others of its kind are.
     fn lane(client: &Client) -> &Lane<Self>;
@@ -68,6 +68,8 @@ struct State<J: Job> {
     /// Empty unless as many requests as may be are under way.
     queue: VecDeque<Queued<J>>,
     under_way: usize,
+    /// How many operations the requests under way carry.
+    carried: usize,
     /// How many requests have gone so far.
     gone: u64,
     /// Somebody sees to it that the queue moves.
@@ -81,30 +83,33 @@ struct Queued<J: Job> {
 
 impl<J: Job> Default for Lane<J> {
     fn default() -> Self {
-        Self(Mutex::new(State { queue: VecDeque::new(), under_way: 0, gone: 0, watched: false }))
+        Self(Mutex::new(State { queue: VecDeque::new(), under_way: 0, carried: 0, gone: 0, watched: false }))
     }
 }
 
 impl<J: Job> Lane<J> {
-    /// Queues the operation, and says where its answer will come; `None` if it may go at once.
-    fn queue(&self, job: &J) -> Option<oneshot::Receiver<Result<J::Answer, Failed>>> {
+    /// Queues the operation, and says where its answer will come; gives it back if it may go at once.
+    fn queue(&self, job: J) -> Result<oneshot::Receiver<Result<J::Answer, Failed>>, J> {
         let mut state = self.state();
-        if state.under_way < UNDER_WAY {
+        if state.under_way < J::UNDER_WAY {
             state.under_way += 1;
+            state.carried += 1;
             state.gone += 1;
-            return None;
+            return Err(job);
         }
         let (answer, answered) = oneshot::channel();
-        state.queue.push_back(Queued { job: job.clone(), answer });
-        Some(answered)
+        state.queue.push_back(Queued { job, answer });
+        Ok(answered)
     }
 
     /// What goes next, in place of a request that is not under way any more.
-    fn next(&self) -> Option<Vec<Queued<J>>> {
+    fn next(&self, returned: usize) -> Option<Vec<Queued<J>>> {
         let mut state = self.state();
+        state.carried -= returned;
+        let share = (state.queue.len() + state.carried).div_ceil(J::UNDER_WAY).min(MOST_OPERATIONS);
         let mut bytes = 0;
         let mut next = Vec::new();
-        while next.len() < MOST_OPERATIONS
+        while next.len() < share
             && bytes < MOST_BYTES
             && let Some(queued) = state.queue.pop_front()
         {
@@ -119,6 +124,7 @@ impl<J: Job> Lane<J> {
             return None;
         }
         state.gone += 1;
+        state.carried += next.len();
         Some(next)
     }
 
@@ -151,9 +157,12 @@ pub(crate) async fn submit<J: Job>(client: &Arc<Client>, job: J) -> Result<J::An
     if job.bytes() > LARGEST {
         return job.alone(client).await;
     }
-    let Some(answered) = J::lane(client).queue(&job) else {
-        let _turn = Turn::<J>::new(client);
-        return job.alone(client).await;
+    let answered = match J::lane(client).queue(job) {
+        Ok(answered) => answered,
+        Err(job) => {
+            let _turn = Turn::<J>::new(client, 1);
+            return job.alone(client).await;
+        }
     };
     if J::lane(client).begin_to_watch() {
         tokio::spawn(keep_moving::<J>(Watch { client: Arc::downgrade(client), kind: PhantomData }));
@@ -166,20 +175,22 @@ pub(crate) async fn submit<J: Job>(client: &Arc<Client>, job: J) -> Result<J::An
 /// have queued meanwhile.
 struct Turn<J: Job> {
     client: Arc<Client>,
+    carried: usize,
     /// Nobody was left to go, and the right is given back.
     over: bool,
     kind: PhantomData<J>,
 }
 
 impl<J: Job> Turn<J> {
-    fn new(client: &Arc<Client>) -> Self {
-        Self { client: Arc::clone(client), over: false, kind: PhantomData }
+    fn new(client: &Arc<Client>, carried: usize) -> Self {
+        Self { client: Arc::clone(client), carried, over: false, kind: PhantomData }
     }
 
     /// Who goes next; if nobody does, the turn is over.
     fn next(&mut self) -> Option<Vec<Queued<J>>> {
-        let next = J::lane(&self.client).next();
+        let next = J::lane(&self.client).next(self.carried);
         self.over = next.is_none();
+        self.carried = next.as_ref().map_or(0, Vec::len);
         next
     }
 }
@@ -190,7 +201,7 @@ impl<J: Job> Drop for Turn<J> {
             return;
         }
         if let Some(next) = self.next() {
-            let carrying = carry(Self::new(&self.client), next);
+            let carrying = carry(Self::new(&self.client, next.len()), next);
             // Without a runtime they are dropped here, and those after them by the turn that goes with them.
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(carrying);
@@ -223,7 +234,7 @@ async fn keep_moving<J: Job>(watch: Watch<J>) {
             None => return,
             Some(false) => {}
             Some(true) => {
-                let mut turn = Turn::<J>::new(&client);
+                let mut turn = Turn::<J>::new(&client, 0);
                 if let Some(next) = turn.next() {
                     tokio::spawn(carry(turn, next));
                 }
@@ -259,10 +270,17 @@ async fn send_together<J: Job>(client: &Arc<Client>, queued: Vec<Queued<J>>) {
         Ok(Ok(answer)) => match revision(answer.header.as_ref()) {
             Ok(revision) => {
                 let mut parts = answer.responses.into_iter();
-                for one in together {
-                    let part = parts.next().and_then(|part| part.response);
-                    let answer = J::answer(part, revision);
-                    let _ = one.answer.send(answer.ok_or_else(|| Failed::odd("an answer is missing")));
+                let answers: Vec<_> = together
+                    .into_iter()
+                    .map(|one| {
+                        let part = parts.next().and_then(|part| part.response);
+                        let answer = J::answer(part, revision);
+                        (one.answer, answer.ok_or_else(|| Failed::odd("an answer is missing")))
+                    })
+                    .collect();
+                // In one go, for a worker that is woken for each of them apart takes longer than the answers.
+                for (waiting, answer) in answers {
+                    let _ = waiting.send(answer);
                 }
                 return;
             }

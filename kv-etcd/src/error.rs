@@ -39,7 +39,7 @@ enum Why {
 
 /// The request never left this process.
 #[derive(Debug)]
-pub(crate) struct NotSent(pub(crate) hyper::Error);
+pub(crate) struct NotSent(pub(crate) h2::Error);
 
 impl std::fmt::Display for NotSent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

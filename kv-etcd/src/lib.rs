@@ -64,6 +64,7 @@ mod client;
 mod config;
 mod connection;
 mod error;
+mod http2;
 mod keep_alive;
 mod lease;
 mod lock;

@@ -186,6 +186,7 @@ impl Get {
 impl Job for Get {
     type Answer = Option<KeyValue>;
     const WRITES: bool = false;
+    const UNDER_WAY: usize = 3;
 
     fn lane(client: &Client) -> &Lane<Self> {
         &client.reads

@@ -32,10 +32,8 @@ impl Client {
     pub(crate) async fn commit(self: &Arc<Self>, mut txn: Txn) -> Result<Option<u64>> {
         let sets = txn.operations.iter().any(|operation| matches!(operation, Operation::Set { .. }));
         if let Some(write) = Write::of(&mut txn) {
-            let key = write.key.clone();
             let applied = submit(self, write).await?;
-            let conflict = || Error::Conflict { key: String::from_utf8_lossy(&key).into_owned() };
-            return applied.ok_or_else(conflict).map(|index| sets.then_some(index));
+            return applied.ok_or_else(|| first_failure(&txn.checks, Vec::new())).map(|index| sets.then_some(index));
         }
         let asks = asks_which(&txn);
         let success = if txn.operations.is_empty() {
@@ -71,11 +69,12 @@ pub(crate) struct Write {
     key: Bytes,
     /// The index that the key must have.
     index: Option<u64>,
-    operation: Request,
+    /// What the key is set to; deleted if there is none.
+    data: Option<Bytes>,
 }
 
 impl Write {
-    /// The transaction as such a write, if it is one.
+    /// The transaction as such a write, if it is one; the conditions stay where they are.
     fn of(txn: &mut Txn) -> Option<Self> {
         let [Operation::Set { key, .. } | Operation::Delete { key }] = txn.operations.as_slice() else { return None };
         let index = match txn.checks.as_slice() {
@@ -83,21 +82,32 @@ impl Write {
             [Check::Index { key: checked, index }] if checked == key => Some(*index),
             _ => return None,
         };
-        let key = Range::key(key).key;
-        Some(Self { key, index, operation: txn.operations.pop()?.into() })
+        let (key, data) = match txn.operations.pop()? {
+            Operation::Set { key, data } => (key, Some(data)),
+            Operation::Delete { key } | Operation::DeletePrefix { prefix: key } => (key, None),
+        };
+        Some(Self { key: key.into(), index, data })
     }
-}
 
-/// A transaction of one operation on a key that must have an index.
-fn conditional(key: Bytes, index: Option<u64>, operation: Request) -> TxnRequest {
-    let compare = index.map(|index| equal(CompareTarget::Mod, key, Operand::ModRevision(signed(index))));
-    TxnRequest { compare: compare.into_iter().collect(), success: vec![operation.into()], failure: Vec::new() }
+    fn operation(self) -> Request {
+        match self.data {
+            Some(value) => Request::Put(PutRequest { key: self.key, value, lease: 0 }),
+            None => Request::DeleteRange(DeleteRangeRequest { key: self.key, range_end: Bytes::new() }),
+        }
+    }
+
+    /// The transaction that it is where the key must have an index.
+    fn conditional(self, index: u64) -> TxnRequest {
+        let compare = equal(CompareTarget::Mod, self.key.clone(), Operand::ModRevision(signed(index)));
+        TxnRequest { compare: vec![compare], success: vec![self.operation().into()], failure: Vec::new() }
+    }
 }
 
 impl Job for Write {
     /// The index of the write; none if the key did not have the index that it must have.
     type Answer = Option<u64>;
     const WRITES: bool = true;
+    const UNDER_WAY: usize = 2;
 
     fn lane(client: &Client) -> &Lane<Self> {
         &client.writes
@@ -108,31 +118,28 @@ impl Job for Write {
     }
 
     fn bytes(&self) -> usize {
-        match &self.operation {
-            Request::Put(put) => put.key.len() + put.value.len(),
-            _ => self.key.len(),
-        }
+        self.key.len() + self.data.as_ref().map_or(0, Bytes::len)
     }
 
     async fn alone(self, client: &Client) -> Result<Self::Answer, Failed> {
-        let header = match (self.index, self.operation) {
-            (None, Request::Put(put)) => client.call(put).await?.header,
-            (None, Request::DeleteRange(delete)) => client.call(delete).await?.header,
-            (index, operation) => {
-                let answer = client.call(conditional(self.key, index, operation)).await?;
-                if !answer.succeeded {
-                    return Ok(None);
-                }
-                answer.header
+        let header = if let Some(index) = self.index {
+            let answer = client.call(self.conditional(index)).await?;
+            if !answer.succeeded {
+                return Ok(None);
             }
+            answer.header
+        } else if let Some(value) = self.data {
+            client.call(PutRequest { key: self.key, value, lease: 0 }).await?.header
+        } else {
+            client.call(DeleteRangeRequest { key: self.key, range_end: Bytes::new() }).await?.header
         };
         revision(header.as_ref()).map(Some)
     }
 
     fn part(self) -> RequestOp {
         match self.index {
-            Some(_) => Request::Txn(conditional(self.key, self.index, self.operation)).into(),
-            None => self.operation.into(),
+            Some(index) => Request::Txn(self.conditional(index)).into(),
+            None => self.operation().into(),
         }
     }
 
