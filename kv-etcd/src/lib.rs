@@ -67,6 +67,7 @@ mod error;
 mod keep_alive;
 mod lease;
 mod lock;
+mod page;
 mod proto;
 mod range;
 mod read;
