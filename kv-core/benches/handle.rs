@@ -1,9 +1,12 @@
 //! What the handle itself costs, on a store that answers at once: the check of keys, the root put before them and taken
-//! off again, the transaction that a write becomes.
+//! off again, the transaction that a write becomes; and on one that does not, the timer that bounds the call.
 //!
 //! `cargo bench -p kv-core --bench handle`
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,14 +31,17 @@ const KEY: &str = "services/api/instances/0042/address";
 const LONG_KEY_BYTES: usize = 4096;
 
 /// Knows nothing of keys: whatever is asked for has one answer, which is ready.
+#[derive(Default)]
 struct Ready {
     /// How many entries a listing has.
     entries: usize,
+    /// How many times a value is not there yet when it is asked for.
+    late: usize,
 }
 
 impl Ready {
     fn kv(entries: usize) -> Kv {
-        Kv::new(Arc::new(Self { entries }))
+        Kv::new(Arc::new(Self { entries, ..Self::default() }))
     }
 }
 
@@ -64,7 +70,15 @@ impl Backend for Ready {
     }
 
     async fn get(&self, _key: &str) -> Result<Value> {
-        Ok(Value::default())
+        let mut late = self.late;
+        let value = poll_fn(|_| match late.checked_sub(1) {
+            Some(fewer) => {
+                late = fewer;
+                Poll::Pending
+            }
+            None => Poll::Ready(Value::default()),
+        });
+        Ok(value.await)
     }
 
     async fn list(&self, prefix: &str) -> Result<Snapshot> {
@@ -108,6 +122,22 @@ impl Backend for Ready {
 fn get(bencher: Bencher<'_, '_>) {
     let kv = Ready::kv(0);
     bencher.bench(|| now(kv.get(black_box(KEY))));
+}
+
+/// As from a store at the other end of a network, from several threads at a time: with the timer.
+#[divan::bench(sample_size = 1000, threads = [1, 2])]
+fn get_that_is_waited_for(bencher: Bencher<'_, '_>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
+    let runtime = runtime.expect("a runtime");
+    // The handle asks twice before it waits.
+    let kv = Kv::new(Arc::new(Ready { late: 2, ..Ready::default() }));
+    bencher.bench(|| {
+        let _entered = runtime.enter();
+        let mut call = pin!(kv.get(black_box(KEY)));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(call.as_mut().poll(&mut cx).is_pending(), "the first time");
+        now(call)
+    });
 }
 
 #[divan::bench(sample_size = 1000)]

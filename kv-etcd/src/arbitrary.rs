@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use prost::Message;
 
+use crate::page::{Malformed, Page};
 use crate::proto::{
     AuthenticateResponse, DeleteRangeResponse, Event, KeyValue, LeaseGrantResponse, LeaseKeepAliveResponse,
     PutResponse, RangeResponse, Response, ResponseHeader, ResponseOp, StatusResponse, TxnResponse, WatchResponse,
@@ -26,8 +27,11 @@ fn decode_all(bytes: &[u8]) {
     let _ = LeaseKeepAliveResponse::decode(bytes);
     let _ = PutResponse::decode(bytes).map(|answer| revision(answer.header.as_ref()));
     let _ = DeleteRangeResponse::decode(bytes).map(|answer| revision(answer.header.as_ref()));
+    let page = read_page(bytes);
     if let Ok(answer) = RangeResponse::decode(bytes) {
         use_range(&answer);
+        // Neither takes all that the other does.
+        assert!(page.is_none_or(|page| page == told_by_pages(answer.clone())), "{answer:?}");
     }
     if let Ok(answer) = TxnResponse::decode(bytes) {
         use_txn(&answer);
@@ -35,6 +39,25 @@ fn decode_all(bytes: &[u8]) {
     if let Ok(answer) = WatchResponse::decode(bytes) {
         use_watch(vec![answer], 1);
     }
+}
+
+/// Reads bytes as a page, and makes the answer of it that a decoder would make, as far as pages tell.
+fn read_page(bytes: &[u8]) -> Option<RangeResponse> {
+    let mut kvs = Vec::new();
+    let page = Page::read(bytes, |entry| {
+        let (key, value) = (Bytes::copy_from_slice(entry.key), Bytes::copy_from_slice(entry.value));
+        kvs.push(KeyValue { key, value, mod_revision: entry.mod_revision, ..KeyValue::default() });
+        Ok::<_, Malformed>(())
+    });
+    page.ok().map(|page| RangeResponse { header: page.header, kvs, more: page.more })
+}
+
+/// Without what pages leave out.
+fn told_by_pages(mut answer: RangeResponse) -> RangeResponse {
+    for kv in &mut answer.kvs {
+        (kv.create_revision, kv.lease) = (0, 0);
+    }
+    answer
 }
 
 fn use_range(answer: &RangeResponse) {
@@ -162,6 +185,11 @@ proptest! {
     #[test]
     fn a_broken_answer_is_an_answer_or_none(bytes in mutated()) {
         decode_all(&bytes);
+    }
+
+    #[test]
+    fn a_page_is_read_as_it_is_decoded(answer in range()) {
+        assert_eq!(read_page(&answer.encode_to_vec()), Some(told_by_pages(answer)));
     }
 
     #[test]

@@ -68,6 +68,7 @@ mod http2;
 mod keep_alive;
 mod lease;
 mod lock;
+mod page;
 mod proto;
 mod range;
 mod read;

@@ -3,8 +3,9 @@
 //! Names and field numbers are those of the published API: <https://etcd.io/docs/latest/dev-guide/api_reference_v3/>.
 //! Fields that are left out are skipped in answers and take their default, zero, in requests.
 
-use bytes::Bytes;
-use prost::{Enumeration, Message, Oneof};
+use bytes::{Buf, BufMut, Bytes};
+use prost::encoding::{DecodeContext, WireType, skip_field};
+use prost::{DecodeError, Enumeration, Message, Oneof};
 
 /// A unary call: its request names the method, the answer, and what a lost call may have done.
 pub(crate) trait Call: Message + Clone + 'static {
@@ -32,6 +33,7 @@ macro_rules! calls {
 
 calls! {
     RangeRequest => RangeResponse, "/etcdserverpb.KV/Range", writes: never;
+    ListRequest => Undecoded, "/etcdserverpb.KV/Range", writes: never;
     PutRequest => PutResponse, "/etcdserverpb.KV/Put", writes: always;
     DeleteRangeRequest => DeleteRangeResponse, "/etcdserverpb.KV/DeleteRange", writes: always;
     TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn", writes: TxnRequest::has_writes;
@@ -126,6 +128,56 @@ pub(crate) struct RangeResponse {
     pub(crate) kvs: Vec<KeyValue>,
     #[prost(bool, tag = "3")]
     pub(crate) more: bool,
+}
+
+/// A [`RangeRequest`] that may have a very large answer.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ListRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) range_end: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(crate) limit: i64,
+    #[prost(int64, tag = "4")]
+    pub(crate) revision: i64,
+    #[prost(bool, tag = "7")]
+    pub(crate) serializable: bool,
+    #[prost(bool, tag = "8")]
+    pub(crate) keys_only: bool,
+}
+
+/// A message as it came, to be read by whoever asked for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Undecoded(pub(crate) Bytes);
+
+impl Message for Undecoded {
+    fn merge(&mut self, mut buf: impl Buf) -> Result<(), DecodeError> {
+        self.0 = buf.copy_to_bytes(buf.remaining());
+        Ok(())
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        skip_field(wire_type, tag, buf, context)
+    }
+
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        buf.put_slice(&self.0);
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -5,7 +5,7 @@ use kv_core::{Result, observability};
 
 use crate::NAME;
 use crate::error::Failed;
-use crate::proto::{KeyValue, RangeRequest, ResponseHeader};
+use crate::proto::{KeyValue, ListRequest, RangeRequest, ResponseHeader};
 
 /// A half-open range of keys, as etcd names it:
 /// <https://etcd.io/docs/latest/learning/api/#key-ranges>.
@@ -31,6 +31,11 @@ impl Range {
 
     pub(crate) fn request(&self) -> RangeRequest {
         RangeRequest { key: self.key.clone(), range_end: self.end.clone(), ..RangeRequest::default() }
+    }
+
+    /// The request for the first page of a listing.
+    pub(crate) fn list(self) -> ListRequest {
+        ListRequest { key: self.key, range_end: self.end, ..ListRequest::default() }
     }
 }
 
@@ -71,14 +76,18 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn utf8(&mut self, kv: &KeyValue) -> Option<String> {
-        let text = std::str::from_utf8(&kv.key);
-        if text.is_err() {
+        self.text(&kv.key).map(str::to_owned)
+    }
+
+    pub(crate) fn text<'a>(&mut self, key: &'a [u8]) -> Option<&'a str> {
+        let text = std::str::from_utf8(key).ok();
+        if text.is_none() {
             if self.left_out == 0 {
-                self.first = kv.key.clone();
+                self.first = Bytes::copy_from_slice(key);
             }
             self.left_out += 1;
         }
-        text.ok().map(str::to_owned)
+        text
     }
 
     /// Says what was left out, once everything has been seen.

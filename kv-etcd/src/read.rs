@@ -8,7 +8,8 @@ use kv_core::{Error, Result, Snapshot, Value};
 use crate::batch::{Job, Lane, submit};
 use crate::client::Client;
 use crate::error::Failed;
-use crate::proto::{KeyValue, RangeRequest, RangeResponse, Request, RequestOp, Response};
+use crate::page::{Entry, Malformed, Page};
+use crate::proto::{KeyValue, ListRequest, RangeRequest, Request, RequestOp, Response};
 use crate::range::{Keys, Range, after_prefix, index, revision, signed};
 
 /// How many entries the first page of a snapshot asks for: most snapshots fit into it.
@@ -24,10 +25,10 @@ const MOST_KEYS: i64 = 50_000;
 const LISTING: usize = 1 << 30;
 
 impl Client {
-    /// A read, linearizable unless the address asks for less.
-    async fn read(&self, mut request: RangeRequest) -> Result<RangeResponse, Failed> {
+    /// A page of a listing as it came, linearizable unless the address asks for less.
+    async fn page(&self, mut request: ListRequest) -> Result<Bytes, Failed> {
         request.serializable = self.config.serializable;
-        self.call(request).await
+        Ok(self.call(request).await?.0)
     }
 
     pub(crate) async fn get(self: &Arc<Self>, key: &str) -> Result<Value> {
@@ -56,29 +57,34 @@ impl Client {
     async fn try_list(&self, prefix: &str) -> Result<Snapshot, Failed> {
         let (mut entries, mut keys) = (Vec::new(), Keys::default());
         let (mut size, mut limit) = (Size::default(), FIRST_PAGE);
-        let mut request = Range::prefix(prefix).request();
+        let mut request = Range::prefix(prefix).list();
         loop {
             request.limit = limit;
-            let page = match self.read(request.clone()).await {
+            let message = match self.page(request.clone()).await {
                 Err(failed) if failed.is_too_large() && limit > 1 => {
                     limit = (limit / 8).max(1);
                     continue;
                 }
                 result => result?,
             };
+            let mut last = None;
+            let page = Page::read(&message, |entry| {
+                last = Some(entry.key);
+                size.add(&entry);
+                if let Some(key) = keys.text(entry.key) {
+                    let value = Value { data: message.slice_ref(entry.value), index: index(entry.mod_revision) };
+                    entries.push((key.to_owned(), value));
+                }
+                check_size(size.bytes + entries.len() * size_of::<(String, Value)>())
+            })?;
             let at = if request.revision == 0 { revision(page.header.as_ref())? } else { index(request.revision) };
-            goes_on(&request, &page)?;
-            let last = page.kvs.last().map(|kv| kv.key.clone());
-            size.add(&page);
-            entries.reserve(page.kvs.len());
-            entries.extend(page.kvs.into_iter().filter_map(|kv| Some((keys.utf8(&kv)?, value(kv)))));
-            check_size(size.bytes + entries.len() * size_of::<(String, Value)>())?;
             let Some(last) = last.filter(|_| page.more) else {
                 keys.done();
                 return Ok(Snapshot { entries, index: at });
             };
+            goes_on(&request, last)?;
             limit = size.next_page();
-            request.key = next_key(&last);
+            request.key = next_key(last);
             // Every page is from the first one's point in history.
             request.revision = signed(at);
         }
@@ -99,44 +105,52 @@ impl Client {
     async fn try_keys(&self, prefix: &str) -> Result<Vec<String>, Failed> {
         let (mut children, mut keys) = (Vec::<String>::new(), Keys::default());
         let mut bytes = 0;
-        let mut request = Range::prefix(prefix).request();
+        let mut request = Range::prefix(prefix).list();
         request.keys_only = true;
         request.limit = FIRST_KEYS;
         loop {
-            let page = match self.read(request.clone()).await {
+            let message = match self.page(request.clone()).await {
                 Err(failed) if failed.is_too_large() && request.limit > 1 => {
                     request.limit = (request.limit / 8).max(1);
                     continue;
                 }
                 result => result?,
             };
-            goes_on(&request, &page)?;
-            if request.revision == 0 {
-                request.revision = signed(revision(page.header.as_ref())?);
-            }
-            for kv in &page.kvs {
-                let Some(key) = keys.utf8(kv).filter(|key| key.starts_with(prefix)) else { continue };
-                let child = child(&key, prefix.len());
+            let mut last = None;
+            let page = Page::read(&message, |entry| {
+                last = Some(entry.key);
+                let Some(key) = keys.text(entry.key).filter(|key| key.starts_with(prefix)) else { return Ok(()) };
+                let child = child(key, prefix.len());
                 if children.last().is_none_or(|last| last != child) {
                     bytes += child.len() + size_of::<String>();
                     children.push(child.to_owned());
                 }
+                check_size(bytes)
+            })?;
+            if request.revision == 0 {
+                request.revision = signed(revision(page.header.as_ref())?);
             }
-            check_size(bytes)?;
-            let Some(last) = page.kvs.last().filter(|_| page.more) else {
+            let Some(last) = last.filter(|_| page.more) else {
                 keys.done();
                 return Ok(children);
             };
+            goes_on(&request, last)?;
             request.limit = (request.limit * 4).min(MOST_KEYS);
             request.key = match children.last() {
                 Some(child)
-                    if child.len() > prefix.len() && child.ends_with('/') && last.key.starts_with(child.as_bytes()) =>
+                    if child.len() > prefix.len() && child.ends_with('/') && last.starts_with(child.as_bytes()) =>
                 {
                     after_prefix(child.as_bytes())
                 }
-                _ => next_key(&last.key),
+                _ => next_key(last),
             };
         }
+    }
+}
+
+impl From<Malformed> for Failed {
+    fn from(_: Malformed) -> Self {
+        Self::odd("a page of a listing cannot be decoded")
     }
 }
 
@@ -148,9 +162,9 @@ struct Size {
 }
 
 impl Size {
-    fn add(&mut self, page: &RangeResponse) {
-        self.bytes += page.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum::<usize>();
-        self.keys += page.kvs.len();
+    fn add(&mut self, entry: &Entry<'_>) {
+        self.bytes += entry.key.len() + entry.value.len();
+        self.keys += 1;
     }
 
     /// How many keys the next page is to have.
@@ -161,9 +175,8 @@ impl Size {
 }
 
 /// A page that ends before it begins would make a listing go round in circles.
-fn goes_on(request: &RangeRequest, page: &RangeResponse) -> Result<(), Failed> {
-    let back = page.more && page.kvs.last().is_some_and(|last| last.key < request.key);
-    if back { Err(Failed::odd("a page of a listing ends before it begins")) } else { Ok(()) }
+fn goes_on(request: &ListRequest, last: &[u8]) -> Result<(), Failed> {
+    if last < &*request.key { Err(Failed::odd("a page of a listing ends before it begins")) } else { Ok(()) }
 }
 
 fn check_size(bytes: usize) -> Result<(), Failed> {
@@ -223,7 +236,7 @@ fn child(key: &str, directory: usize) -> &str {
 }
 
 /// The smallest key that is greater.
-fn next_key(key: &Bytes) -> Bytes {
+fn next_key(key: &[u8]) -> Bytes {
     let mut next = BytesMut::with_capacity(key.len() + 1);
     next.put_slice(key);
     next.put_u8(0);
@@ -251,13 +264,12 @@ mod tests {
 
     #[test]
     fn pages_have_as_many_keys_as_fit_also_where_none_can_be_shown() {
-        let kv = |key: &'static [u8]| KeyValue { key: key.into(), value: vec![0; 1022].into(), ..KeyValue::default() };
         for key in [&b"ab"[..], b"a\xff"] {
             let mut size = Size::default();
-            for _ in 0..2 {
-                size.add(&RangeResponse { kvs: vec![kv(key); 10_000], ..RangeResponse::default() });
-                assert_eq!(size.next_page(), 8 << 10);
+            for _ in 0..20_000 {
+                size.add(&Entry { key, value: &[0; 1022], ..Entry::default() });
             }
+            assert_eq!(size.next_page(), 8 << 10);
         }
         assert_eq!(Size::default().next_page(), 100_000);
     }
