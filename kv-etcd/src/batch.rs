@@ -3,6 +3,9 @@
 //! A transaction with 64 reads costs the server about as much as a dozen reads apart. There is no timer: an operation
 //! that meets nobody is sent at once and alone, so it waits for nobody.
 //!
+//! The requests under way have equal shares of what there is. If each took all that waits, one would come to carry
+//! nearly everything and the others next to nothing, and a small one costs the server half as much as a full one.
+//!
 //! Only operations on one key take part, each on a key of its own, and a condition only on that same key: etcd judges
 //! the conditions of a transaction before it applies any of it, so in this way each has the outcome that it would
 //! have had alone.
@@ -39,7 +42,7 @@ pub(crate) trait Job: Clone + Send + Sync + 'static {
     type Answer: Send + 'static;
     /// Whether it may change the store: then no two of a transaction have the same key.
     const WRITES: bool;
-    /// How many requests may be under way before others queue: the next one is prepared while the server works.
+    /// How many requests may be under way before others queue: more keep the server busy, and fewer are fuller.
     const UNDER_WAY: usize;
 
     /// Where others of its kind are.
@@ -102,7 +105,7 @@ impl<J: Job> Lane<J> {
         Ok(answered)
     }
 
-    /// What goes next, in place of a request that is not under way any more.
+    /// What goes next, in place of a request that is not under way any more and carried `returned` operations.
     fn next(&self, returned: usize) -> Option<Vec<Queued<J>>> {
         let mut state = self.state();
         state.carried -= returned;
@@ -175,6 +178,7 @@ pub(crate) async fn submit<J: Job>(client: &Arc<Client>, job: J) -> Result<J::An
 /// have queued meanwhile.
 struct Turn<J: Job> {
     client: Arc<Client>,
+    /// How many operations the request carries.
     carried: usize,
     /// Nobody was left to go, and the right is given back.
     over: bool,
@@ -308,5 +312,68 @@ fn send_apart<J: Job>(client: &Arc<Client>, queued: Vec<Queued<J>>) {
                 () = answer.closed() => {}
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone)]
+    struct Nothing(Bytes);
+
+    impl Job for Nothing {
+        type Answer = ();
+        const WRITES: bool = false;
+        const UNDER_WAY: usize = 3;
+
+        fn lane(_client: &Client) -> &Lane<Self> {
+            unimplemented!("there is no client")
+        }
+
+        fn key(&self) -> &Bytes {
+            &self.0
+        }
+
+        fn bytes(&self) -> usize {
+            0
+        }
+
+        async fn alone(self, _client: &Client) -> Result<(), Failed> {
+            Ok(())
+        }
+
+        fn part(self) -> RequestOp {
+            RequestOp { request: None }
+        }
+
+        fn answer(_part: Option<Response>, _revision: u64) -> Option<()> {
+            Some(())
+        }
+    }
+
+    #[test]
+    fn requests_under_way_have_equal_shares_of_what_there_is() {
+        let lane = Lane::default();
+        let mut waiting: Vec<_> = (0..12).filter_map(|_| lane.queue(Nothing(Bytes::new())).ok()).collect();
+        assert_eq!(waiting.len(), 9);
+        let size = |returned| lane.next(returned).map(|next| next.len());
+        // Nine wait, and two are under way: a third of eleven goes next.
+        assert_eq!([size(1), size(1), size(1)], [Some(4), Some(4), Some(1)]);
+        // Four have come back, and all ask again, while five are under way.
+        waiting.extend((0..4).filter_map(|_| lane.queue(Nothing(Bytes::new())).ok()));
+        assert_eq!(size(4), Some(3));
+        assert_eq!([size(4), size(1), size(3), size(1)], [Some(1), None, None, None]);
+        let state = lane.state();
+        assert_eq!((state.under_way, state.carried), (0, 0));
+    }
+
+    #[test]
+    fn who_has_given_up_is_not_sent() {
+        let lane = Lane::default();
+        let waiting: Vec<_> = (0..6).filter_map(|_| lane.queue(Nothing(Bytes::new())).ok()).collect();
+        assert_eq!(waiting.len(), 3);
+        drop(waiting);
+        assert!(lane.next(1).is_none() && lane.next(1).is_none() && lane.next(1).is_none());
     }
 }

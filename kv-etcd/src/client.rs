@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use kv_core::observability::{attempt_failed, reconnected, reconnecting};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -68,7 +69,13 @@ impl Client {
     }
 
     /// Sends a request, to one endpoint after the other as long as that cannot apply it twice.
-    pub(crate) async fn call<C: Call>(&self, request: C) -> Result<C::Answer, Failed> {
+    ///
+    /// Boxed, for it is large: operations that wait for others to carry them are not to have the room for it, too.
+    pub(crate) fn call<C: Call>(&self, request: C) -> BoxFuture<'_, Result<C::Answer, Failed>> {
+        Box::pin(self.call_endpoints(request))
+    }
+
+    async fn call_endpoints<C: Call>(&self, request: C) -> Result<C::Answer, Failed> {
         let (mut endpoints_left, mut tokens_left) = (self.config.endpoints.len(), 2);
         let mut attempt = 0;
         loop {
