@@ -194,3 +194,128 @@ impl http_body::Body for Answer {
         self.stream.is_end_stream()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Mutex, PoisonError};
+
+    use tokio::io::{DuplexStream, ReadBuf, duplex};
+    use tower_service::Service as _;
+
+    use super::*;
+
+    const DATA: u8 = 0;
+    const END_STREAM: u8 = 1;
+    const HEADERS: u8 = 1;
+    const END_HEADERS: u8 = 4;
+
+    /// One end of a connection, with what was written to it, each write by itself.
+    struct Recorded {
+        end: DuplexStream,
+        writes: Arc<Mutex<Vec<Vec<u8>>>>,
+    }
+
+    impl AsyncRead for Recorded {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.end).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Recorded {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let written = ready!(Pin::new(&mut self.end).poll_write(cx, buf))?;
+            self.writes.lock().unwrap_or_else(PoisonError::into_inner).push(buf[..written].to_vec());
+            Poll::Ready(Ok(written))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.end).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.end).poll_shutdown(cx)
+        }
+    }
+
+    fn request(body: impl http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static) -> Request<Body> {
+        let mut request = Request::new(Body::new(body));
+        *request.uri_mut() = http::Uri::from_static("http://server/method");
+        request
+    }
+
+    /// Answers each request with its own body, piece by piece.
+    async fn echo(end: DuplexStream) {
+        let mut server = h2::server::handshake(end).await.expect("HTTP/2");
+        while let Some(Ok((request, mut respond))) = server.accept().await {
+            tokio::spawn(async move {
+                let mut body = request.into_body();
+                let mut answer = respond.send_response(Response::new(()), false).expect("an answer");
+                while let Some(piece) = body.data().await {
+                    answer.send_data(piece.expect("a piece"), false).expect("a piece of the answer");
+                }
+                answer.send_trailers(http::HeaderMap::new()).expect("the end of the answer");
+            });
+        }
+    }
+
+    /// The types and flags of the frames in one write.
+    fn frames(mut write: &[u8]) -> Vec<(u8, u8)> {
+        let mut frames = Vec::new();
+        while let [a, b, c, kind, flags, ..] = *write {
+            frames.push((kind, flags));
+            write = &write[9 + usize::from_be_bytes([0, 0, 0, 0, 0, a, b, c])..];
+        }
+        frames
+    }
+
+    #[tokio::test]
+    async fn a_request_leaves_in_one_write() {
+        let (end, server) = duplex(1 << 16);
+        tokio::spawn(echo(server));
+        let writes = Arc::default();
+        let (mut sender, _driver) = handshake(Recorded { end, writes: Arc::clone(&writes) }).await.expect("HTTP/2");
+        let body = Bytes::from_static(b"what is asked");
+        let answer = sender.call(request(http_body_util::Full::new(body.clone()))).await.expect("an answer");
+        assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes(), body);
+
+        let writes = writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let with_body: Vec<_> = writes.iter().filter(|write| write.ends_with(&body)).collect();
+        assert_eq!(with_body.len(), 1, "{writes:?}");
+        assert!(frames(with_body[0]).ends_with(&[(HEADERS, END_HEADERS), (DATA, END_STREAM)]), "{writes:?}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_goes_on_is_sent_as_it_comes() {
+        let (end, server) = duplex(1 << 16);
+        tokio::spawn(echo(server));
+        let (mut sender, _driver) = handshake(end).await.expect("HTTP/2");
+        let (pieces, body) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let body = futures_util::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
+        let frames = body.map(|piece| Ok::<_, BoxError>(Frame::data(piece)));
+        let answer = sender.call(request(http_body_util::StreamBody::new(frames))).await.expect("an answer");
+        let mut answer = answer.into_body();
+        for piece in ["one", "two"] {
+            pieces.send(piece.into()).await.expect("somebody sends it");
+            let frame = answer.frame().await.expect("a frame").expect("a piece");
+            assert_eq!(frame.into_data().expect("data"), piece);
+        }
+        drop(pieces);
+        assert!(answer.frame().await.expect("a frame").expect("trailers").is_trailers());
+        assert!(answer.frame().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_gives_no_sign_of_life_is_left_once_somebody_waits() {
+        let (end, _silent) = duplex(1 << 16);
+        let (mut sender, mut driver) = handshake(end).await.expect("HTTP/2");
+        sleep(10 * KEEP_ALIVE).await;
+        assert!(!driver.has_ended(), "nobody waits");
+
+        let error = sender.call(request(http_body_util::Empty::new())).await.err().expect("no answer comes");
+        assert!(!error.is::<NotSent>(), "{error}");
+        assert_eq!(driver.reason().await.as_deref(), Some("no sign of life within 4s"));
+        let error = sender.call(request(http_body_util::Empty::new())).await.err().expect("the connection has ended");
+        assert!(error.is::<NotSent>(), "{error}");
+    }
+}
