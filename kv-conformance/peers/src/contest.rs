@@ -14,7 +14,7 @@ pub(crate) struct Contender {
     /// What the ratio of this project to it is to be.
     pub(crate) target: Option<f64>,
     /// How many calls of the contest one of its own stands for, and by how many callers it makes them.
-    carries: Option<(u32, usize)>,
+    carries: Option<(usize, usize)>,
     run: Run,
 }
 
@@ -45,7 +45,7 @@ impl Contender {
     }
 
     /// As one whose every call stands for so many of the contest's, and that makes them by so many callers.
-    pub(crate) fn carrying(mut self, calls: u32, callers: usize) -> Self {
+    pub(crate) fn carrying(mut self, calls: usize, callers: usize) -> Self {
         self.carries = Some((calls, callers));
         self
     }
@@ -54,7 +54,7 @@ impl Contender {
         let Some((calls, callers)) = self.carries else { return (self.run)(plan).await };
         plan.callers = callers;
         let mut sample = (self.run)(plan).await?;
-        sample.rate *= f64::from(calls);
+        sample.rate *= calls as f64;
         Ok(sample)
     }
 

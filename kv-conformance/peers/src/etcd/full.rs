@@ -1,6 +1,6 @@
 //! The server's own limit: nothing but tonic again, with full transactions that no caller waits to be put into.
 //!
-//! Two callers, as kv-etcd has two requests of a kind under way, each with 64 operations a call: half of 128 callers'.
+//! As kv-etcd has three reads or two writes under way, the operations of so many callers stand in three or two calls.
 
 use std::hint::black_box;
 
@@ -14,8 +14,9 @@ use crate::contest::Contender;
 use crate::load::Load;
 
 const NAME: &str = "full transactions";
-const OPERATIONS: u32 = 64;
-const CALLERS: usize = 2;
+/// How many calls kv-etcd has under way.
+const READS: usize = 3;
+const WRITES: usize = 2;
 
 #[derive(Clone, PartialEq, Message)]
 struct Compare {
@@ -84,48 +85,53 @@ enum Response {
 struct Full<M> {
     channel: Channel,
     keys: OwnKeys,
+    operations: usize,
     operation: M,
 }
 
 impl<M: FnMut(Bytes) -> Request + Send + 'static> Caller for Full<M> {
     async fn call(&mut self) -> Answer {
-        let success = (0..OPERATIONS).map(|_| {
+        let success = (0..self.operations).map(|_| {
             let key = Bytes::copy_from_slice(self.keys.next_key().as_bytes());
             RequestOp { request: Some((self.operation)(key)) }
         });
         let request = TxnRequest { compare: Vec::new(), success: success.collect() };
         let answer: TxnResponse = unary(&self.channel, "/etcdserverpb.KV/Txn", request).await?;
         black_box(answer.header.ok_or("no header")?.revision);
-        if answer.responses.len() < OPERATIONS as usize {
+        if answer.responses.len() < self.operations {
             return Err("an answer is missing".into());
         }
         Ok(None)
     }
 }
 
-fn contender<M>(channel: &Channel, load: &Load, operation: M) -> Contender
+fn contender<M>(channel: &Channel, load: &Load, callers: usize, calls: usize, operation: M) -> Contender
 where
     M: FnMut(Bytes) -> Request + Clone + Send + Sync + 'static,
 {
-    let (channel, load) = (channel.clone(), load.clone());
-    let caller =
-        move |caller| Full { channel: channel.clone(), keys: load.of(caller, CALLERS), operation: operation.clone() };
-    Contender::new(NAME, caller).carrying(OPERATIONS, CALLERS)
+    let (channel, load, operations) = (channel.clone(), load.clone(), callers / calls);
+    let caller = move |caller| Full {
+        channel: channel.clone(),
+        keys: load.of(caller, calls),
+        operations,
+        operation: operation.clone(),
+    };
+    Contender::new(NAME, caller).carrying(operations, calls)
 }
 
-pub(crate) fn get(channel: &Channel, load: &Load) -> Contender {
-    contender(channel, load, |key| Request::Range(RangeRequest { key, range_end: Bytes::new() }))
+pub(crate) fn get(channel: &Channel, load: &Load, callers: usize) -> Contender {
+    contender(channel, load, callers, READS, |key| Request::Range(RangeRequest { key, range_end: Bytes::new() }))
 }
 
-pub(crate) fn set(channel: &Channel, load: &Load) -> Contender {
+pub(crate) fn set(channel: &Channel, load: &Load, callers: usize) -> Contender {
     let value = load.value.clone();
-    contender(channel, load, move |key| Request::Put(PutRequest { key, value: value.clone() }))
+    contender(channel, load, callers, WRITES, move |key| Request::Put(PutRequest { key, value: value.clone() }))
 }
 
 /// With a condition on each key that always holds: what an update costs the server.
-pub(crate) fn update(channel: &Channel, load: &Load) -> Contender {
+pub(crate) fn update(channel: &Channel, load: &Load, callers: usize) -> Contender {
     let value = load.value.clone();
-    contender(channel, load, move |key| {
+    contender(channel, load, callers, WRITES, move |key| {
         let compare = vec![Compare { result: 1, target: 2, key: key.clone(), mod_revision: 0 }];
         let put = RequestOp { request: Some(Request::Put(PutRequest { key, value: value.clone() })) };
         Request::Txn(TxnRequest { compare, success: vec![put] })

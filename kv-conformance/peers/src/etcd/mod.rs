@@ -36,10 +36,11 @@ pub(crate) async fn contests(kv: &Kv, endpoint: &str, load: &Load) -> Result<Vec
         ];
         contests.push(contest("set", callers, Figure::Rate, ours::set(kv, load, callers), peers));
     }
-    let (get, set) = (contests.len() - 2, contests.len() - 1);
-    contests[get].peers.push(full::get(&channel, load));
-    contests[set].peers.push(full::set(&channel, load));
-    let peers = vec![client::update(&client, load).target(3.0), full::update(&channel, load)];
+    for contest in contests.iter_mut().filter(|contest| contest.callers > 1) {
+        let full = if contest.call == "get" { full::get } else { full::set };
+        contest.peers.push(full(&channel, load, contest.callers));
+    }
+    let peers = vec![client::update(&client, load).target(3.0), full::update(&channel, load, 128)];
     contests.push(contest("update", 128, Figure::Rate, ours::update(kv, load), peers));
     let peers = vec![client::list(&client, load).target(1.0), tonic::list(&channel, load)];
     contests.push(contest("get_all of 10,000", 1, Figure::Latency, ours::list(kv, load), peers));
