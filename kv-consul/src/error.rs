@@ -1,6 +1,5 @@
 //! What Consul's answers and the transport's failures mean in `kv-core`'s terms: the one place where texts are read.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -30,13 +29,10 @@ impl Kind {
     }
 }
 
-/// Says of a failure of the transport whether the request had been sent.
-///
-/// Its URL is left out: it holds the key, and may hold what else an operator put in there.
-pub(crate) fn transport(error: reqwest::Error, kind: Kind) -> Error {
-    let error = error.without_url();
+/// Says of a failure of the transport what it leaves open, unless the request was certainly not sent.
+pub(crate) fn transport(error: impl std::error::Error + Send + Sync + 'static, unsent: bool, kind: Kind) -> Error {
     let reason = chain(&error);
-    let mapped = if error.is_builder() || error.is_connect() {
+    let mapped = if unsent {
         Error::unavailable(reason)
     } else if kind == Kind::Repeatable && is_gibberish(&error) {
         Error::unexpected_answer(reason)
@@ -46,31 +42,26 @@ pub(crate) fn transport(error: reqwest::Error, kind: Kind) -> Error {
     mapped.with_source(error)
 }
 
+/// An error and those below it.
+fn all<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
 /// Whether what came back is not HTTP.
-fn is_gibberish(error: &reqwest::Error) -> bool {
-    let mut below = error.source();
-    while let Some(error) = below {
-        if error.downcast_ref::<hyper::Error>().is_some_and(|error| error.is_parse() && !error.is_incomplete_message())
-        {
-            return true;
-        }
-        below = error.source();
-    }
-    false
+fn is_gibberish(error: &(dyn std::error::Error + 'static)) -> bool {
+    all(error).filter_map(|one| one.downcast_ref::<hyper::Error>()).any(|one| one.is_parse() && !one.is_incomplete_message())
 }
 
 /// An error and those below it, in one line.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut below = error.source();
-    while let Some(error) = below {
-        let more = error.to_string();
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    for one in all(error) {
+        let more = one.to_string();
         // Some errors repeat the one below them.
         if !text.ends_with(&more) {
-            text.push_str(": ");
+            text.push_str(if text.is_empty() { "" } else { ": " });
             text.push_str(&more);
         }
-        below = error.source();
     }
     text
 }

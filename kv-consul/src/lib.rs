@@ -60,6 +60,7 @@
 //! `tls`, on by default: `consuls://` and `https://`, by rustls. Without it the crate does not depend on rustls, and an
 //! address that asks for TLS is an [`InvalidAddress`](kv_core::Error::InvalidAddress) that names the feature.
 
+mod agent;
 mod backend;
 mod batch;
 mod blocking;

@@ -12,8 +12,9 @@ use hyper::StatusCode;
 use kv_core::{Error, Result, Snapshot, Value};
 use tokio::time::Instant;
 
+use crate::agent::Answer;
 use crate::blocking::limit;
-use crate::client::{Answer, Client, LISTING, NAMES, SMALL};
+use crate::client::{Client, LISTING, NAMES, SMALL};
 use crate::diff::{Scope, State};
 use crate::error::{self, Kind};
 use crate::path;

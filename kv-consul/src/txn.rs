@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use kv_core::{Check, Error, Operation as Write, Result, Txn};
 
 use crate::backend::{Store, TXN_OPS};
-use crate::client::Answer;
+use crate::agent::Answer;
 use crate::error::{Kind, Refusal, refusal};
 use crate::read::unexpected;
 use crate::wire::{KvOperation, LOCK_FLAGS, Operation, TxnAnswer};
