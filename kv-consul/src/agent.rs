@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -16,8 +16,10 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kv_core::{Error, HostPort, Result, Source};
 use tower_service::Service;
 
+use crate::arriving::Arriving;
 use crate::config::Config;
 use crate::error::{self, Kind};
+use crate::read::Listed;
 use crate::tls::{self, Connector};
 
 /// A connection that nobody needs for so long is closed, and leaves its place at the agent to others.
@@ -47,6 +49,8 @@ pub(crate) struct Request {
     pub(crate) kind: Kind,
     /// The most that is read of the answer.
     pub(crate) cap: usize,
+    /// Whose entries are read while they arrive, if any are.
+    pub(crate) prefix: Option<String>,
 }
 
 /// An answer of which nothing is known yet but that it came whole.
@@ -56,6 +60,8 @@ pub(crate) struct Answer {
     /// `X-Consul-Index`, which only Consul sends, and only with what can be waited on.
     pub(crate) index: Option<u64>,
     pub(crate) body: Bytes,
+    /// The entries that were read while they arrived; then there is no body.
+    pub(crate) listed: Option<Listed>,
 }
 
 impl Agent {
@@ -101,10 +107,16 @@ impl Agent {
         let status = response.status();
         let index = response.headers().get(&X_CONSUL_INDEX).and_then(|value| value.to_str().ok()?.parse().ok());
         let cap = if status.is_success() { request.cap } else { request.cap.min(1 << 20) };
-        let body = read(response.into_body(), request.kind, cap).await?;
+        let prefix = request.prefix.as_deref().filter(|_| status == StatusCode::OK && index.is_some());
+        let mut arriving = prefix.map(Arriving::new);
+        let chunks = read(response.into_body(), request.kind, cap, arriving.as_mut()).await?;
+        if let Some(listed) = arriving.and_then(Arriving::finish) {
+            return Ok(Answer { status, index, body: Bytes::new(), listed: Some(listed) });
+        }
+        let body = join(chunks);
         match status {
             StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::PAYLOAD_TOO_LARGE => {
-                Ok(Answer { status, index, body })
+                Ok(Answer { status, index, body, listed: None })
             }
             _ => Err(error::from_answer(status, &body, request.kind)),
         }
@@ -129,8 +141,13 @@ impl Agent {
 }
 
 /// Reads a body of at most `cap` bytes, so that no server can fill the memory.
-async fn read(mut body: Incoming, kind: Kind, cap: usize) -> Result<Bytes> {
-    let mut chunks: Vec<Bytes> = Vec::new();
+async fn read(
+    mut body: Incoming,
+    kind: Kind,
+    cap: usize,
+    mut arriving: Option<&mut Arriving<'_>>,
+) -> Result<Vec<Bytes>> {
+    let mut chunks = Vec::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| error::transport(error, false, kind))?;
@@ -140,17 +157,20 @@ async fn read(mut body: Incoming, kind: Kind, cap: usize) -> Result<Bytes> {
         if length > cap {
             return Err(Error::unexpected_answer(format!("an answer of more than {cap} bytes")));
         }
+        if let Some(arriving) = &mut arriving {
+            arriving.piece(&chunk);
+        }
         chunks.push(chunk);
     }
-    // An answer of one piece, as most are, is not copied, and a longer one once.
+    Ok(chunks)
+}
+
+/// Puts the pieces of a body together: one alone, as most are, is not copied, and several once.
+fn join(mut chunks: Vec<Bytes>) -> Bytes {
     if chunks.len() == 1 {
-        return Ok(chunks.swap_remove(0));
+        return chunks.swap_remove(0);
     }
-    let mut body = BytesMut::with_capacity(length);
-    for chunk in chunks {
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.freeze())
+    chunks.concat().into()
 }
 
 /// A connector whose attempts take a limited time, the handshake of TLS included.

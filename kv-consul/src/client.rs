@@ -93,9 +93,14 @@ impl Client {
         self.call(&reading(target, cap)?).await
     }
 
+    /// Reads as [`get`](Self::get) does, and the entries below a prefix while they arrive.
+    pub(crate) async fn get_list(&self, target: String, prefix: &str) -> Result<Answer> {
+        self.call(&Request { prefix: Some(prefix.to_owned()), ..reading(target, LISTING)? }).await
+    }
+
     /// Writes, at the next agent too where one certainly did not take it.
     pub(crate) async fn put(&self, target: String, body: Bytes, kind: Kind) -> Result<Answer> {
-        self.call(&Request { method: Method::PUT, target: parsed(target)?, body, kind, cap: SMALL }).await
+        self.call(&Request { method: Method::PUT, target: parsed(target)?, body, kind, cap: SMALL, prefix: None }).await
     }
 
     async fn call(&self, request: &Request) -> Result<Answer> {
@@ -166,7 +171,8 @@ impl Client {
 }
 
 fn reading(target: String, cap: usize) -> Result<Request> {
-    Ok(Request { method: Method::GET, target: parsed(target)?, body: Bytes::new(), kind: Kind::Repeatable, cap })
+    let (target, body) = (parsed(target)?, Bytes::new());
+    Ok(Request { method: Method::GET, target, body, kind: Kind::Repeatable, cap, prefix: None })
 }
 
 fn parsed(target: String) -> Result<PathAndQuery> {

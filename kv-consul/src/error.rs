@@ -43,13 +43,17 @@ pub(crate) fn transport(error: impl std::error::Error + Send + Sync + 'static, u
 }
 
 /// An error and those below it.
-fn all<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+fn all<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
 /// Whether what came back is not HTTP.
 fn is_gibberish(error: &(dyn std::error::Error + 'static)) -> bool {
-    all(error).filter_map(|one| one.downcast_ref::<hyper::Error>()).any(|one| one.is_parse() && !one.is_incomplete_message())
+    all(error)
+        .filter_map(|one| one.downcast_ref::<hyper::Error>())
+        .any(|one| one.is_parse() && !one.is_incomplete_message())
 }
 
 /// An error and those below it, in one line.

@@ -61,6 +61,7 @@
 //! address that asks for TLS is an [`InvalidAddress`](kv_core::Error::InvalidAddress) that names the feature.
 
 mod agent;
+mod arriving;
 mod backend;
 mod batch;
 mod blocking;
@@ -74,6 +75,7 @@ mod lock;
 mod path;
 mod read;
 mod recent;
+mod scan;
 mod session;
 #[cfg(feature = "tls")]
 mod tls;

@@ -49,11 +49,7 @@ pub(crate) type Connector = HttpsConnector<HttpConnector>;
 /// Makes connections to agents that speak TLS, or to those that do not.
 ///
 /// A server name is the one that is asked for and checked, instead of the host's.
-pub(crate) fn connector(
-    mut tcp: HttpConnector,
-    files: Option<&Files>,
-    server_name: Option<&str>,
-) -> Result<Connector> {
+pub(crate) fn connector(mut tcp: HttpConnector, files: Option<&Files>, server_name: Option<&str>) -> Result<Connector> {
     tcp.enforce_http(false);
     let resolver: Arc<dyn ResolveServerName + Send + Sync> = match server_name {
         Some(name) => {
