@@ -19,7 +19,6 @@ use tower_service::Service;
 use crate::arriving::Arriving;
 use crate::config::Config;
 use crate::error::{self, Kind};
-use crate::read::Listed;
 use crate::tls::{self, Connector};
 
 /// A connection that nobody needs for so long is closed, and leaves its place at the agent to others.
@@ -60,8 +59,8 @@ pub(crate) struct Answer {
     /// `X-Consul-Index`, which only Consul sends, and only with what can be waited on.
     pub(crate) index: Option<u64>,
     pub(crate) body: Bytes,
-    /// The entries that were read while they arrived; then there is no body.
-    pub(crate) listed: Option<Listed>,
+    /// The entries that were read while they arrived; then only the beginning of the body is there.
+    pub(crate) arriving: Option<Arriving>,
 }
 
 impl Agent {
@@ -107,16 +106,15 @@ impl Agent {
         let status = response.status();
         let index = response.headers().get(&X_CONSUL_INDEX).and_then(|value| value.to_str().ok()?.parse().ok());
         let cap = if status.is_success() { request.cap } else { request.cap.min(1 << 20) };
-        let prefix = request.prefix.as_deref().filter(|_| status == StatusCode::OK && index.is_some());
-        let mut arriving = prefix.map(Arriving::new);
-        let chunks = read(response.into_body(), request.kind, cap, arriving.as_mut()).await?;
-        if let Some(listed) = arriving.and_then(Arriving::finish) {
-            return Ok(Answer { status, index, body: Bytes::new(), listed: Some(listed) });
+        let body = Body::new(response.into_body(), request.kind, cap);
+        if let Some(prefix) = request.prefix.as_deref().filter(|_| status == StatusCode::OK) {
+            let (arriving, body) = body.entries(prefix).await?;
+            return Ok(Answer { status, index, body, arriving: Some(arriving) });
         }
-        let body = join(chunks);
+        let body = body.whole().await?;
         match status {
             StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::PAYLOAD_TOO_LARGE => {
-                Ok(Answer { status, index, body, listed: None })
+                Ok(Answer { status, index, body, arriving: None })
             }
             _ => Err(error::from_answer(status, &body, request.kind)),
         }
@@ -140,37 +138,54 @@ impl Agent {
     }
 }
 
-/// Reads a body of at most `cap` bytes, so that no server can fill the memory.
-async fn read(
-    mut body: Incoming,
+/// A body of which at most `cap` bytes are read, so that no server can fill the memory.
+struct Body {
+    incoming: Incoming,
     kind: Kind,
     cap: usize,
-    mut arriving: Option<&mut Arriving<'_>>,
-) -> Result<Vec<Bytes>> {
-    let mut chunks = Vec::new();
-    let mut length = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| error::transport(error, false, kind))?;
-        // Trailers, which Consul does not send, mean nothing.
-        let Ok(chunk) = frame.into_data() else { continue };
-        length += chunk.len();
-        if length > cap {
-            return Err(Error::unexpected_answer(format!("an answer of more than {cap} bytes")));
-        }
-        if let Some(arriving) = &mut arriving {
-            arriving.piece(&chunk);
-        }
-        chunks.push(chunk);
-    }
-    Ok(chunks)
+    length: usize,
 }
 
-/// Puts the pieces of a body together: one alone, as most are, is not copied, and several once.
-fn join(mut chunks: Vec<Bytes>) -> Bytes {
-    if chunks.len() == 1 {
-        return chunks.swap_remove(0);
+impl Body {
+    fn new(incoming: Incoming, kind: Kind, cap: usize) -> Self {
+        Self { incoming, kind, cap, length: 0 }
     }
-    chunks.concat().into()
+
+    /// The next piece.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        while let Some(frame) = self.incoming.frame().await {
+            let frame = frame.map_err(|error| error::transport(error, false, self.kind))?;
+            // Trailers, which Consul does not send, mean nothing.
+            let Ok(piece) = frame.into_data() else { continue };
+            self.length += piece.len();
+            if self.length > self.cap {
+                return Err(Error::unexpected_answer(format!("an answer of more than {} bytes", self.cap)));
+            }
+            return Ok(Some(piece));
+        }
+        Ok(None)
+    }
+
+    /// All of it: one piece, as most are, is not copied, and several once.
+    async fn whole(mut self) -> Result<Bytes> {
+        let mut pieces = Vec::new();
+        while let Some(piece) = self.next().await? {
+            pieces.push(piece);
+        }
+        Ok(if pieces.len() == 1 { pieces.swap_remove(0) } else { pieces.concat().into() })
+    }
+
+    /// The entries in it; and how it begins, to be quoted.
+    async fn entries(mut self, prefix: &str) -> Result<(Arriving, Bytes)> {
+        let (mut arriving, mut beginning) = (Arriving::new(prefix), Bytes::new());
+        while let Some(piece) = self.next().await? {
+            arriving.piece(&piece)?;
+            if beginning.is_empty() {
+                beginning = Bytes::copy_from_slice(&piece[..piece.len().min(error::EXCERPT)]);
+            }
+        }
+        Ok((arriving, beginning))
+    }
 }
 
 /// A connector whose attempts take a limited time, the handshake of TLS included.

@@ -70,11 +70,16 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// As many bytes of an answer are looked at for what is quoted of it.
+pub(crate) const EXCERPT: usize = 4 * QUOTED;
+
+/// As many characters are quoted.
+const QUOTED: usize = 200;
+
 /// What of an error's text is quoted: a server may send anything, of any length.
 pub(crate) fn excerpt(body: &[u8]) -> String {
-    const MAX: usize = 200;
-    let text = String::from_utf8_lossy(&body[..body.len().min(4 * MAX)]);
-    let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX).collect();
+    let text = String::from_utf8_lossy(&body[..body.len().min(EXCERPT)]);
+    let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTED).collect();
     if line.is_empty() { "nothing".to_owned() } else { line }
 }
 

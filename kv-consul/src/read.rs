@@ -73,7 +73,7 @@ impl Listing {
 }
 
 /// Every entry below a prefix, and the state for who wants to watch from there.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Listed {
     pub(crate) entries: Vec<(String, Value)>,
     pub(crate) state: State,
@@ -161,9 +161,10 @@ impl Client {
         let (path, recurse) = place(Scope::Prefix(prefix));
         let mut answer = self.get_list(self.target(&path, &[recurse, self.consistency()]), prefix).await?;
         let index = index(&answer)?;
-        let Listed { entries, state } = match answer.listed.take() {
-            Some(listed) => listed,
-            None => whole(&answer, prefix)?,
+        let Listed { entries, state } = match answer.arriving.take() {
+            Some(arriving) => arriving.finish(&answer)?,
+            None if answer.status == StatusCode::NOT_FOUND => Listed::default(),
+            None => return Err(unexpected(&answer)),
         };
         Ok((Snapshot { entries, index }, state))
     }
@@ -240,8 +241,13 @@ fn entries(answer: &Answer) -> Result<Vec<Entry<'_>>> {
     if let Some(entries) = scan::list(&answer.body) {
         return Ok(entries);
     }
+    json(&answer.body, answer)
+}
+
+/// Reads entries in any notation that is JSON.
+pub(crate) fn json<'a>(text: &'a [u8], answer: &Answer) -> Result<Vec<Entry<'a>>> {
     // All at once, for to look at each string by itself takes longer.
-    let text = std::str::from_utf8(&answer.body).map_err(|error| unexpected(answer).with_source(error))?;
+    let text = std::str::from_utf8(text).map_err(|error| unexpected(answer).with_source(error))?;
     serde_json::from_str(text).map_err(|error| unexpected(answer).with_source(error))
 }
 
@@ -255,20 +261,6 @@ fn listed<'a>(answer: &'a Answer, scope: Scope<'_>) -> Result<Vec<Entry<'a>>> {
         listed.dedup_by(|a, b| a.key == b.key);
     }
     Ok(listed)
-}
-
-/// What a body that came whole lists.
-pub(crate) fn whole(answer: &Answer, prefix: &str) -> Result<Listed> {
-    let listed = listed(answer, Scope::Prefix(prefix))?;
-    let mut state = State::with_capacity(listed.len());
-    let mut entries = Vec::with_capacity(listed.len());
-    let mut values = Values::of(listed.iter().map(|entry| entry.value.map_or(0, <[u8]>::len)));
-    for entry in listed {
-        state.push(&entry.key, entry.create_index, entry.modify_index);
-        let data = values.decode(entry.value.unwrap_or_default())?;
-        entries.push((entry.key.into_owned(), Value { data, index: entry.modify_index }));
-    }
-    Ok(Listed { entries, state })
 }
 
 /// The values of a listing, decoded into one piece of memory: an allocation for each would take longer than decoding.
@@ -321,7 +313,7 @@ pub(crate) mod tests {
     /// Reads a body as everything that a server answers, and uses what it turns out to be.
     fn read_all(body: &[u8], index: Option<u64>) {
         for status in [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::CONFLICT] {
-            let answer = Answer { status, index, body: Bytes::copy_from_slice(body), listed: None };
+            let answer = Answer { status, index, body: Bytes::copy_from_slice(body), arriving: None };
             for scope in [Scope::Prefix(""), Scope::Prefix("a"), Scope::Key("a")] {
                 let Ok(listing) = Listing::parse(&answer, Instant::now(), scope) else { continue };
                 let keys: Vec<&str> = (0..listing.state.len()).map(|row| listing.state.key(row)).collect();
@@ -400,7 +392,7 @@ pub(crate) mod tests {
     #[test]
     fn an_answer_that_is_whole_is_read() {
         let body = br#"[{"Key":"b","CreateIndex":1,"ModifyIndex":2,"Value":"eA=="},{"Key":"a","CreateIndex":1,"ModifyIndex":1,"Value":null}]"#;
-        let answer = Answer { status: StatusCode::OK, index: Some(2), body: Bytes::from_static(body), listed: None };
+        let answer = Answer { status: StatusCode::OK, index: Some(2), body: Bytes::from_static(body), arriving: None };
         let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix("")).expect("a listing");
         let entries = listing.entries().expect("its entries");
         assert_eq!(entries, [("a".to_owned(), Value::new("", 1)), ("b".to_owned(), Value::new("x", 2))]);

@@ -216,7 +216,7 @@ mod tests {
     }
 
     fn answer(status: StatusCode, body: &'static str) -> Answer {
-        Answer { status, index: None, body: Bytes::from_static(body.as_bytes()), listed: None }
+        Answer { status, index: None, body: Bytes::from_static(body.as_bytes()), arriving: None }
     }
 
     fn explained(body: &'static str) -> Error {
