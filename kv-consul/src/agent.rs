@@ -1,25 +1,18 @@
 //! One agent: the connections to it, and one attempt of a call.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use hyper::http::uri::{Authority, Parts, PathAndQuery, Scheme};
-use hyper::{Method, StatusCode, Uri};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use kv_core::{Error, HostPort, Result, Source};
-use tower_service::Service;
+use hyper::{Method, StatusCode};
+use kv_core::{Error, HostPort, Result};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Response, Url};
 
 use crate::arriving::Arriving;
 use crate::config::Config;
 use crate::error::{self, Kind};
-use crate::tls::{self, Connector};
+use crate::tls;
 
 /// A connection that nobody needs for so long is closed, and leaves its place at the agent to others.
 const IDLE: Duration = Duration::from_secs(15);
@@ -32,18 +25,18 @@ static X_CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 
 /// An agent, with a pool of connections to it.
 pub(crate) struct Agent {
-    scheme: Scheme,
-    authority: Authority,
-    /// What every request carries.
-    headers: HeaderMap,
-    http: hyper_util::client::legacy::Client<Bounded<Connector>, Full<Bytes>>,
+    /// Where it is, for who is told of it.
+    pub(crate) base: String,
+    /// The URL of its root.
+    root: Url,
+    http: reqwest::Client,
 }
 
 /// A request, for any agent.
 pub(crate) struct Request {
     pub(crate) method: Method,
     /// The path and the query.
-    pub(crate) target: PathAndQuery,
+    pub(crate) target: String,
     pub(crate) body: Bytes,
     pub(crate) kind: Kind,
     /// The most that is read of the answer.
@@ -73,40 +66,47 @@ impl Agent {
         if let Some(authorization) = &config.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        let scheme = if config.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-        let host = host.with_port(8500);
-        let authority = Authority::try_from(&*host)
-            .map_err(|error| Error::invalid_address(format!("{host:?} is no host: {error}")))?;
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_keepalive(Some(KEEPALIVE));
-        tcp.set_keepalive_interval(Some(KEEPALIVE / 4));
-        tcp.set_keepalive_retries(Some(3));
-        let connector = tls::connector(tcp, config.tls.as_ref(), config.server_name.as_deref())?;
-        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
+        let mut builder = reqwest::Client::builder()
+            .default_headers(headers)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            // Also where another part of the program has switched these on.
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
+            .no_proxy()
+            .http1_only()
+            .tcp_nodelay(true)
+            .tcp_keepalive(KEEPALIVE)
+            .tcp_keepalive_interval(KEEPALIVE / 4)
+            .tcp_keepalive_retries(3)
             .pool_max_idle_per_host(idle)
-            .build(Bounded { connector, limit: connect });
-        Ok(Self { scheme, authority, headers, http })
-    }
-
-    /// Where it is, for who is told of it.
-    pub(crate) fn base(&self) -> String {
-        format!("{}://{}", self.scheme, self.authority)
+            .pool_idle_timeout(IDLE)
+            .connect_timeout(connect);
+        builder = tls::prepare(builder, config.tls.as_ref())?;
+        let mut asked = host.clone();
+        if let Some(name) = &config.server_name {
+            // The name in the URL is the one that TLS asks for and checks; only its address is the host's.
+            builder = builder.dns_resolver(Elsewhere { host: host.host.clone() });
+            asked.host.clone_from(name);
+        }
+        let http = builder.build().map_err(|error| error::transport(error, Kind::Repeatable))?;
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let [base, root] = [host, &asked].map(|host| format!("{scheme}://{}", host.with_port(8500)));
+        let root = Url::parse(&root).map_err(|error| Error::invalid_address(format!("{root:?} is no URL: {error}")))?;
+        Ok(Self { base, root, http })
     }
 
     /// Sends a request and reads the answer; 5xx and refusals are errors here, what else means something is not.
     pub(crate) async fn send(&self, request: &Request) -> Result<Answer> {
-        let sending = self.http.request(self.request(request)?);
-        let response = sending.await.map_err(|error| {
-            let unsent = error.is_connect();
-            error::transport(error, unsent, request.kind)
-        })?;
+        let sending = self.http.execute(self.request(request));
+        let response = sending.await.map_err(|error| error::transport(error, request.kind))?;
         let status = response.status();
         let index = response.headers().get(&X_CONSUL_INDEX).and_then(|value| value.to_str().ok()?.parse().ok());
         let cap = if status.is_success() { request.cap } else { request.cap.min(1 << 20) };
-        let body = Body::new(response.into_body(), request.kind, cap);
+        let body = Body::new(response, request.kind, cap);
         if let Some(prefix) = request.prefix.as_deref().filter(|_| status == StatusCode::OK) {
             let (arriving, body) = body.entries(prefix).await?;
             return Ok(Answer { status, index, body, arriving: Some(arriving) });
@@ -120,50 +120,46 @@ impl Agent {
         }
     }
 
-    fn request(&self, request: &Request) -> Result<hyper::Request<Full<Bytes>>> {
-        let mut parts = Parts::default();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(request.target.clone());
-        let uri = Uri::from_parts(parts)
-            .map_err(|error| Error::unavailable("the request has no valid URL").with_source(error))?;
-        let mut http = hyper::Request::new(Full::new(request.body.clone()));
-        *http.method_mut() = request.method.clone();
-        *http.uri_mut() = uri;
-        http.headers_mut().clone_from(&self.headers);
+    fn request(&self, request: &Request) -> reqwest::Request {
+        let mut http = reqwest::Request::new(request.method.clone(), url(&self.root, &request.target));
         if !request.body.is_empty() {
             http.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            *http.body_mut() = Some(request.body.clone().into());
         }
-        Ok(http)
+        http
     }
+}
+
+/// The URL of a path and query below a root, which need not be parsed again.
+fn url(root: &Url, target: &str) -> Url {
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    let mut url = root.clone();
+    url.set_path(path);
+    url.set_query(query);
+    url
 }
 
 /// A body of which at most `cap` bytes are read, so that no server can fill the memory.
 struct Body {
-    incoming: Incoming,
+    response: Response,
     kind: Kind,
     cap: usize,
     length: usize,
 }
 
 impl Body {
-    fn new(incoming: Incoming, kind: Kind, cap: usize) -> Self {
-        Self { incoming, kind, cap, length: 0 }
+    fn new(response: Response, kind: Kind, cap: usize) -> Self {
+        Self { response, kind, cap, length: 0 }
     }
 
     /// The next piece.
     async fn next(&mut self) -> Result<Option<Bytes>> {
-        while let Some(frame) = self.incoming.frame().await {
-            let frame = frame.map_err(|error| error::transport(error, false, self.kind))?;
-            // Trailers, which Consul does not send, mean nothing.
-            let Ok(piece) = frame.into_data() else { continue };
-            self.length += piece.len();
-            if self.length > self.cap {
-                return Err(Error::unexpected_answer(format!("an answer of more than {} bytes", self.cap)));
-            }
-            return Ok(Some(piece));
+        let piece = self.response.chunk().await.map_err(|error| error::transport(error, self.kind))?;
+        self.length += piece.as_ref().map_or(0, Bytes::len);
+        if self.length > self.cap {
+            return Err(Error::unexpected_answer(format!("an answer of more than {} bytes", self.cap)));
         }
-        Ok(None)
+        Ok(piece)
     }
 
     /// All of it: one piece, as most are, is not copied, and several once.
@@ -188,32 +184,68 @@ impl Body {
     }
 }
 
-/// A connector whose attempts take a limited time, the handshake of TLS included.
-#[derive(Clone)]
-struct Bounded<C> {
-    connector: C,
-    limit: Duration,
+/// Finds every name at the address of one host.
+struct Elsewhere {
+    host: String,
 }
 
-impl<C> Service<Uri> for Bounded<C>
-where
-    C: Service<Uri, Error: Into<Source>, Future: Send + 'static>,
-{
-    type Response = C::Response;
-    type Error = Source;
-    type Future = Pin<Box<dyn Future<Output = Result<C::Response, Source>> + Send>>;
+impl Resolve for Elsewhere {
+    fn resolve(&self, _name: Name) -> Resolving {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Box::pin(async move {
+            let addresses: Vec<_> = tokio::net::lookup_host((host, 0)).await?.collect();
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Source>> {
-        Poll::Ready(ready!(self.connector.poll_ready(cx)).map_err(Into::into))
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::path;
+    use crate::read::tests::config;
+
+    const ROOT: &str = "http://localhost:8500";
+
+    fn sent(target: &str) -> String {
+        let url = url(&Url::parse(ROOT).expect("a URL"), target);
+        assert_eq!(url, Url::parse(&[ROOT, target].concat()).expect("a URL"));
+        url.as_str().strip_prefix(ROOT).expect("below the root").to_owned()
     }
 
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let (connecting, limit) = (self.connector.call(uri), self.limit);
-        Box::pin(async move {
-            match tokio::time::timeout(limit, connecting).await {
-                Ok(result) => result.map_err(Into::into),
-                Err(_elapsed) => Err(format!("no connection within {limit:?}").into()),
+    #[test]
+    fn a_target_is_sent_as_it_is() {
+        for key in [
+            "a",
+            "a b",
+            "a+b%20",
+            "%2F%2e",
+            "a//b",
+            "/a",
+            "a/",
+            "a?b#c",
+            "a\\b",
+            "a/...",
+            ".a/b..",
+            "é\t🔑",
+            "|{}^`'\"<>",
+        ] {
+            for query in ["", "?raw", "?keys&separator=%2F&dc=a%26b%27", "?a=?&b=+"] {
+                let target = [&path::kv(key), query].concat();
+                assert_eq!(sent(&target), target);
             }
-        })
+        }
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn every_key_is_sent_as_it_is(key in "[ -.0-~é鍵🔑]{3,9}(/[ -.0-~é鍵🔑]{3,9}){0,2}/?", value in any::<String>()) {
+            let target = format!("{}?{}", path::kv(&key), path::parameter("dc", &value));
+            prop_assert_eq!(sent(&target), target);
+        }
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
-use hyper::http::uri::PathAndQuery;
 use kv_core::observability::attempt_failed;
 use kv_core::{Error, Result};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -90,17 +89,17 @@ impl Client {
 
     /// Reads, at the next agent too where one fails.
     pub(crate) async fn get(&self, target: String, cap: usize) -> Result<Answer> {
-        self.call(&reading(target, cap)?).await
+        self.call(&reading(target, cap)).await
     }
 
     /// Reads as [`get`](Self::get) does, and the entries below a prefix while they arrive.
     pub(crate) async fn get_list(&self, target: String, prefix: &str) -> Result<Answer> {
-        self.call(&Request { prefix: Some(prefix.to_owned()), ..reading(target, LISTING)? }).await
+        self.call(&Request { prefix: Some(prefix.to_owned()), ..reading(target, LISTING) }).await
     }
 
     /// Writes, at the next agent too where one certainly did not take it.
     pub(crate) async fn put(&self, target: String, body: Bytes, kind: Kind) -> Result<Answer> {
-        self.call(&Request { method: Method::PUT, target: parsed(target)?, body, kind, cap: SMALL, prefix: None }).await
+        self.call(&Request { method: Method::PUT, target, body, kind, cap: SMALL, prefix: None }).await
     }
 
     async fn call(&self, request: &Request) -> Result<Answer> {
@@ -142,7 +141,7 @@ impl Client {
             if attempt == attempts || !error.is_retryable() || Instant::now() >= deadline {
                 return Err(error);
             }
-            attempt_failed(NAME, Some(&self.agents[at].base()), attempt, &error);
+            attempt_failed(NAME, Some(&self.agents[at].base), attempt, &error);
         }
     }
 
@@ -153,7 +152,7 @@ impl Client {
 
     /// Makes one attempt of a read that takes `limit` at most, outside the number of ordinary calls.
     pub(crate) async fn wait(&self, target: String, limit: Duration) -> Result<Answer> {
-        let request = reading(target, LISTING)?;
+        let request = reading(target, LISTING);
         let at = self.current.load(Ordering::Relaxed);
         let result = tokio::time::timeout(limit, self.agents[at].send(&request)).await;
         let result = result.unwrap_or_else(|_elapsed| Err(Kind::Repeatable.late(limit)));
@@ -170,11 +169,6 @@ impl Client {
     }
 }
 
-fn reading(target: String, cap: usize) -> Result<Request> {
-    let (target, body) = (parsed(target)?, Bytes::new());
-    Ok(Request { method: Method::GET, target, body, kind: Kind::Repeatable, cap, prefix: None })
-}
-
-fn parsed(target: String) -> Result<PathAndQuery> {
-    PathAndQuery::try_from(target).map_err(|error| Error::unavailable("no URL has such a path").with_source(error))
+fn reading(target: String, cap: usize) -> Request {
+    Request { method: Method::GET, target, body: Bytes::new(), kind: Kind::Repeatable, cap, prefix: None }
 }

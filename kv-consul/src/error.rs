@@ -29,10 +29,13 @@ impl Kind {
     }
 }
 
-/// Says of a failure of the transport what it leaves open, unless the request was certainly not sent.
-pub(crate) fn transport(error: impl std::error::Error + Send + Sync + 'static, unsent: bool, kind: Kind) -> Error {
+/// Says of a failure of the transport whether the request had been sent.
+///
+/// Its URL is left out: it holds the key, and may hold what else an operator put in there.
+pub(crate) fn transport(error: reqwest::Error, kind: Kind) -> Error {
+    let error = error.without_url();
     let reason = chain(&error);
-    let mapped = if unsent {
+    let mapped = if error.is_builder() || error.is_connect() {
         Error::unavailable(reason)
     } else if kind == Kind::Repeatable && is_gibberish(&error) {
         Error::unexpected_answer(reason)

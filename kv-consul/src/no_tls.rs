@@ -1,8 +1,8 @@
 //! What stands for TLS in a build without it: an error that names the feature.
 #![expect(clippy::unnecessary_wraps, reason = "the signatures are those of a build with TLS")]
 
-use hyper_util::client::legacy::connect::HttpConnector;
 use kv_core::{Address, Error, Result};
+use reqwest::ClientBuilder;
 
 /// There are none.
 pub(crate) enum Files {}
@@ -15,11 +15,9 @@ pub(crate) fn needed_by(parameter: &str) -> Error {
     missing(&format!("parameter `{parameter}`"))
 }
 
-/// What makes connections.
-pub(crate) type Connector = HttpConnector;
-
-pub(crate) fn connector(tcp: HttpConnector, _files: Option<&Files>, _server_name: Option<&str>) -> Result<Connector> {
-    Ok(tcp)
+/// Should another part of the program have given reqwest its TLS, that part has also named a crypto provider.
+pub(crate) fn prepare(client: ClientBuilder, _files: Option<&Files>) -> Result<ClientBuilder> {
+    Ok(client)
 }
 
 fn missing(what: &str) -> Error {

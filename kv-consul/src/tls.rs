@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use hyper_rustls::{DefaultServerNameResolver, FixedServerNameResolver, HttpsConnector, ResolveServerName};
-use hyper_util::client::legacy::connect::HttpConnector;
 use kv_core::{Address, Error, Result};
+use reqwest::ClientBuilder;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
@@ -43,26 +42,12 @@ fn is_false(text: &str) -> bool {
     matches!(text, "0" | "f" | "F" | "false" | "FALSE" | "False")
 }
 
-/// What makes connections, with TLS or without.
-pub(crate) type Connector = HttpsConnector<HttpConnector>;
-
-/// Makes connections to agents that speak TLS, or to those that do not.
-///
-/// A server name is the one that is asked for and checked, instead of the host's.
-pub(crate) fn connector(mut tcp: HttpConnector, files: Option<&Files>, server_name: Option<&str>) -> Result<Connector> {
-    tcp.enforce_http(false);
-    let resolver: Arc<dyn ResolveServerName + Send + Sync> = match server_name {
-        Some(name) => {
-            let parsed = ServerName::try_from(name.to_owned())
-                .map_err(|error| Error::invalid_address(format!("the server name {name:?}: {error}")))?;
-            Arc::new(FixedServerNameResolver::new(parsed))
-        }
-        None => Arc::new(DefaultServerNameResolver::default()),
-    };
-    Ok(HttpsConnector::new(tcp, files.map_or_else(none, config)?, false, resolver))
+/// Gives the client what it needs for agents that speak TLS, or for those that do not.
+pub(crate) fn prepare(client: ClientBuilder, files: Option<&Files>) -> Result<ClientBuilder> {
+    Ok(client.tls_backend_preconfigured(files.map_or_else(none, config)?))
 }
 
-/// Reads the files.
+/// Reads the files, and builds what reqwest is given.
 ///
 /// The crypto provider is named here, so that what else the program links cannot decide it.
 fn config(files: &Files) -> Result<ClientConfig> {
@@ -86,7 +71,7 @@ fn config(files: &Files) -> Result<ClientConfig> {
     }
 }
 
-/// Trusts nobody: for agents that are spoken to in plain text.
+/// Trusts nobody: for agents that are spoken to in plain text. reqwest would look for a provider there too.
 fn none() -> Result<ClientConfig> {
     Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }

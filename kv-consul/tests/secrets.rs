@@ -145,6 +145,6 @@ async fn secrets_are_told_to_nobody_but_the_server() {
     capture.show(&kv_consul::REGISTRATION);
 
     // What it stands on has been heard, and something was said by every way.
-    capture.assert_heard(&["hyper", "hyper_util", "rustls", "shown: ", "said: ", "outcome"]);
+    capture.assert_heard(&["hyper", "reqwest", "rustls", "shown: ", "said: ", "outcome"]);
     capture.assert_holds_none_of(&[MARKER]);
 }
