@@ -1,6 +1,5 @@
 //! What Consul's answers and the transport's failures mean in `kv-core`'s terms: the one place where texts are read.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -46,40 +45,44 @@ pub(crate) fn transport(error: reqwest::Error, kind: Kind) -> Error {
     mapped.with_source(error)
 }
 
+/// An error and those below it.
+fn all<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
 /// Whether what came back is not HTTP.
-fn is_gibberish(error: &reqwest::Error) -> bool {
-    let mut below = error.source();
-    while let Some(error) = below {
-        if error.downcast_ref::<hyper::Error>().is_some_and(|error| error.is_parse() && !error.is_incomplete_message())
-        {
-            return true;
-        }
-        below = error.source();
-    }
-    false
+fn is_gibberish(error: &(dyn std::error::Error + 'static)) -> bool {
+    all(error)
+        .filter_map(|one| one.downcast_ref::<hyper::Error>())
+        .any(|one| one.is_parse() && !one.is_incomplete_message())
 }
 
 /// An error and those below it, in one line.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut below = error.source();
-    while let Some(error) = below {
-        let more = error.to_string();
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    for one in all(error) {
+        let more = one.to_string();
         // Some errors repeat the one below them.
         if !text.ends_with(&more) {
-            text.push_str(": ");
+            text.push_str(if text.is_empty() { "" } else { ": " });
             text.push_str(&more);
         }
-        below = error.source();
     }
     text
 }
 
+/// As many bytes of an answer are looked at for what is quoted of it.
+pub(crate) const EXCERPT: usize = 4 * QUOTED;
+
+/// As many characters are quoted.
+const QUOTED: usize = 200;
+
 /// What of an error's text is quoted: a server may send anything, of any length.
 pub(crate) fn excerpt(body: &[u8]) -> String {
-    const MAX: usize = 200;
-    let text = String::from_utf8_lossy(&body[..body.len().min(4 * MAX)]);
-    let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX).collect();
+    let text = String::from_utf8_lossy(&body[..body.len().min(EXCERPT)]);
+    let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTED).collect();
     if line.is_empty() { "nothing".to_owned() } else { line }
 }
 

@@ -60,6 +60,8 @@
 //! `tls`, on by default: `consuls://` and `https://`, by rustls. Without it the crate does not depend on rustls, and an
 //! address that asks for TLS is an [`InvalidAddress`](kv_core::Error::InvalidAddress) that names the feature.
 
+mod agent;
+mod arriving;
 mod backend;
 mod batch;
 mod blocking;
@@ -73,6 +75,7 @@ mod lock;
 mod path;
 mod read;
 mod recent;
+mod scan;
 mod session;
 #[cfg(feature = "tls")]
 mod tls;

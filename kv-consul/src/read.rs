@@ -12,11 +12,13 @@ use hyper::StatusCode;
 use kv_core::{Error, Result, Snapshot, Value};
 use tokio::time::Instant;
 
+use crate::agent::Answer;
 use crate::blocking::limit;
-use crate::client::{Answer, Client, LISTING, NAMES, SMALL};
+use crate::client::{Client, LISTING, NAMES, SMALL};
 use crate::diff::{Scope, State};
 use crate::error::{self, Kind};
 use crate::path;
+use crate::scan;
 use crate::txn::{Outcome, fault, outcome};
 use crate::wire::{Entry, Operation, ReadAnswer, ReadResult};
 
@@ -70,6 +72,13 @@ impl Listing {
     }
 }
 
+/// Every entry below a prefix, and the state for who wants to watch from there.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    pub(crate) entries: Vec<(String, Value)>,
+    pub(crate) state: State,
+}
+
 /// A lock's entry, as far as locking goes.
 #[derive(Debug)]
 pub(crate) struct LockEntry {
@@ -106,7 +115,7 @@ impl Client {
         let Some(entry) = entries(&answer)?.pop() else {
             return Err(Error::NotFound { key: key.to_owned() });
         };
-        Ok(Value { data: decode(entry.value.unwrap_or_default().as_bytes())?, index: entry.modify_index })
+        Ok(Value { data: decode(entry.value.unwrap_or_default())?, index: entry.modify_index })
     }
 
     /// Reads a key that no path can name, as the one operation of a transaction.
@@ -124,7 +133,7 @@ impl Client {
                     serde_json::from_slice(&answer.body).map_err(|error| unexpected(&answer).with_source(error))?;
                 match read.results.first() {
                     Some(ReadResult { kv }) => {
-                        Ok(Value { data: decode(kv.value.unwrap_or_default().as_bytes())?, index: kv.modify_index })
+                        Ok(Value { data: decode(kv.value.unwrap_or_default())?, index: kv.modify_index })
                     }
                     // What the token may not read is left out.
                     None => Err(Error::permission_denied("Consul shows nothing of this key")),
@@ -150,17 +159,13 @@ impl Client {
     /// Reads every key that begins with `prefix`; the state is for who wants to watch from there.
     pub(crate) async fn snapshot(&self, prefix: &str) -> Result<(Snapshot, State)> {
         let (path, recurse) = place(Scope::Prefix(prefix));
-        let answer = self.get(self.target(&path, &[recurse, self.consistency()]), LISTING).await?;
+        let mut answer = self.get_list(self.target(&path, &[recurse, self.consistency()]), prefix).await?;
         let index = index(&answer)?;
-        let listed = listed(&answer, Scope::Prefix(prefix))?;
-        let mut state = State::with_capacity(listed.len());
-        let mut entries = Vec::with_capacity(listed.len());
-        let mut values = Values::of(listed.iter().map(|entry| entry.value.map_or(0, str::len)));
-        for entry in listed {
-            state.push(&entry.key, entry.create_index, entry.modify_index);
-            let data = values.decode(entry.value.unwrap_or_default().as_bytes())?;
-            entries.push((entry.key.into_owned(), Value { data, index: entry.modify_index }));
-        }
+        let Listed { entries, state } = match answer.arriving.take() {
+            Some(arriving) => arriving.finish(&answer)?,
+            None if answer.status == StatusCode::NOT_FOUND => Listed::default(),
+            None => return Err(unexpected(&answer)),
+        };
         Ok((Snapshot { entries, index }, state))
     }
 
@@ -233,8 +238,16 @@ fn entries(answer: &Answer) -> Result<Vec<Entry<'_>>> {
     if answer.status == StatusCode::NOT_FOUND {
         return Ok(Vec::new());
     }
+    if let Some(entries) = scan::list(&answer.body) {
+        return Ok(entries);
+    }
+    json(&answer.body, answer)
+}
+
+/// Reads entries in any notation that is JSON.
+pub(crate) fn json<'a>(text: &'a [u8], answer: &Answer) -> Result<Vec<Entry<'a>>> {
     // All at once, for to look at each string by itself takes longer.
-    let text = std::str::from_utf8(&answer.body).map_err(|error| unexpected(answer).with_source(error))?;
+    let text = std::str::from_utf8(text).map_err(|error| unexpected(answer).with_source(error))?;
     serde_json::from_str(text).map_err(|error| unexpected(answer).with_source(error))
 }
 
@@ -251,15 +264,15 @@ fn listed<'a>(answer: &'a Answer, scope: Scope<'_>) -> Result<Vec<Entry<'a>>> {
 }
 
 /// The values of a listing, decoded into one piece of memory: an allocation for each would take longer than decoding.
-struct Values(BytesMut);
+pub(crate) struct Values(BytesMut);
 
 impl Values {
     /// For values whose base64 has these lengths.
-    fn of(lengths: impl Iterator<Item = usize>) -> Self {
+    pub(crate) fn of(lengths: impl Iterator<Item = usize>) -> Self {
         Self(BytesMut::with_capacity(lengths.map(decoded_len_estimate).sum()))
     }
 
-    fn decode(&mut self, text: &[u8]) -> Result<Bytes> {
+    pub(crate) fn decode(&mut self, text: &[u8]) -> Result<Bytes> {
         self.0.resize(decoded_len_estimate(text.len()), 0);
         let length = STANDARD.decode_slice(text, &mut self.0).map_err(not_base64)?;
         self.0.truncate(length);
@@ -282,7 +295,7 @@ pub(crate) fn unexpected(answer: &Answer) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
@@ -292,7 +305,7 @@ mod tests {
     use crate::wire::{AgentSelf, CreatedSession};
 
     /// The same input every time: what is found here is found by whoever looks.
-    fn config() -> ProptestConfig {
+    pub(crate) fn config() -> ProptestConfig {
         let rng_seed = RngSeed::Fixed(7);
         ProptestConfig { cases: 2000, failure_persistence: None, rng_seed, ..ProptestConfig::default() }
     }
@@ -300,7 +313,7 @@ mod tests {
     /// Reads a body as everything that a server answers, and uses what it turns out to be.
     fn read_all(body: &[u8], index: Option<u64>) {
         for status in [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::CONFLICT] {
-            let answer = Answer { status, index, body: Bytes::copy_from_slice(body) };
+            let answer = Answer { status, index, body: Bytes::copy_from_slice(body), arriving: None };
             for scope in [Scope::Prefix(""), Scope::Prefix("a"), Scope::Key("a")] {
                 let Ok(listing) = Listing::parse(&answer, Instant::now(), scope) else { continue };
                 let keys: Vec<&str> = (0..listing.state.len()).map(|row| listing.state.key(row)).collect();
@@ -379,7 +392,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_whole_is_read() {
         let body = br#"[{"Key":"b","CreateIndex":1,"ModifyIndex":2,"Value":"eA=="},{"Key":"a","CreateIndex":1,"ModifyIndex":1,"Value":null}]"#;
-        let answer = Answer { status: StatusCode::OK, index: Some(2), body: Bytes::from_static(body) };
+        let answer = Answer { status: StatusCode::OK, index: Some(2), body: Bytes::from_static(body), arriving: None };
         let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix("")).expect("a listing");
         let entries = listing.entries().expect("its entries");
         assert_eq!(entries, [("a".to_owned(), Value::new("", 1)), ("b".to_owned(), Value::new("x", 2))]);

@@ -5,8 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::StatusCode;
 use kv_core::{Check, Error, Operation as Write, Result, Txn};
 
+use crate::agent::Answer;
 use crate::backend::{Store, TXN_OPS};
-use crate::client::Answer;
 use crate::error::{Kind, Refusal, refusal};
 use crate::read::unexpected;
 use crate::wire::{KvOperation, LOCK_FLAGS, Operation, TxnAnswer};
@@ -216,7 +216,7 @@ mod tests {
     }
 
     fn answer(status: StatusCode, body: &'static str) -> Answer {
-        Answer { status, index: None, body: Bytes::from_static(body.as_bytes()) }
+        Answer { status, index: None, body: Bytes::from_static(body.as_bytes()), arriving: None }
     }
 
     fn explained(body: &'static str) -> Error {

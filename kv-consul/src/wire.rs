@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
 
 /// An entry, as reads return it (<https://developer.hashicorp.com/consul/api-docs/kv>).
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Entry<'a> {
     #[serde(borrow)]
@@ -16,8 +16,8 @@ pub(crate) struct Entry<'a> {
     #[serde(default)]
     pub(crate) flags: u64,
     /// Base64; null for an empty value.
-    #[serde(default)]
-    pub(crate) value: Option<&'a str>,
+    #[serde(default, borrow)]
+    pub(crate) value: Option<&'a [u8]>,
     /// Who holds the lock on it.
     #[serde(default)]
     pub(crate) session: Option<&'a str>,
