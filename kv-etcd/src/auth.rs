@@ -1,5 +1,7 @@
 //! Logging in: tokens for a user name and a password.
 
+use std::sync::Arc;
+
 use kv_core::Credentials;
 use tokio::sync::Mutex;
 use tonic::metadata::AsciiMetadataValue;
@@ -72,7 +74,7 @@ impl Auth {
 
     async fn login(&self, connection: &Connection) -> Result<Known, Failed> {
         let Credentials { user, password } = self.credentials.clone();
-        let failed = match connection.unary(AuthenticateRequest { name: user, password }, None).await {
+        let failed = match connection.unary(Arc::new(AuthenticateRequest { name: user, password }), None).await {
             Ok(answer) => {
                 let token = AsciiMetadataValue::try_from(answer.token);
                 let mut token = token.map_err(|_| Failed::odd("the token is not one that can be sent back"))?;

@@ -72,17 +72,17 @@ impl Client {
     ///
     /// Boxed, for it is large: operations that wait for others to carry them are not to have the room for it, too.
     pub(crate) fn call<C: Call>(&self, request: C) -> BoxFuture<'_, Result<C::Answer, Failed>> {
-        Box::pin(self.call_endpoints(request))
+        Box::pin(self.call_endpoints(Arc::new(request)))
     }
 
-    async fn call_endpoints<C: Call>(&self, request: C) -> Result<C::Answer, Failed> {
+    async fn call_endpoints<C: Call>(&self, request: Arc<C>) -> Result<C::Answer, Failed> {
         let (mut endpoints_left, mut tokens_left) = (self.config.endpoints.len(), 2);
         let mut attempt = 0;
         loop {
             attempt += 1;
             let connection = self.connection().await?;
             let under_way = UnderWay { client: self, connection: &connection, began: Instant::now() };
-            let (generation, result) = self.attempt(&connection, request.clone()).await;
+            let (generation, result) = self.attempt(&connection, Arc::clone(&request)).await;
             std::mem::forget(under_way);
             let failed = match result {
                 Ok(answer) => return Ok(answer),
@@ -106,7 +106,7 @@ impl Client {
     }
 
     /// Sends a request once; tells also which login it was sent under.
-    async fn attempt<C: Call>(&self, connection: &Connection, request: C) -> (u64, Result<C::Answer, Failed>) {
+    async fn attempt<C: Call>(&self, connection: &Connection, request: Arc<C>) -> (u64, Result<C::Answer, Failed>) {
         let token = match self.token(connection).await {
             Ok(token) => token,
             Err(failed) => return (0, Err(failed)),

@@ -3,9 +3,13 @@
 //! The connection is made here rather than by a channel that reconnects in secret, so that it is known of every
 //! request whether it was sent (clause W6).
 
+use std::marker::PhantomData;
+use std::sync::Arc;
+
 use http::uri::PathAndQuery;
 use tokio::net::TcpStream;
 use tonic::client::Grpc;
+use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -59,12 +63,12 @@ impl Connection {
     /// One request, one answer.
     pub(crate) async fn unary<C: Call>(
         &self,
-        request: C,
+        request: Arc<C>,
         token: Option<AsciiMetadataValue>,
     ) -> Result<C::Answer, Status> {
         let mut grpc = self.grpc().await?;
         let path = PathAndQuery::from_static(C::METHOD);
-        let answer = grpc.unary(with_metadata(request, token), path, ProstCodec::<C, C::Answer>::default()).await?;
+        let answer = grpc.unary(with_metadata(request, token), path, Kept(PhantomData)).await?;
         Ok(answer.into_inner())
     }
 
@@ -94,7 +98,7 @@ impl Connection {
     /// Whether it is an etcd member that has a leader, for only that is worth sending to. A server that does not
     /// answer shows here, before any request is at stake.
     async fn prove(&self) -> Result<bool, Status> {
-        match self.unary(StatusRequest {}, None).await {
+        match self.unary(Arc::new(StatusRequest {}), None).await {
             Ok(member) if member.is_learner => {
                 Err(Status::unavailable("it is a learner, which does not serve clients"))
             }
@@ -104,6 +108,33 @@ impl Connection {
             Err(status) if status.message().ends_with("user name is empty") => Ok(true),
             Err(status) => Err(status),
         }
+    }
+}
+
+/// Encodes a request that its caller keeps, for it may have to be sent again.
+struct Kept<C>(PhantomData<C>);
+
+impl<C: Call> Codec for Kept<C> {
+    type Encode = Arc<C>;
+    type Decode = C::Answer;
+    type Encoder = Self;
+    type Decoder = <ProstCodec<C, C::Answer> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        Self(PhantomData)
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<C, C::Answer>::default().decoder()
+    }
+}
+
+impl<C: Call> Encoder for Kept<C> {
+    type Item = Arc<C>;
+    type Error = Status;
+
+    fn encode(&mut self, request: Self::Item, buffer: &mut EncodeBuf<'_>) -> Result<(), Self::Error> {
+        request.encode(buffer).map_err(|error| Status::internal(error.to_string()))
     }
 }
 

@@ -8,7 +8,7 @@ use prost::encoding::{DecodeContext, WireType, skip_field};
 use prost::{DecodeError, Enumeration, Message, Oneof};
 
 /// A unary call: its request names the method, the answer, and what a lost call may have done.
-pub(crate) trait Call: Message + Clone + 'static {
+pub(crate) trait Call: Message + 'static {
     /// The gRPC method.
     const METHOD: &'static str;
     /// What comes back.
