@@ -42,8 +42,9 @@ pub(crate) trait Job: Clone + Send + Sync + 'static {
     type Answer: Send + 'static;
     /// Whether it may change the store: then no two of a transaction have the same key.
     const WRITES: bool;
-    /// How many requests may be under way before others queue: more keep the server busy, and fewer are fuller.
-    const UNDER_WAY: usize;
+    /// How many requests may be under way before others queue, where there are so many operations in all: more of
+    /// them keep the server busy, and fewer are fuller.
+    fn under_way(operations: usize) -> usize;
 
     /// Where others of its kind are.
     fn lane(client: &Client) -> &Lane<Self>;
@@ -79,6 +80,12 @@ struct State<J: Job> {
     watched: bool,
 }
 
+impl<J: Job> State<J> {
+    fn operations(&self) -> usize {
+        self.queue.len() + self.carried
+    }
+}
+
 struct Queued<J: Job> {
     job: J,
     answer: oneshot::Sender<Result<J::Answer, Failed>>,
@@ -94,7 +101,7 @@ impl<J: Job> Lane<J> {
     /// Queues the operation, and says where its answer will come; gives it back if it may go at once.
     fn queue(&self, job: J) -> Result<oneshot::Receiver<Result<J::Answer, Failed>>, J> {
         let mut state = self.state();
-        if state.under_way < J::UNDER_WAY {
+        if state.under_way < J::under_way(state.operations()) {
             state.under_way += 1;
             state.carried += 1;
             state.gone += 1;
@@ -109,7 +116,8 @@ impl<J: Job> Lane<J> {
     fn next(&self, returned: usize) -> Option<Vec<Queued<J>>> {
         let mut state = self.state();
         state.carried -= returned;
-        let share = (state.queue.len() + state.carried).div_ceil(J::UNDER_WAY).min(MOST_OPERATIONS);
+        let operations = state.operations();
+        let share = operations.div_ceil(J::under_way(operations)).min(MOST_OPERATIONS);
         let mut bytes = 0;
         let mut next = Vec::new();
         while next.len() < share
@@ -325,7 +333,10 @@ mod tests {
     impl Job for Nothing {
         type Answer = ();
         const WRITES: bool = false;
-        const UNDER_WAY: usize = 3;
+
+        fn under_way(_operations: usize) -> usize {
+            3
+        }
 
         fn lane(_client: &Client) -> &Lane<Self> {
             unimplemented!("there is no client")

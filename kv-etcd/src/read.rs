@@ -199,7 +199,10 @@ impl Get {
 impl Job for Get {
     type Answer = Option<KeyValue>;
     const WRITES: bool = false;
-    const UNDER_WAY: usize = 3;
+
+    fn under_way(_operations: usize) -> usize {
+        3
+    }
 
     fn lane(client: &Client) -> &Lane<Self> {
         &client.reads
