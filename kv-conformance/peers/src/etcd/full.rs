@@ -1,6 +1,6 @@
 //! The server's own limit: nothing but tonic again, with full transactions that no caller waits to be put into.
 //!
-//! As kv-etcd has three reads or two writes under way, the operations of so many callers stand in three or two calls.
+//! The operations of all callers of the contest stand in three calls under way if they read, and in two if they write.
 
 use std::hint::black_box;
 
@@ -14,7 +14,7 @@ use crate::contest::Contender;
 use crate::load::Load;
 
 const NAME: &str = "full transactions";
-/// How many calls kv-etcd has under way.
+/// How many calls are under way.
 const READS: usize = 3;
 const WRITES: usize = 2;
 
