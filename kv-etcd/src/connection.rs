@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
+use prost::Message as _;
 use tokio::net::TcpStream;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, EncodeBuf, Encoder};
@@ -118,14 +119,14 @@ impl<C: Call> Codec for Kept<C> {
     type Encode = Arc<C>;
     type Decode = C::Answer;
     type Encoder = Self;
-    type Decoder = <ProstCodec<C, C::Answer> as Codec>::Decoder;
+    type Decoder = <ProstCodec<C::Message, C::Answer> as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
         Self(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<C, C::Answer>::default().decoder()
+        ProstCodec::<C::Message, C::Answer>::default().decoder()
     }
 }
 
@@ -134,7 +135,7 @@ impl<C: Call> Encoder for Kept<C> {
     type Error = Status;
 
     fn encode(&mut self, request: Self::Item, buffer: &mut EncodeBuf<'_>) -> Result<(), Self::Error> {
-        request.encode(buffer).map_err(|error| Status::internal(error.to_string()))
+        request.message().encode(buffer).map_err(|error| Status::internal(error.to_string()))
     }
 }
 

@@ -8,11 +8,16 @@ use prost::encoding::{DecodeContext, WireType, skip_field};
 use prost::{DecodeError, Enumeration, Message, Oneof};
 
 /// A unary call: its request names the method, the answer, and what a lost call may have done.
-pub(crate) trait Call: Message + 'static {
+pub(crate) trait Call: Send + Sync + 'static {
     /// The gRPC method.
     const METHOD: &'static str;
+    /// What is sent.
+    type Message: Message + 'static;
     /// What comes back.
     type Answer: Message + Default + 'static;
+
+    /// What is sent.
+    fn message(&self) -> &Self::Message;
 
     /// Whether it may change the store, so that a call of unknown fate must not be repeated (clause W6).
     fn writes(&self) -> bool;
@@ -22,7 +27,12 @@ macro_rules! calls {
     ($($request:ty => $answer:ty, $method:literal, writes: $writes:expr;)*) => {
         $(impl Call for $request {
             const METHOD: &'static str = $method;
+            type Message = Self;
             type Answer = $answer;
+
+            fn message(&self) -> &Self {
+                self
+            }
 
             fn writes(&self) -> bool {
                 $writes(self)
@@ -33,7 +43,6 @@ macro_rules! calls {
 
 calls! {
     RangeRequest => RangeResponse, "/etcdserverpb.KV/Range", writes: never;
-    ListRequest => Undecoded, "/etcdserverpb.KV/Range", writes: never;
     PutRequest => PutResponse, "/etcdserverpb.KV/Put", writes: always;
     DeleteRangeRequest => DeleteRangeResponse, "/etcdserverpb.KV/DeleteRange", writes: always;
     TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn", writes: TxnRequest::has_writes;
@@ -130,21 +139,21 @@ pub(crate) struct RangeResponse {
     pub(crate) more: bool,
 }
 
-/// A [`RangeRequest`] that may have a very large answer.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct ListRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(crate) key: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) range_end: Bytes,
-    #[prost(int64, tag = "3")]
-    pub(crate) limit: i64,
-    #[prost(int64, tag = "4")]
-    pub(crate) revision: i64,
-    #[prost(bool, tag = "7")]
-    pub(crate) serializable: bool,
-    #[prost(bool, tag = "8")]
-    pub(crate) keys_only: bool,
+/// A range whose answer, which may be very large, is read by whoever asked for it.
+pub(crate) struct List(pub(crate) RangeRequest);
+
+impl Call for List {
+    const METHOD: &'static str = RangeRequest::METHOD;
+    type Message = RangeRequest;
+    type Answer = Undecoded;
+
+    fn message(&self) -> &Self::Message {
+        &self.0
+    }
+
+    fn writes(&self) -> bool {
+        self.0.writes()
+    }
 }
 
 /// A message as it came, to be read by whoever asked for it.

@@ -5,7 +5,7 @@ use kv_core::{Result, observability};
 
 use crate::NAME;
 use crate::error::Failed;
-use crate::proto::{KeyValue, ListRequest, RangeRequest, ResponseHeader};
+use crate::proto::{KeyValue, RangeRequest, ResponseHeader};
 
 /// A half-open range of keys, as etcd names it:
 /// <https://etcd.io/docs/latest/learning/api/#key-ranges>.
@@ -31,11 +31,6 @@ impl Range {
 
     pub(crate) fn request(&self) -> RangeRequest {
         RangeRequest { key: self.key.clone(), range_end: self.end.clone(), ..RangeRequest::default() }
-    }
-
-    /// The request for the first page of a listing.
-    pub(crate) fn list(self) -> ListRequest {
-        ListRequest { key: self.key, range_end: self.end, ..ListRequest::default() }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::batch::{Job, Lane, submit};
 use crate::client::Client;
 use crate::error::Failed;
 use crate::page::{Entry, Malformed, Page};
-use crate::proto::{KeyValue, ListRequest, RangeRequest, Request, RequestOp, Response};
+use crate::proto::{KeyValue, List, RangeRequest, Request, RequestOp, Response};
 use crate::range::{Keys, Range, after_prefix, index, revision, signed};
 
 /// How many entries the first page of a snapshot asks for: most snapshots fit into it.
@@ -26,9 +26,9 @@ const LISTING: usize = 1 << 30;
 
 impl Client {
     /// A page of a listing as it came, linearizable unless the address asks for less.
-    async fn page(&self, mut request: ListRequest) -> Result<Bytes, Failed> {
+    async fn page(&self, mut request: RangeRequest) -> Result<Bytes, Failed> {
         request.serializable = self.config.serializable;
-        Ok(self.call(request).await?.0)
+        Ok(self.call(List(request)).await?.0)
     }
 
     pub(crate) async fn get(self: &Arc<Self>, key: &str) -> Result<Value> {
@@ -57,7 +57,7 @@ impl Client {
     async fn try_list(&self, prefix: &str) -> Result<Snapshot, Failed> {
         let (mut entries, mut keys) = (Vec::new(), Keys::default());
         let (mut size, mut limit) = (Size::default(), FIRST_PAGE);
-        let mut request = Range::prefix(prefix).list();
+        let mut request = Range::prefix(prefix).request();
         loop {
             request.limit = limit;
             let message = match self.page(request.clone()).await {
@@ -105,7 +105,7 @@ impl Client {
     async fn try_keys(&self, prefix: &str) -> Result<Vec<String>, Failed> {
         let (mut children, mut keys) = (Vec::<String>::new(), Keys::default());
         let mut bytes = 0;
-        let mut request = Range::prefix(prefix).list();
+        let mut request = Range::prefix(prefix).request();
         request.keys_only = true;
         request.limit = FIRST_KEYS;
         loop {
@@ -175,7 +175,7 @@ impl Size {
 }
 
 /// A page that ends before it begins would make a listing go round in circles.
-fn goes_on(request: &ListRequest, last: &[u8]) -> Result<(), Failed> {
+fn goes_on(request: &RangeRequest, last: &[u8]) -> Result<(), Failed> {
     if last < &*request.key { Err(Failed::odd("a page of a listing ends before it begins")) } else { Ok(()) }
 }
 
