@@ -149,6 +149,15 @@ pub enum Error {
         source: Option<Source>,
     },
 
+    /// The store has no room left and takes no writes until an operator makes some; this one was not applied.
+    #[error("{context}; nothing was applied, and no write will be until the store has room again")]
+    StorageFull {
+        /// What was tried, and what the store said.
+        context: Box<Context>,
+        /// The error below.
+        source: Option<Source>,
+    },
+
     /// The answer is not one that this kind of store gives: wrong service, wrong version, or a corrupt store.
     #[error("{context}; is this the right kind of server?")]
     UnexpectedAnswer {
@@ -223,6 +232,11 @@ impl Error {
         Self::PermissionDenied { context: Box::new(Context::new(reason)), source: None }
     }
 
+    /// Makes an [`Error::StorageFull`].
+    pub fn storage_full(reason: impl Into<String>) -> Self {
+        Self::StorageFull { context: Box::new(Context::new(reason)), source: None }
+    }
+
     /// Makes an [`Error::UnexpectedAnswer`].
     pub fn unexpected_answer(reason: impl Into<String>) -> Self {
         Self::UnexpectedAnswer { context: Box::new(Context::new(reason)), source: None }
@@ -279,6 +293,7 @@ impl Error {
             Self::Unavailable { .. } => "unavailable",
             Self::Indeterminate { .. } => "indeterminate",
             Self::PermissionDenied { .. } => "permission_denied",
+            Self::StorageFull { .. } => "storage_full",
             Self::UnexpectedAnswer { .. } => "unexpected_answer",
             Self::InvalidAddress { .. } => "invalid_address",
             Self::UnknownScheme { .. } => "unknown_scheme",
@@ -288,11 +303,24 @@ impl Error {
         }
     }
 
+    /// What happened, without where it happened and without advice.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Unavailable { context, .. }
+            | Self::Indeterminate { context, .. }
+            | Self::PermissionDenied { context, .. }
+            | Self::StorageFull { context, .. }
+            | Self::UnexpectedAnswer { context, .. } => context.reason.clone(),
+            other => other.to_string(),
+        }
+    }
+
     fn context_mut(&mut self) -> Option<(&mut Context, &mut Option<Source>)> {
         match self {
             Self::Unavailable { context, source }
             | Self::Indeterminate { context, source }
             | Self::PermissionDenied { context, source }
+            | Self::StorageFull { context, source }
             | Self::UnexpectedAnswer { context, source } => Some((&mut **context, source)),
             _ => None,
         }

@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tracing::Instrument as _;
 
 use crate::backend::address::DEFAULT_TIMEOUT;
+use crate::backend::call::bounded;
 use crate::backend::fate::Idempotence;
 use crate::backend::{Backend, Check, Grant, Operation, Snapshot, Txn};
 use crate::key::{check_directory, check_key, check_prefix};
@@ -341,18 +341,8 @@ impl Kv {
         idempotence: Idempotence,
         future: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        // Pinned here, and boxed below: futures that are handed on by value are copied at each step, timer and all.
-        let mut future = std::pin::pin!(future);
-        let bounded = async {
-            // A store in this process answers at once: it is spared the timer.
-            if let Poll::Ready(result) = futures_util::poll!(future.as_mut()) {
-                return result;
-            }
-            Box::pin(tokio::time::timeout(self.timeout, future))
-                .await
-                .unwrap_or_else(|_elapsed| Err(idempotence.late(self.timeout)))
-        };
-        self.traced(verb, key, std::pin::pin!(bounded)).await
+        let bounded = std::pin::pin!(bounded(self.timeout, idempotence, future));
+        self.traced(verb, key, bounded).await
     }
 
     /// Runs a call in a span of its own, and wraps its error.

@@ -56,6 +56,7 @@ pub fn copy(error: &Error) -> Error {
         Error::Unavailable { context, .. } => Error::unavailable(&context.reason),
         Error::Indeterminate { context, .. } => Error::indeterminate(&context.reason),
         Error::PermissionDenied { context, .. } => Error::permission_denied(&context.reason),
+        Error::StorageFull { context, .. } => Error::storage_full(&context.reason),
         Error::UnexpectedAnswer { context, .. } => Error::unexpected_answer(&context.reason),
         other => Error::unexpected_answer(other.to_string()),
     }
@@ -85,6 +86,7 @@ mod tests {
             Error::unavailable("gone"),
             Error::indeterminate("gone"),
             Error::permission_denied("no"),
+            Error::storage_full("no room"),
             Error::unexpected_answer("what"),
             Error::invalid_address("what"),
         ];

@@ -10,6 +10,7 @@
 //! | how it is found and configured | [`Registration`](crate::Registration), [`Address`], [`Connecting`] |
 //! | pauses between attempts | [`backoff`] |
 //! | which endpoint is asked first | [`rotation`] |
+//! | the deadline of a call, and whether it was sent | [`call`] |
 //! | which error an unknown outcome is | [`fate`] |
 //! | connections and queues of one runtime | [`runtime`] |
 //! | certificates (feature `tls`) | `tls` |
@@ -17,6 +18,7 @@
 
 pub(crate) mod address;
 pub mod backoff;
+pub mod call;
 pub mod fate;
 mod interface;
 mod lease;

@@ -109,9 +109,9 @@ mod tests {
         let rotation = Rotation::new(5);
         for step in 0..100 {
             if step % 3 == 0 {
-                rotation.answered(step % 7)
+                rotation.answered(step % 7);
             } else {
-                rotation.failed(step % 7)
+                rotation.failed(step % 7);
             }
             let mut order = rotation.order();
             assert_eq!(order[0], rotation.first());

@@ -1,0 +1,189 @@
+//! What a backend knows of the call that it serves: until when it may go on, and whether it was sent.
+
+use std::cell::OnceCell;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::fate::Idempotence;
+use crate::{Error, Result};
+
+tokio::task_local! {
+    static CURRENT: Current;
+}
+
+/// The call of the current task. Memory for it is taken only if the backend asks.
+struct Current {
+    limit: Duration,
+    call: OnceCell<Call>,
+}
+
+/// A call of a [`Kv`](crate::Kv), as the backend that serves it sees it.
+///
+/// The handle's timeout is the only one that counts ([clause S3](crate::contract)): the handle drops the call's
+/// future when the time is up. A backend that retries goes on until then, and says here what the handle cannot know:
+/// whether a byte of the call has left ([clause W6](crate::contract)), and why the last attempt failed.
+///
+/// A backend that says nothing is assumed to have sent the call. Clones are of the same call; a request that carries
+/// several calls keeps a clone of each.
+///
+/// ```
+/// # use kv_core::backend::call::Call;
+/// # use kv_core::{Error, Result};
+/// # async fn connection() -> Result<()> { Ok(()) }
+/// # async fn send() -> Result<u64> { Ok(1) }
+/// async fn commit() -> Result<u64> {
+///     let call = Call::current();
+///     call.not_sent();
+///     while let Err(error) = connection().await {
+///         call.attempt_failed(&error);
+///     }
+///     call.sent();
+///     send().await
+/// }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Call(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    deadline: Option<Instant>,
+    progress: AtomicU8,
+    last_failure: Mutex<Option<String>>,
+}
+
+/// The backend does not say how far the call is.
+const UNKNOWN: u8 = 0;
+/// Nothing of the call has left, or the store has refused what did.
+const NOT_SENT: u8 = 1;
+/// The store may have applied it.
+const SENT: u8 = 2;
+
+impl Call {
+    /// The call that the current task serves.
+    ///
+    /// Outside a call, as in a task of the backend's own or in [`Backend::lock`](super::Backend::lock), there is no
+    /// deadline, and nobody looks at what is noted.
+    pub fn current() -> Self {
+        CURRENT
+            .try_with(|current| {
+                current.call.get_or_init(|| Self::new(Instant::now().checked_add(current.limit))).clone()
+            })
+            .unwrap_or_else(|_| Self::new(None))
+    }
+
+    fn new(deadline: Option<Instant>) -> Self {
+        Self(Arc::new(State { deadline, progress: AtomicU8::new(UNKNOWN), last_failure: Mutex::default() }))
+    }
+
+    /// When the handle gives the call up; `None` if it never does.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline
+    }
+
+    /// Notes that the store has certainly not applied the call, and cannot apply it any more: no byte has left, or
+    /// the store has refused what did.
+    pub fn not_sent(&self) {
+        self.0.progress.store(NOT_SENT, Ordering::Release);
+    }
+
+    /// Notes that the store may apply the call from now on; to be called before the first byte leaves.
+    pub fn sent(&self) {
+        self.0.progress.store(SENT, Ordering::Release);
+    }
+
+    /// Notes why an attempt failed, for the error of a call that runs out of time.
+    pub fn attempt_failed(&self, error: &Error) {
+        *self.0.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.reason());
+    }
+
+    /// The error of a call that ran out of time.
+    fn late(&self, limit: Duration, idempotence: Idempotence) -> Error {
+        let failure = self.0.last_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reason = match failure {
+            Some(failure) => format!("it did not succeed within {limit:?}; the last attempt failed: {failure}"),
+            None => format!("no answer within {limit:?}"),
+        };
+        if self.0.progress.load(Ordering::Acquire) == NOT_SENT {
+            return Error::unavailable(reason);
+        }
+        idempotence.unknown(reason)
+    }
+}
+
+/// Runs a call, and drops it when the time is up.
+pub(crate) async fn bounded<T>(
+    limit: Duration,
+    idempotence: Idempotence,
+    future: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    // Pinned here, and boxed below: futures that are handed on by value are copied at each step, timer and all.
+    let mut call = pin!(CURRENT.scope(Current { limit, call: OnceCell::new() }, future));
+    // A store in this process answers at once: it is spared the timer.
+    if let Poll::Ready(result) = futures_util::poll!(call.as_mut()) {
+        return result;
+    }
+    match Box::pin(tokio::time::timeout(limit, call.as_mut())).await {
+        Ok(result) => result,
+        Err(_elapsed) => {
+            let noted = call.take_value().and_then(|current| current.call.into_inner());
+            Err(noted.unwrap_or_else(|| Call::new(None)).late(limit, idempotence))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    async fn late(idempotence: Idempotence, note: impl FnOnce(&Call)) -> Error {
+        let call = async {
+            note(&Call::current());
+            pending::<Result<()>>().await
+        };
+        bounded(LIMIT, idempotence, call).await.expect_err("it is late")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_write_is_indeterminate_unless_nothing_of_it_was_sent() {
+        assert!(matches!(late(Idempotence::Once, |_| {}).await, Error::Indeterminate { .. }));
+        assert!(matches!(late(Idempotence::Once, Call::sent).await, Error::Indeterminate { .. }));
+        assert!(matches!(late(Idempotence::Once, Call::not_sent).await, Error::Unavailable { .. }));
+        let sent_again = late(Idempotence::Once, |call| {
+            call.not_sent();
+            call.clone().sent();
+        });
+        assert!(matches!(sent_again.await, Error::Indeterminate { .. }));
+        assert!(matches!(late(Idempotence::Repeatable, Call::sent).await, Error::Unavailable { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_call_says_why_its_last_attempt_failed() {
+        let error = late(Idempotence::Once, |call| {
+            call.not_sent();
+            call.attempt_failed(&Error::unavailable("127.0.0.1:1: connection refused"));
+        });
+        let error = error.await.to_string();
+        assert!(error.contains("within 5s") && error.contains("127.0.0.1:1: connection refused"), "{error}");
+        assert_eq!(error.matches("nothing was applied").count(), 1, "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_is_the_handles() {
+        let started = Instant::now();
+        let call = async { Ok(Call::current().deadline()) };
+        assert_eq!(bounded(LIMIT, Idempotence::Once, call).await.expect("a call"), Some(started + LIMIT));
+        assert_eq!(Call::current().deadline(), None);
+        let endless = async { Ok(Call::current().deadline()) };
+        assert_eq!(bounded(Duration::MAX, Idempotence::Once, endless).await.expect("a call"), None);
+    }
+}
