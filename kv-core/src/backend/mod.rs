@@ -11,12 +11,14 @@
 //! | pauses between attempts | [`backoff`] |
 //! | which endpoint is asked first | [`rotation`] |
 //! | which error an unknown outcome is | [`fate`] |
+//! | operations that travel together | [`batch`] |
 //! | connections and queues of one runtime | [`runtime`] |
 //! | certificates (feature `tls`) | `tls` |
 //! | events that an operator needs | [`observability`](crate::observability) |
 
 pub(crate) mod address;
 pub mod backoff;
+pub mod batch;
 pub mod fate;
 mod interface;
 mod lease;
