@@ -39,7 +39,8 @@ inventory::collect!(Registration);
 /// ```
 /// # use kv_core::backend::{Address, Backend};
 /// # use kv_core::{Error, Registration, Result};
-/// # /// # async fn open(address: Address) -> Result<Arc<dyn Backend>> { Err(Error::unavailable("a sketch")) }
+/// # use std::sync::Arc;
+/// # async fn open(address: Address) -> Result<Arc<dyn Backend>> { Err(Error::unavailable("a sketch")) }
 /// /// Registers this backend where link-time registration is not wanted.
 /// pub const REGISTRATION: Registration = Registration {
 ///     name: "sketch",

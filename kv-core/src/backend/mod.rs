@@ -12,12 +12,14 @@
 //! | which endpoint is asked first | [`rotation`] |
 //! | the deadline of a call, and whether it was sent | [`call`] |
 //! | which error an unknown outcome is | [`fate`] |
+//! | operations that travel together | [`batch`] |
 //! | connections and queues of one runtime | [`runtime`] |
 //! | certificates (feature `tls`) | `tls` |
 //! | events that an operator needs | [`observability`](crate::observability) |
 
 pub(crate) mod address;
 pub mod backoff;
+pub mod batch;
 pub mod call;
 pub mod fate;
 mod interface;

@@ -108,10 +108,9 @@ mod tests {
     fn every_endpoint_stays_in_the_order() {
         let rotation = Rotation::new(5);
         for step in 0..100 {
-            if step % 3 == 0 {
-                rotation.answered(step % 7);
-            } else {
-                rotation.failed(step % 7);
+            match step % 3 {
+                0 => rotation.answered(step % 7),
+                _ => rotation.failed(step % 7),
             }
             let mut order = rotation.order();
             assert_eq!(order[0], rotation.first());
