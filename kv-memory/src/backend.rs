@@ -1,4 +1,4 @@
-//! The store as a [`Backend`].
+//! The trait [`Backend`] for the store.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,12 +4,12 @@
 //!
 //! # Runtimes and time
 //! The store runs no task: whoever reads, writes or waits ends the leases that have lapsed. A handle works from any
-//! number of runtimes, and a lock or a key that was taken in one lapses for the others although that runtime is idle
+//! number of runtimes, and a lock or a key that was taken in one lapses for the others even if that runtime is idle
 //! or gone. A runtime needs tokio's time driver (`enable_time`) for calls that wait: a watch or a lock that waits
 //! while leases exist.
 //!
 //! Times to live run on tokio's clock, so `tokio::time::pause` makes them lapse at once in a test. Runtimes that share
-//! a store must share a clock: pause it in none of them or use one runtime.
+//! a store must use the same clock, so use only one runtime where the clock is paused.
 //!
 //! # Addresses
 //! | address | store |
@@ -49,7 +49,7 @@ mod state;
 mod subscriptions;
 mod watch;
 
-/// The programs of the front page, compiled and run.
+/// Compiles and runs the programs of the front page.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct FrontPage;

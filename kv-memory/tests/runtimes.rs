@@ -1,4 +1,4 @@
-//! One store used from several runtimes: none depends on another one being driven, or on any task (clause S1).
+//! One store used from several runtimes: none depends on another one being driven, or on any task.
 
 use std::sync::Arc;
 use std::time::Duration;
