@@ -13,10 +13,8 @@ use async_trait::async_trait;
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use kv_core::{
-    Backend, Error, Event, EventStream, EventType, ExpiryLag, Grant, Kv, Limits, Result, Snapshot, Txn, Value,
-    WatchHistory,
-};
+use kv_core::backend::{Backend, EventStream, Grant, Snapshot, Txn};
+use kv_core::{Error, Event, EventType, ExpiryLag, Kv, Limits, Result, Value, WatchHistory};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -27,10 +25,10 @@ fn main() {
 
 const ROOT: &str = "organisation/production/";
 const KEY: &str = "services/api/instances/0042/address";
-/// As long as keys may be.
+/// The longest key.
 const LONG_KEY_BYTES: usize = 4096;
 
-/// Knows nothing of keys: whatever is asked for has one answer, which is ready.
+/// A store without keys: every call has one answer, which is ready.
 #[derive(Default)]
 struct Ready {
     /// How many entries a listing has.
@@ -117,19 +115,19 @@ impl Backend for Ready {
     }
 }
 
-/// The whole of a read but for the store: of its time, most is the check of the key.
+/// A read without the store's work; most of the time goes into the check of the key.
 #[divan::bench(sample_size = 1000)]
 fn get(bencher: Bencher<'_, '_>) {
     let kv = Ready::kv(0);
     bencher.bench(|| now(kv.get(black_box(KEY))));
 }
 
-/// As from a store at the other end of a network, from several threads at a time: with the timer.
+/// A read from a store across a network, from several threads: with the timer.
 #[divan::bench(sample_size = 1000, threads = [1, 2])]
 fn get_that_is_waited_for(bencher: Bencher<'_, '_>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
     let runtime = runtime.expect("a runtime");
-    // The handle asks twice before it waits.
+    // The handle polls twice before it waits.
     let kv = Kv::new(Arc::new(Ready { late: 2, ..Ready::default() }));
     bencher.bench(|| {
         let _entered = runtime.enter();
@@ -172,7 +170,7 @@ fn txn_of_64_sets(bencher: Bencher<'_, '_>) {
     bencher.bench(|| now(keys.iter().fold(kv.txn(), |txn, key| txn.set(key, "value")).commit()));
 }
 
-/// The store's own part, which makes the listing, is in here both times: the difference is the root.
+/// Both include the store's own work, which makes the listing; they differ by the root.
 #[divan::bench(args = [false, true])]
 fn get_all_of_10_000(bencher: Bencher<'_, '_>, rooted: bool) {
     let kv = Ready::kv(10_000);
@@ -188,7 +186,7 @@ fn next_event(bencher: Bencher<'_, '_>, rooted: bool) {
     bencher.bench_local(|| now(watch.next()));
 }
 
-/// The answer of a call that this store gives at once.
+/// The answer of a call, which this store gives at once.
 fn now<T>(call: impl Future<Output = T>) -> T {
     call.now_or_never().expect("this store answers at once")
 }

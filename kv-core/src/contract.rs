@@ -16,7 +16,7 @@ macro_rules! clauses {
     ($($id:literal $sentence:literal)*) => {
         /// Every clause, in order.
         ///
-        $(#[doc = concat!("- **", $id, "** ", $sentence, "\n")])*
+        $(#[doc = concat!("- <a id=\"", $id, "\"></a>**", $id, "** ", $sentence, "\n")])*
         pub const CLAUSES: &[Clause] = &[$(Clause { id: $id, sentence: $sentence }),*];
     };
 }

@@ -1,9 +1,10 @@
-//! Environment variables as a value, so that what an address leaves open can be given by a test as well.
+//! Environment variables as a value, so that a test can supply its own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Where a backend looks up what the address leaves open (clause A2): the process's environment, or a fixed map.
+/// Where a backend looks up what the address leaves open ([clause A2](crate::contract::CLAUSES#A2)): the process's
+/// environment, or a fixed map.
 ///
 /// ```
 /// # use kv_core::Environment;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 /// ```
 #[derive(Clone, Default)]
 pub struct Environment {
-    /// None: the process's own.
+    /// None stands for the environment of the process.
     fixed: Option<Arc<BTreeMap<String, String>>>,
 }
 
@@ -41,7 +42,7 @@ impl<const N: usize> From<[(&str, &str); N]> for Environment {
 }
 
 impl std::fmt::Debug for Environment {
-    /// Shows no value: tokens and passwords come this way.
+    /// Shows no variable: some hold tokens and passwords.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(if self.fixed.is_some() { "Environment(fixed)" } else { "Environment(process)" })
     }

@@ -1,17 +1,18 @@
 //! A key that lives as long as it is renewed.
 
-use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::Result;
 use crate::backend::Grant;
-use crate::held::Held;
-use crate::{Kv, Result};
+use crate::caller::Caller;
+use crate::lease_handle::LeaseHandle;
 
-/// A key that vanishes once its time to live lapses without renewal: from [`Kv::ephemeral_key`].
+/// A key that vanishes once its time to live lapses without renewal: from
+/// [`Kv::ephemeral_key`](crate::Kv::ephemeral_key).
 ///
-/// Dropping the handle removes the key in the background, best effort; its time to live covers the rest.
+/// Dropping the handle removes the key in the background, best effort. If that fails, it lapses with its time to live.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -26,60 +27,60 @@ use crate::{Kv, Result};
 /// # }
 /// ```
 pub struct EphemeralKey {
-    held: Held,
+    lease: LeaseHandle,
 }
 
 impl EphemeralKey {
-    pub(crate) fn new(kv: Kv, key: &str, grant: Grant) -> Self {
-        Self { held: Held::new(kv, key, grant) }
+    pub(crate) fn new(caller: Caller, key: &str, grant: Grant) -> Self {
+        Self { lease: LeaseHandle::new(caller, key, grant) }
     }
 
     /// The key.
     pub fn key(&self) -> &str {
-        self.held.key()
+        self.lease.key()
     }
 
-    /// The time to live that was granted, at least the one asked for (clause L3).
+    /// The time to live that was granted, at least the one asked for ([clause L3](crate::contract::CLAUSES#L3)).
     pub fn ttl(&self) -> Duration {
-        self.held.ttl()
+        self.lease.ttl()
     }
 
-    /// Renews, then writes the value; returns its new index (clause L2).
+    /// Renews, then writes the value; returns its new index ([clause L2](crate::contract::CLAUSES#L2)).
     ///
     /// # Errors
-    /// [`Error::Lost`](crate::Error::Lost) if the key has expired or is another's by now, and nothing was written;
-    /// [`Error::ValueTooLarge`](crate::Error::ValueTooLarge), and those [of every call](Kv#errors-of-every-call).
+    /// [`Error::Lost`](crate::Error::Lost) if the key has expired or belongs to another by now, and nothing was
+    /// written; [`Error::ValueTooLarge`](crate::Error::ValueTooLarge), and those
+    /// [of every call](crate::Kv#errors-of-every-call).
     pub async fn set(&self, data: impl Into<Bytes>) -> Result<u64> {
-        self.held.set(data.into()).await
+        self.lease.set(data.into()).await
     }
 
-    /// Starts the time to live anew.
+    /// Restarts the time to live.
     ///
     /// # Errors
     /// [`Error::Lost`](crate::Error::Lost) if the key has expired, and those
-    /// [of every call](Kv#errors-of-every-call).
+    /// [of every call](crate::Kv#errors-of-every-call).
     pub async fn renew(&self) -> Result<()> {
-        self.held.renew().await
+        self.lease.renew().await
     }
 
     /// Runs a future while renewing every third of the time to live, as [`Lock::hold`](crate::Lock::hold) does.
     ///
     /// # Errors
-    /// [`Error::Lost`](crate::Error::Lost) if the key was lost before the future was done.
+    /// [`Error::Lost`](crate::Error::Lost) if the key was lost before the future completed.
     pub async fn hold<F: Future>(&self, future: F) -> Result<F::Output> {
-        self.held.hold(future).await
+        self.lease.hold(future).await
     }
 
     /// Removes the key now.
     ///
-    /// Dropping the future, or an error other than `Lost`, leaves the rest to the background, as dropping the handle
-    /// does.
+    /// If the future is dropped, or fails with an error other than `Lost`, the key is removed in the background.
     ///
     /// # Errors
-    /// [`Error::Lost`](crate::Error::Lost) if the key has expired or is another's by now, and nothing was touched;
-    /// and those [of every call](Kv#errors-of-every-call).
+    /// [`Error::Lost`](crate::Error::Lost) if the key has expired or belongs to another by now, and nothing was
+    /// touched; and those [of every call](crate::Kv#errors-of-every-call).
     pub async fn destroy(self) -> Result<()> {
-        self.held.release("destroy").await
+        self.lease.release("destroy").await
     }
 }
 

@@ -1,4 +1,4 @@
-//! The one error type of every backend, each variant one thing that a caller does differently.
+//! The error type of every backend. Each variant stands for a different reaction of the caller.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,16 +6,16 @@ use std::time::Duration;
 /// The result of every call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The error below an [`Error`]: what the transport or the store's own client said.
+/// The source of an [`Error`]: what the transport or the store's client reported.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// What can go wrong, the same for every backend (clause A5).
+/// What can go wrong, the same for every backend ([clause A5](crate::contract::CLAUSES#A5)).
 ///
-/// No variant ever holds a password, a token or the address as it was written (clause A4). Keys are those the
-/// caller used: without the root of the handle.
+/// No variant ever holds a password, a token or the address as it was written
+/// ([clause A4](crate::contract::CLAUSES#A4)). Keys are those the caller used: without the root of the handle.
 ///
-/// `Debug` says what `Display` says, since that is what a `main` that returns the error shows, and `unwrap`; `{:#?}`
-/// adds the errors below.
+/// `Debug` says what `Display` says, because `unwrap` and a `main` that returns the error show it. `{:#?}` adds the
+/// sources.
 ///
 /// ```
 /// # use kv_core::Error;
@@ -56,7 +56,8 @@ pub enum Error {
         key: String,
     },
 
-    /// The key, prefix or directory is not one that every store can hold (clauses K1 and K2); nothing was sent.
+    /// The key, prefix or directory is not one that every store can hold (clauses [K1](crate::contract::CLAUSES#K1) and
+    /// [K2](crate::contract::CLAUSES#K2)); nothing was sent.
     #[error("invalid key {key:?}: {reason}")]
     InvalidKey {
         /// The key as it was given.
@@ -65,7 +66,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// The value is larger than the store takes (clause K3); nothing was sent, and the old value stands.
+    /// The value is larger than the store takes ([clause K3](crate::contract::CLAUSES#K3)); nothing was sent, and the
+    /// old value stands.
     #[error("the value for {key:?} has {bytes} bytes, over the store's limit of {max}")]
     ValueTooLarge {
         /// The key that was to be written.
@@ -76,7 +78,7 @@ pub enum Error {
         max: usize,
     },
 
-    /// The transaction is larger than the store takes (clause W5); nothing was applied.
+    /// The transaction is larger than the store takes ([clause W5](crate::contract::CLAUSES#W5)); nothing was applied.
     #[error(
         "the transaction has {operations} checks and operations with {bytes} bytes of keys and values, over the \
          store's limit of {max_operations} and {max_bytes} bytes: split it"
@@ -92,14 +94,15 @@ pub enum Error {
         max_bytes: usize,
     },
 
-    /// Two operations of one transaction write the same key (clause W5); nothing was sent.
+    /// Two operations of one transaction write the same key ([clause W5](crate::contract::CLAUSES#W5)); nothing was
+    /// sent.
     #[error("two operations of one transaction write {key:?}: leave one of them")]
     OverlappingWrites {
         /// The key or directory that is written twice.
         key: String,
     },
 
-    /// The time to live is outside what the store takes (clause L3); nothing was sent.
+    /// The time to live is outside what the store takes ([clause L3](crate::contract::CLAUSES#L3)); nothing was sent.
     #[error("a time to live of {ttl:?} is outside what the store takes: {min:?} to {max:?}")]
     InvalidTtl {
         /// The time to live that was asked for.
@@ -110,7 +113,8 @@ pub enum Error {
         max: Duration,
     },
 
-    /// The events after an index are no longer known to the store (clause E1); list again, and watch from there.
+    /// The events after an index are no longer known to the store ([clause E1](crate::contract::CLAUSES#E1)); list
+    /// again, and watch from there.
     #[error(
         "the events after index {after} are gone from the store's history{}: use observe, or list again",
         .oldest.map(|oldest| format!(" (it begins after {oldest})")).unwrap_or_default()
@@ -122,30 +126,31 @@ pub enum Error {
         oldest: Option<u64>,
     },
 
-    /// The store could not be reached or could not serve, and the call was certainly not applied (clause W6).
+    /// The store could not be reached or could not serve, and the call was certainly not applied
+    /// ([clause W6](crate::contract::CLAUSES#W6)).
     #[error("{context}; nothing was applied: try again")]
     Unavailable {
         /// What was tried, and what happened.
         context: Box<Context>,
-        /// The error below.
+        /// The source of the error.
         source: Option<Source>,
     },
 
-    /// The fate of a write is unknown: it may or may not have been applied (clause W6).
+    /// The fate of a write is unknown: it may or may not have been applied ([clause W6](crate::contract::CLAUSES#W6)).
     #[error("{context}; it may or may not have been applied: read before writing again")]
     Indeterminate {
         /// What was tried, and what happened.
         context: Box<Context>,
-        /// The error below.
+        /// The source of the error.
         source: Option<Source>,
     },
 
-    /// The store knows who is asking, or does not, and refuses; nothing was applied.
+    /// The store refuses the call, because of who asks or what is asked; nothing was applied.
     #[error("{context}; check the credentials and what they may do")]
     PermissionDenied {
         /// What was tried, and what the store said.
         context: Box<Context>,
-        /// The error below.
+        /// The source of the error.
         source: Option<Source>,
     },
 
@@ -158,23 +163,23 @@ pub enum Error {
         source: Option<Source>,
     },
 
-    /// The answer is not one that this kind of store gives: wrong service, wrong version, or a corrupt store.
+    /// The answer makes no sense for this kind of store: wrong service, wrong version, or a corrupt store.
     #[error("{context}; is this the right kind of server?")]
     UnexpectedAnswer {
         /// What was tried, and what came back.
         context: Box<Context>,
-        /// The error below.
+        /// The source of the error.
         source: Option<Source>,
     },
 
-    /// The address cannot be read, or asks for what the store cannot do (clause A1).
+    /// The address cannot be read, or asks for what the store cannot do ([clause A1](crate::contract::CLAUSES#A1)).
     #[error("invalid address: {reason}")]
     InvalidAddress {
         /// What is wrong with it; never the address itself, which may hold a password.
         reason: String,
     },
 
-    /// No registered backend has the address's scheme (clause A3).
+    /// No registered backend has the address's scheme ([clause A3](crate::contract::CLAUSES#A3)).
     #[error(
         "no backend is registered for `{scheme}://`; registered: {}. Is the line that links its crate missing, such as \
          `use kv_etcd as _;`?", list(.known)
@@ -197,7 +202,7 @@ pub enum Error {
         second: String,
     },
 
-    /// The address has a parameter that its backend does not know (clause A1).
+    /// The address has a parameter that its backend does not know ([clause A1](crate::contract::CLAUSES#A1)).
     #[error("address parameter `{parameter}` is not known to {backend}; known: {}", list(.known))]
     UnknownParameter {
         /// The parameter's name.
@@ -247,7 +252,7 @@ impl Error {
         Self::InvalidAddress { reason: reason.into() }
     }
 
-    /// Keeps the error below, in the variants that have one.
+    /// Keeps the source of the error, in the variants that have one.
     #[must_use]
     pub fn with_source(mut self, below: impl Into<Source>) -> Self {
         if let Some((_, source)) = self.context_mut() {
@@ -326,7 +331,7 @@ impl Error {
         }
     }
 
-    /// Says where a backend's error arose, in the caller's terms: the one place where errors are wrapped.
+    /// Adds to a backend's error where it arose, in the caller's terms. Errors are completed nowhere else.
     pub(crate) fn located(mut self, backend: &str, operation: &str, key: &str, root: &str) -> Self {
         match &mut self {
             Self::NotFound { key } | Self::Conflict { key } | Self::Lost { key } => {
@@ -412,7 +417,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_helps_as_display_does() {
+    fn debug_says_what_display_says() {
         let error = Error::unavailable("no answer").with_source(std::io::Error::other("reset by peer"));
         assert_eq!(format!("{error:?}"), error.to_string());
         assert_eq!(format!("{error:#?}"), format!("{error}\ncaused by: reset by peer"));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::value::base64_bytes;
 
-/// One change of one key, as a watch delivers it (clause E2).
+/// One change of one key, as a watch delivers it ([clause E2](crate::contract::CLAUSES#E2)).
 ///
 /// Its JSON is `{"key":"a","type":1,"data":"<base64>","index":7}`.
 ///
@@ -38,7 +38,7 @@ pub struct Event {
 pub enum EventType {
     /// The key did not exist before.
     Create = 1,
-    /// The key exists no longer.
+    /// The key no longer exists.
     Delete = 2,
     /// The key existed before and was written again, perhaps with the same data.
     Update = 3,
@@ -60,7 +60,7 @@ impl From<EventType> for u8 {
     }
 }
 
-/// The number is not that of an event type; in particular 0, which the Go package used for none.
+/// The number of no event type, such as 0, which the Go package uses for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not an event type: 1 is Create, 2 is Delete, 3 is Update")]
 pub struct InvalidEventType(pub u8);

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result};
 
-/// Refuses what is not a key: clause K1.
+/// Refuses what is not a key (clause K1).
 pub(crate) fn check_key(key: &str, max: usize) -> Result<()> {
     if key.is_empty() {
         return invalid(key, "a key is not empty");
@@ -11,18 +11,18 @@ pub(crate) fn check_key(key: &str, max: usize) -> Result<()> {
     check_segments(key, key)
 }
 
-/// Refuses what is not the beginning of any key: clause K2.
+/// Refuses what is not the beginning of any key (clause K2).
 pub(crate) fn check_prefix(prefix: &str, max: usize) -> Result<()> {
     check_length(prefix, max)?;
     let (segments, last) = prefix.rsplit_once('/').map_or((None, prefix), |(before, last)| (Some(before), last));
     if let Some(segments) = segments {
         check_segments(prefix, segments)?;
     }
-    // The last segment may go on, so `.` is the beginning of `.lock`, and nothing that of anything.
+    // The last segment may be incomplete: `.` is the beginning of `.lock`. It may also be empty.
     if last.contains('\0') { invalid(prefix, "a NUL byte") } else { Ok(()) }
 }
 
-/// Refuses what is neither empty nor a key with or without a `/` at its end, and gives it without that `/`.
+/// Refuses what is neither empty nor a key, with or without a `/` at its end; returns it without that `/`.
 pub(crate) fn check_directory(directory: &str, max: usize) -> Result<&str> {
     if directory.is_empty() {
         return Ok(directory);
@@ -31,7 +31,7 @@ pub(crate) fn check_directory(directory: &str, max: usize) -> Result<&str> {
     check_key(bare, max).map(|()| bare)
 }
 
-/// Refuses a path with a segment that no key has; as bytes, since `/`, `.` and NUL are no part of other characters.
+/// Refuses a path with a segment that no key has. Bytes suffice: in UTF-8, `/`, `.` and NUL are always single bytes.
 fn check_segments(key: &str, path: &str) -> Result<()> {
     for segment in path.as_bytes().split(|byte| *byte == b'/') {
         match segment {
@@ -48,7 +48,7 @@ fn check_length(key: &str, max: usize) -> Result<()> {
     if key.len() <= max {
         return Ok(());
     }
-    // The key itself would drown the message.
+    // The whole key would hide the message.
     let beginning: String = key.chars().take(64).collect();
     Err(Error::InvalidKey {
         key: format!("{beginning}…"),

@@ -1,8 +1,7 @@
 //! One key-value interface over etcd, Consul and memory.
 //!
 //! [`connect`] takes an address and gives a [`Kv`]: the same verbs with the same behaviour, whichever store it is.
-//! What is promised is written down as numbered clauses in [`contract`], and the conformance suite proves each of
-//! them on real servers.
+//! Its promises are numbered clauses in [`contract`], and the conformance suite tests each of them on real servers.
 //!
 //! ```no_run
 //! # async fn example() -> kv_core::Result<()> {
@@ -15,27 +14,31 @@
 //!
 //! | for | see |
 //! |---|---|
-//! | using a store | [`connect`], [`Kv`], [`TxnBuilder`], [`Watch`], [`Lock`], [`EphemeralKey`] |
-//! | what can go wrong | [`Error`] |
-//! | what it tells while it works | [`observability`] |
-//! | what differs between stores | [`Limits`] |
+//! | connecting | [`connect`], [`Registry`], [`Environment`] |
+//! | reading and writing | [`Kv`], [`TxnBuilder`], [`Value`], [`Listing`] |
+//! | following changes | [`Watch`], [`Event`], [`EventType`] |
+//! | locks and membership | [`Lock`], [`EphemeralKey`] |
+//! | errors | [`Error`], [`Result`] |
+//! | differences between stores | [`Limits`], [`ExpiryLag`], [`WatchHistory`] |
+//! | the promises, clause by clause | [`contract`] |
+//! | spans and events for operators | [`observability`] |
 //! | writing a backend | [`backend`], [`Registration`], [`register!`] |
 //!
-//! A backend's crate must be linked for [`connect`] to find it: `use kv_memory as _;`. Where that is not wanted,
-//! `Registry::new().with(kv_memory::REGISTRATION)` names it.
+//! [`connect`] finds the backends whose crates are linked, so a program contains `use kv_memory as _;`. Without
+//! link-time registration, `Registry::new().with(kv_memory::REGISTRATION)` does the same.
 //!
-//! Every call is a `tracing` span, and what may need an operator is an event at warn level: [`observability`] names
-//! them all.
+//! Every call is a `tracing` span, and whatever may need an operator is an event at warn level.
 
 pub mod backend;
+mod caller;
 pub mod contract;
 mod environment;
 mod ephemeral_key;
 mod error;
 mod event;
-mod held;
 mod key;
 mod kv;
+mod lease_handle;
 mod limits;
 mod lock;
 pub mod observability;
@@ -67,7 +70,7 @@ pub use backend::{
 #[doc(hidden)]
 pub use inventory;
 
-/// The programs of the front page compile, and run.
+/// Compiles and runs the programs of the front page.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;

@@ -1,43 +1,47 @@
-//! What a store can hold, as data: where backends differ, the difference stands here and is tested.
+//! What a store accepts and promises, as data. Every difference between backends is stated here and tested.
 
 use std::time::Duration;
 
-/// What a store takes, and what it promises where stores differ.
+/// What a store accepts, and what it promises where stores differ.
 ///
-/// The same values drive the checks of [`Kv`](crate::Kv) and the conformance suite, so that they cannot drift.
-/// A backend states every field; a new one is a breaking change for backends on purpose.
+/// [`Kv`](crate::Kv) and the conformance suite check the same values, so the two agree.
+/// A backend states every field. A new field breaks backends on purpose, so that none overlooks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest key, in bytes (clause K1). From [`Kv::limits`](crate::Kv::limits): without the handle's root.
+    /// The longest key, in bytes ([clause K1](crate::contract::CLAUSES#K1)). From [`Kv::limits`](crate::Kv::limits):
+    /// without the handle's root.
     pub key_bytes: usize,
-    /// The largest value, in bytes (clause K3).
+    /// The largest value, in bytes ([clause K3](crate::contract::CLAUSES#K3)).
     pub value_bytes: usize,
-    /// The most checks and operations in one transaction, counted together (clause W5).
+    /// The most checks and operations in one transaction, counted together ([clause W5](crate::contract::CLAUSES#W5)).
     ///
     /// A deleted directory counts as two: the key itself and everything below it.
     pub txn_ops: usize,
-    /// The most bytes of keys and values in one transaction (clause W5).
+    /// The most bytes of keys and values in one transaction ([clause W5](crate::contract::CLAUSES#W5)).
     pub txn_bytes: usize,
-    /// The shortest time to live that may be asked for (clause L3).
+    /// The shortest time to live that may be asked for ([clause L3](crate::contract::CLAUSES#L3)).
     pub min_ttl: Duration,
-    /// The longest time to live that may be asked for (clause L3).
+    /// The longest time to live that may be asked for ([clause L3](crate::contract::CLAUSES#L3)).
     pub max_ttl: Duration,
-    /// The unit of times to live: finer ones are rounded up to a multiple of it (clause L3).
+    /// The unit of times to live: finer ones are rounded up to a multiple of it
+    /// ([clause L3](crate::contract::CLAUSES#L3)).
     pub ttl_step: Duration,
-    /// How long after its time to live a lease that nobody renews may live on (clauses L1 and L4).
+    /// How long a lease that nobody renews may outlive its time to live (clauses
+    /// [L1](crate::contract::CLAUSES#L1) and [L4](crate::contract::CLAUSES#L4)).
     pub expiry_lag: ExpiryLag,
-    /// What a watch is sure to deliver (clauses E1 and E3).
+    /// What a watch is guaranteed to deliver (clauses [E1](crate::contract::CLAUSES#E1) and
+    /// [E3](crate::contract::CLAUSES#E3)).
     pub watch_history: WatchHistory,
 }
 
-/// How late a lapsed lease may be noticed by the store: a fixed time, and a multiple of its time to live.
+/// How late the store may notice that a lease has lapsed: a fixed time plus a multiple of its time to live.
 ///
 /// The bound holds while the store has a stable leader; a new leader may start every lease's time anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpiryLag {
     /// The part that does not depend on the time to live.
     pub fixed: Duration,
-    /// How many times the time to live comes on top.
+    /// How many times the time to live is added.
     pub ttls: u32,
 }
 
@@ -55,7 +59,7 @@ impl ExpiryLag {
     }
 }
 
-/// What a watch is sure to deliver (clause E3).
+/// What a watch is guaranteed to deliver ([clause E3](crate::contract::CLAUSES#E3)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WatchHistory {
     /// Every change, in order; `after` reaches back as far as the store keeps its history.

@@ -1,21 +1,21 @@
 //! A held lock.
 
-use std::future::Future;
 use std::time::Duration;
 
+use crate::Result;
 use crate::backend::{Grant, Guard};
-use crate::held::Held;
-use crate::{Kv, Result};
+use crate::caller::Caller;
+use crate::lease_handle::LeaseHandle;
 
-/// A lock that this handle holds: from [`Kv::lock`] or [`Kv::try_lock`].
+/// A lock that this handle holds: from [`Kv::lock`](crate::Kv::lock) or [`Kv::try_lock`](crate::Kv::try_lock).
 ///
-/// At most one handle holds a lock as the *store* sees it (clause L4). No lock service can promise more: a process
-/// that was paused may go on writing after its lock has passed to another. So either let the store refuse such
-/// writes, with [`held`](crate::TxnBuilder::held), or give [`token`](Self::token) to what the lock protects and
-/// let that refuse smaller tokens than it has seen.
+/// At most one handle holds a lock as the *store* sees it ([clause L4](crate::contract::CLAUSES#L4)). No lock service
+/// can promise more: a process that was paused may continue to write after its lock has passed to another. Two
+/// things help. The store refuses such writes in a transaction with [`held`](crate::TxnBuilder::held); or the protected
+/// resource is given the [`token`](Self::token) and refuses tokens smaller than one it has seen.
 ///
-/// Dropping the handle frees the lock in the background, best effort; [`unlock`](Self::unlock) tells whether it was
-/// still held.
+/// Dropping the handle frees the lock in the background, best effort. [`unlock`](Self::unlock) also reports whether it
+/// was still held.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -33,64 +33,64 @@ use crate::{Kv, Result};
 /// # }
 /// ```
 pub struct Lock {
-    held: Held,
+    lease: LeaseHandle,
 }
 
 impl Lock {
-    pub(crate) fn new(kv: Kv, key: &str, grant: Grant) -> Self {
-        Self { held: Held::new(kv, key, grant) }
+    pub(crate) fn new(caller: Caller, key: &str, grant: Grant) -> Self {
+        Self { lease: LeaseHandle::new(caller, key, grant) }
     }
 
     /// The key that is locked.
     pub fn key(&self) -> &str {
-        self.held.key()
+        self.lease.key()
     }
 
-    /// The time to live that was granted, at least the one asked for (clause L3).
+    /// The time to live that was granted, at least the one asked for ([clause L3](crate::contract::CLAUSES#L3)).
     pub fn ttl(&self) -> Duration {
-        self.held.ttl()
+        self.lease.ttl()
     }
 
-    /// The fencing token: strictly greater for each later holder of the same key (clause L5).
+    /// The fencing token: strictly greater for each later holder of the same key
+    /// ([clause L5](crate::contract::CLAUSES#L5)).
     pub fn token(&self) -> u64 {
-        self.held.token()
+        self.lease.token()
     }
 
-    /// Starts the time to live anew.
+    /// Restarts the time to live.
     ///
     /// # Errors
     /// [`Error::Lost`](crate::Error::Lost) if the lock is no longer held, and those
-    /// [of every call](Kv#errors-of-every-call).
+    /// [of every call](crate::Kv#errors-of-every-call).
     pub async fn renew(&self) -> Result<()> {
-        self.held.renew().await
+        self.lease.renew().await
     }
 
-    /// Runs a future while renewing every third of the time to live (clause L8).
+    /// Runs a future while renewing every third of the time to live ([clause L8](crate::contract::CLAUSES#L8)).
     ///
-    /// If the lease is lost the future is dropped where it stands. Renewal happens in this task, so a future that
-    /// blocks the thread stops it; nothing runs on after `hold` has returned or was dropped.
+    /// If the lease is lost, the future is dropped. Renewal runs in this task: a future that blocks the thread stops
+    /// it, and nothing continues after `hold` has returned or was dropped.
     ///
     /// # Errors
-    /// [`Error::Lost`](crate::Error::Lost) if the lock was lost before the future was done.
+    /// [`Error::Lost`](crate::Error::Lost) if the lock was lost before the future completed.
     pub async fn hold<F: Future>(&self, future: F) -> Result<F::Output> {
-        self.held.hold(future).await
+        self.lease.hold(future).await
     }
 
-    /// Frees the lock at once (clause L7).
+    /// Frees the lock at once ([clause L7](crate::contract::CLAUSES#L7)).
     ///
-    /// Dropping the future, or an error other than `Lost`, leaves the rest to the background, as dropping the handle
-    /// does.
+    /// If the future is dropped, or fails with an error other than `Lost`, the lock is freed in the background.
     ///
     /// # Errors
     /// [`Error::Lost`](crate::Error::Lost) if it was no longer held, and those
-    /// [of every call](Kv#errors-of-every-call).
+    /// [of every call](crate::Kv#errors-of-every-call).
     pub async fn unlock(self) -> Result<()> {
-        self.held.release("unlock").await
+        self.lease.release("unlock").await
     }
 
     /// What the store needs to check that the lock is held; `Lost` if it has lapsed by this process's clock.
     pub(crate) fn guard(&self) -> Result<Guard> {
-        self.held.guard()
+        self.lease.guard()
     }
 }
 

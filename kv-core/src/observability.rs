@@ -1,8 +1,8 @@
-//! What a store tells of its work: the names of its `tracing` spans and events, the same for every backend.
+//! Observability: the names of the `tracing` spans and events, the same for every backend.
 //!
-//! Whoever installs a `tracing` subscriber sees them; without one they cost next to nothing, and no metrics library is
-//! forced on anyone. To count or time operations, make a metric of the span: its name and fields stay as they are here.
-//! No span and no event holds a value or a secret (clause A4).
+//! A `tracing` subscriber receives them. Without one they cost next to nothing, and no metrics library is required. To
+//! count or time operations, derive a metric from the span: its name and fields are stable. No span and no event holds
+//! a value or a secret ([clause A4](crate::contract::CLAUSES#A4)).
 //!
 //! ```
 //! // Everything that may need an operator, as lines on standard output:
@@ -20,12 +20,12 @@
 //! | `outcome` | once it is done: `ok`, or the variant of [`Error`], such as `not_found`, `conflict`, `lost`, `indeterminate` |
 //! | `attempt` | the number of the last attempt, if the first was not the only one |
 //!
-//! A span that closes without an `outcome` is a call that its caller gave up. What is refused before anything is sent,
-//! such as an invalid key, has no span.
+//! A span that closes without an `outcome` is a call that was dropped. A call that is refused before anything is sent,
+//! because of an invalid key for example, has no span.
 //!
 //! # Events
-//! An event is named by its message, which never varies; what does is in its fields. All have the target `kv_core` and
-//! the field `backend`, of their own or of the span they are in.
+//! The message of an event is its name and never varies; its fields do. All events have the target `kv_core` and a
+//! field `backend`, of their own or of their span.
 //!
 //! | level | message | fields | when |
 //! |---|---|---|---|
@@ -38,10 +38,10 @@
 //! | warn | `lease left to lapse` | `key`, `error` | a dropped handle could not be released; its time to live frees the key |
 //! | warn | `foreign keys left out` | `count`, `key` | keys that are not UTF-8, which no listing or watch can show: how many a listing met, or came at once for a watch, and the first of them, its bytes escaped |
 //!
-//! Beyond these a backend's crate may have debug events of its own, under its own target, that may change at any time.
+//! A backend's crate may emit other debug events under its own target. They may change at any time.
 //!
 //! # For a backend
-//! The functions below make the events that only a backend can know of. The rest comes from the handle.
+//! The functions below emit the events that only a backend can detect. The handle emits the others.
 
 use std::fmt::Display;
 
@@ -51,20 +51,21 @@ use tracing::field::Empty;
 
 use crate::Error;
 
-/// Makes every event under one target, whatever file it comes from.
+/// The target of every event, whatever file it is emitted in.
 const TARGET: &str = "kv_core";
 
-/// Tells that an attempt of the call under way failed, and that another is made.
+/// Reports that an attempt of the current call failed and that another one follows.
 ///
-/// Attempts count from 1. The endpoint is the one that it was made at, if that is known. Called within the call itself, it also counts the next one in the call's span.
+/// Attempts count from 1. `endpoint` is where the attempt was made, if that is known. Within the span of a call it also
+/// records the number of the next attempt there.
 pub fn attempt_failed(backend: &str, endpoint: Option<&str>, attempt: usize, error: &Error) {
     tracing::debug!(target: TARGET, backend, endpoint, attempt, %error, "attempt failed");
     Span::current().record("attempt", attempt + 1);
 }
 
-/// Tells that `what` broke, and that an attempt is made to bring it back.
+/// Reports that `what` broke and that an attempt is made to restore it.
 ///
-/// Attempts count from 1 since it last worked: the first is a warning, and those after it are for who looks closely.
+/// Attempts count from 1 since it last worked. The first is a warning; later ones are at debug level.
 pub fn reconnecting(backend: &str, what: &str, attempt: usize, error: &dyn Display) {
     if attempt == 1 {
         tracing::warn!(target: TARGET, backend, what, attempt, %error, "reconnecting");
@@ -73,14 +74,14 @@ pub fn reconnecting(backend: &str, what: &str, attempt: usize, error: &dyn Displ
     }
 }
 
-/// Tells that `what` works again, after so many attempts.
+/// Reports that `what` works again, after so many attempts.
 pub fn reconnected(backend: &str, what: &str, attempt: usize) {
     tracing::info!(target: TARGET, backend, what, attempt, "reconnected");
 }
 
-/// Tells that the store holds keys that cannot be shown: how many were met, and the first of them.
+/// Reports that the store holds keys that cannot be shown: how many were found, and the first of them.
 ///
-/// Once for a listing, or for what comes together for a watch, not for each key: a store may be full of them.
+/// Call it once for a listing or for one step of a watch, not for each key: a store may hold very many.
 pub fn foreign_keys_left_out(backend: &str, count: usize, first: &[u8]) {
     tracing::warn!(target: TARGET, backend, count, key = ?Bytes::copy_from_slice(first), "foreign keys left out");
 }

@@ -1,4 +1,5 @@
-//! Which backends there are, and how an address finds its own (clauses A1 to A3).
+//! The registered backends, and how an address finds its own (clauses [A1](crate::contract::CLAUSES#A1) to
+//! [A3](crate::contract::CLAUSES#A3)).
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ pub struct Registration {
     pub name: &'static str,
     /// The schemes of its addresses, such as `etcd` and `etcds`.
     pub schemes: &'static [&'static str],
-    /// The address parameters that it knows; `timeout` goes without saying.
+    /// The address parameters that it knows, besides `timeout`.
     pub parameters: &'static [&'static str],
     /// Whether it speaks HTTP, so that `http://`, `https://` and the empty address try it too.
     pub generic_http: bool,
@@ -34,7 +35,7 @@ inventory::collect!(Registration);
 /// Registers a backend at link time, so that [`connect`](crate::connect) finds it in every program that links its
 /// crate.
 ///
-/// A crate that is not named anywhere is not linked: programs say `use kv_memory as _;`.
+/// A crate that a program does not name is not linked, so programs contain `use kv_memory as _;`.
 ///
 /// ```
 /// # use kv_core::backend::{Address, Backend};
@@ -87,10 +88,10 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A generic address gives each backend this long at most to answer.
+    /// How long each backend has to answer at a generic address.
     const PROBE: Duration = Duration::from_secs(2);
 
-    /// No backend at all: add them with [`with`](Self::with).
+    /// Starts without backends: add them with [`with`](Self::with).
     pub fn new() -> Self {
         Self::default()
     }
@@ -102,7 +103,7 @@ impl Registry {
         Self { registrations, environment: Environment::of_process() }
     }
 
-    /// Adds a backend; in no need of link-time registration.
+    /// Adds a backend; it need not be registered at link time.
     #[must_use]
     pub fn with(mut self, registration: Registration) -> Self {
         self.registrations.push(registration);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// The data of a key, and the index of the write that put it there.
+/// The data of a key, and the index of the write that set it.
 ///
 /// Its JSON is `{"data":"<base64>","index":7}`; `null` is read as empty data.
 ///
@@ -32,16 +32,17 @@ impl Value {
     }
 }
 
-/// Every key under a prefix with its value, at one point in the store's history (clause R2).
+/// Every key under a prefix with its value, at one point in the store's history
+/// ([clause R2](crate::contract::CLAUSES#R2)).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Listing {
     /// The values by key, sorted by the keys' bytes.
     pub values: BTreeMap<String, Value>,
-    /// The point in history: a watch with this `after` delivers what came later, and nothing older.
+    /// The point in history: a watch with this `after` delivers exactly the later changes.
     pub index: u64,
 }
 
-/// Bytes as a base64 string in JSON, as the Go package that this interface descends from writes them.
+/// Bytes as a base64 string in JSON: the format of the Go package that this interface descends from.
 pub(crate) mod base64_bytes {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;

@@ -7,22 +7,24 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 
 use crate::backend::EventStream;
-use crate::{Event, Kv, Result};
+use crate::caller::Caller;
+use crate::{Event, Result};
 
-/// The changes under a prefix, as a [`Stream`] (clauses E1 to E5): from [`Kv::watch`] or [`Kv::observe`].
+/// The changes under a prefix, as a [`Stream`] (clauses [E1](crate::contract::CLAUSES#E1) to
+/// [E5](crate::contract::CLAUSES#E5)): from [`Kv::watch`](crate::Kv::watch) or [`Kv::observe`](crate::Kv::observe).
 ///
 /// It survives disconnects, restarts and leader changes without loss or repetition. Only a permanent failure ends
 /// it: an `Err` is its last item. Dropping it stops the watch.
 #[must_use = "a watch does nothing unless it is polled"]
 pub struct Watch {
     events: Option<EventStream>,
-    kv: Kv,
+    caller: Caller,
     prefix: Arc<str>,
 }
 
 impl Watch {
-    pub(crate) fn new(events: EventStream, kv: Kv, prefix: &str) -> Self {
-        Self { events: Some(events), kv, prefix: prefix.into() }
+    pub(crate) fn new(events: EventStream, caller: Caller, prefix: &str) -> Self {
+        Self { events: Some(events), caller, prefix: prefix.into() }
     }
 
     /// Waits for the next event; `None` after the `Err` that ended the watch.
@@ -31,7 +33,7 @@ impl Watch {
     ///
     /// # Errors
     /// [`Error::Compacted`](crate::Error::Compacted) when the store has dropped events before this watch saw them:
-    /// [`observe`](Kv::observe) again. [`Error::PermissionDenied`](crate::Error::PermissionDenied).
+    /// [`observe`](crate::Kv::observe) again. [`Error::PermissionDenied`](crate::Error::PermissionDenied).
     pub async fn next(&mut self) -> Option<Result<Event>> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
@@ -45,12 +47,12 @@ impl Stream for Watch {
         let Some(events) = &mut this.events else { return Poll::Ready(None) };
         match std::task::ready!(events.as_mut().poll_next(cx)) {
             Some(Ok(mut event)) => {
-                this.kv.make_relative(&mut event.key);
+                this.caller.make_relative(&mut event.key);
                 Poll::Ready(Some(Ok(event)))
             }
             Some(Err(error)) => {
                 this.events = None;
-                Poll::Ready(Some(Err(this.kv.located(error, "watch", &this.prefix))))
+                Poll::Ready(Some(Err(this.caller.located(error, "watch", &this.prefix))))
             }
             None => {
                 this.events = None;

@@ -1,8 +1,10 @@
-//! Addresses: what is read, what is refused, and what is never shown (clauses A1, A2 and A4).
+//! Addresses: what is accepted, what is refused, and what is never shown (clauses A1,
+//! A2 and A4).
 
 use std::time::Duration;
 
-use kv_core::{Address, Environment, Error, HostPort, Result};
+use kv_core::backend::{Address, HostPort};
+use kv_core::{Environment, Error, Result};
 
 fn parse(text: &str) -> Result<Address> {
     Address::parse(text, Environment::from([("NAME", "from the environment"), ("EMPTY", "")]))
@@ -126,7 +128,7 @@ fn what_cannot_be_read_is_refused_and_the_part_is_named() {
 
 #[test]
 fn no_secret_is_shown() {
-    // Also where the password is not escaped as it should be, so that parts of it look like something else.
+    // Even if the password is not escaped, so that parts of it look like something else.
     for text in [
         "etcd://user:secret@h?token=secret",
         "etcd://user:secret/part@h",

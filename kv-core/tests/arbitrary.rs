@@ -1,10 +1,11 @@
-//! Input of any kind: addresses and JSON are read or refused, and never more than that.
+//! Arbitrary input: addresses and JSON are accepted or refused, and nothing panics.
 
-use kv_core::{Address, Environment, Error, Event, Listing, Value};
+use kv_core::backend::Address;
+use kv_core::{Environment, Error, Event, Listing, Value};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-/// The same input every time: what is found here is found by whoever looks.
+/// The input is the same on every run, so that a failure can be repeated.
 fn config() -> ProptestConfig {
     ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() }
 }
@@ -13,7 +14,7 @@ fn parse(text: &str) -> kv_core::Result<Address> {
     Address::parse(text, Environment::from([]))
 }
 
-/// What holds of every address that is read, and of every refusal.
+/// What is true of every accepted address and of every refusal.
 fn read_or_refused(text: &str) {
     match parse(text) {
         Ok(address) => {
@@ -49,7 +50,7 @@ fn mutated(text: impl Strategy<Value = String>) -> impl Strategy<Value = String>
     })
 }
 
-/// What looks like an address, and often is one.
+/// Text that looks like an address and often is one.
 fn address() -> impl Strategy<Value = String> {
     let scheme = "(etcd|consuls|http|memory)://([a-z]{1,4}:([a-z]|%[0-9a-f]{2}){0,5}@)?";
     let host = "([a-z]{1,5}(\\.[a-z]{1,5})?|[0-9]{1,3}(\\.[0-9]{1,3}){0,3}|\\[[0-9a-f:]{0,12}\\])(:[0-9]{1,6})?";
@@ -86,7 +87,7 @@ proptest! {
 
     #[test]
     fn no_refusal_quotes_a_password(before in "[^/?&=]{0,6}", after in "[^/?&=]{0,6}", rest in any::<String>()) {
-        // One with an unescaped `/`, `?` or `&` is not recognized as one, and is not looked for.
+        // A password with an unescaped `/`, `?` or `&` is not recognized as one, so it is left out.
         let text = format!("etcd://user:{before}hunter2Qx7Zk{after}@{rest}");
         if let Err(error) = parse(&text) {
             let told = format!("{error} {error:?}");

@@ -1,5 +1,6 @@
-//! What the handles of locks and ephemeral keys add to any backend: the local deadline, renewal while holding,
-//! release in the background (clauses L2, L6, L7 and L8). The clock is tokio's, paused.
+//! What the handles of locks and ephemeral keys add to any backend: the local deadline, renewal while holding, release
+//! in the background (clauses L2, L6,
+//! L7 and L8). The clock is tokio's, paused.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -7,14 +8,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use kv_core::{Backend, Error, EventStream, Grant, Guard, Kv, Lease, Limits, Result, Snapshot, Txn, Value};
+use kv_core::backend::{Backend, EventStream, Grant, Guard, Lease, Snapshot, Txn};
+use kv_core::{Error, Kv, Limits, Result, Value};
 use kv_memory::MemoryBackend;
 use tokio::time::{Instant, sleep, sleep_until};
 
 const TTL: Duration = Duration::from_secs(30);
 const ALMOST_TTL: Duration = Duration::from_millis(29_999);
 
-/// What the store does with the next call of a lease, and how long it takes; afterwards all goes well at once.
+/// How long each call of a lease takes and how it ends. After the last one, calls succeed at once.
 type Script = Arc<Mutex<VecDeque<(Duration, Result<()>)>>>;
 /// Which calls reached the store.
 type Calls = Arc<Mutex<Vec<&'static str>>>;
@@ -133,7 +135,7 @@ fn down() -> Result<()> {
     Err(Error::unavailable("down"))
 }
 
-/// Lets spawned tasks run until only the clock could wake them.
+/// Lets spawned tasks run until only the clock can wake them.
 async fn settle() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -183,7 +185,7 @@ async fn hold_outlasts_failures_of_renewal_within_the_time_to_live() -> Result<(
 
 #[tokio::test(start_paused = true)]
 async fn hold_drops_the_future_once_the_lease_is_lost() -> Result<()> {
-    // Told by the store at the first renewal; or told by nobody, when no renewal comes through.
+    // The store says so at the first renewal, or no renewal gets through.
     let told = scripted([(0, lost())]);
     let untold = scripted((0..1000).map(|_| (1, down())));
     for ((kv, _), seconds) in [(told, 10), (untold, 30)] {
@@ -234,7 +236,7 @@ async fn a_release_that_fails_or_is_dropped_is_tried_once_more() -> Result<()> {
     assert!(tokio::time::timeout(Duration::from_secs(1), lock.unlock()).await.is_err());
     settle().await;
     assert_eq!(made(&calls), ["release"; 4]);
-    // What the store says is lost needs no second try.
+    // A lease that the store calls lost is not released again.
     assert!(kv.lock("key", TTL).await?.unlock().await.is_err_and(|error| error.is_lost()));
     settle().await;
     assert_eq!(made(&calls), ["release"; 5]);

@@ -1,11 +1,12 @@
-//! How an address finds its backend, and what is said when it does not (clauses A1 and A3).
+//! How an address finds its backend, and the errors if it does not (clauses A1 and
+//! A3).
 
 use std::sync::Arc;
 
 use kv_core::{Environment, Error, Registration, Registry};
 use kv_memory::MemoryBackend;
 
-/// A backend that answers at no address but `http://alive`, and says where it was asked.
+/// A backend that answers only at `http://alive`; its error names the host.
 const PICKY: Registration = Registration {
     name: "picky",
     schemes: &["picky", "pickys"],
@@ -15,7 +16,7 @@ const PICKY: Registration = Registration {
         Box::pin(async move {
             let host = address.hosts.first().map(|host| host.host.clone());
             match host.or_else(|| address.environment("PICKY_ADDR")).as_deref() {
-                Some("alive") => Ok(Arc::new(MemoryBackend::new()) as Arc<dyn kv_core::Backend>),
+                Some("alive") => Ok(Arc::new(MemoryBackend::new()) as Arc<dyn kv_core::backend::Backend>),
                 Some("silent") => std::future::pending().await,
                 at => Err(Error::unavailable(format!("nobody at {at:?}"))),
             }

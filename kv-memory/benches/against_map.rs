@@ -1,6 +1,6 @@
-//! The store against the least that would do: a `BTreeMap` in a `RwLock`, without history, watches, checks or limits.
+//! The store compared with a `BTreeMap` in a `RwLock`, which has no history, watches, checks or limits.
 //!
-//! `cargo bench -p kv-memory --bench against_map` measures both by turns, in rounds that follow one upon another, and
+//! `cargo bench -p kv-memory --bench against_map` measures both in alternating rounds, and
 //! prints the ratio of their throughputs: the median of the rounds, with the smallest and the largest. `-- get` leaves
 //! the other operations out.
 
@@ -46,7 +46,7 @@ enum Operation {
     Set,
     /// With a watch of everything for each thread, which reads an event after each of its writes.
     SetWatched,
-    /// While another thread reads a watch of everything: it is woken again and again.
+    /// While another thread reads a watch of everything, and is woken again and again.
     SetReadAlong,
 }
 
@@ -111,7 +111,7 @@ impl Contest {
         format!("{kv:.0} | {map:.0} | {ratio:.2} ({least:.2} to {most:.2})")
     }
 
-    /// How long it takes until every thread has made its operations.
+    /// How long it takes until every thread has completed its operations.
     fn time(&self, operations: u32, work: fn(&Self, &mut dyn Iterator<Item = &String>)) -> Duration {
         let start = Barrier::new(self.threads as usize + 1);
         let mut began = Instant::now();

@@ -1,6 +1,6 @@
 //! What the store's operations cost through [`Kv`], in time and in allocations.
 //!
-//! `cargo bench -p kv-memory --bench store`; one that is named alone: `-- get_all`.
+//! `cargo bench -p kv-memory --bench store`; for one of them add its name: `-- get_all`.
 
 use std::sync::Arc;
 
@@ -92,7 +92,7 @@ fn set_and_delete(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// One write of a key that this many watches are open on, none of which is read; as many watch another.
+/// One write of a key that so many watches cover, none of which is read; as many cover another key.
 #[divan::bench(args = [0, 1, 100, 10_000])]
 fn set_under_watches(bencher: Bencher<'_, '_>, watches: usize) {
     let Filled { runtime, kv } = filled(KEYS);
@@ -133,7 +133,7 @@ fn get_all_below_a_root(bencher: Bencher<'_, '_>, keys: usize) {
     bencher.counter(ItemsCount::new(keys)).bench_local(|| runtime.block_on(kv.get_all("")).expect("a listing"));
 }
 
-/// What a store keeps, which `max alloc` tells: keys of 24 bytes with 100 bytes of data each, all written once, with a
+/// How much memory a store keeps, in the column `max alloc`: keys of 24 bytes with 100 bytes of data each, all written once, with a
 /// history of one event or of the usual number.
 #[divan::bench(args = [1_000, 10_000, 100_000], consts = [1, 10_000], sample_count = 5, sample_size = 1)]
 fn fill<const HISTORY: usize>(bencher: Bencher<'_, '_>, keys: usize) {
@@ -160,7 +160,7 @@ fn lock_and_unlock(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// The answer of a call that this store gives at once.
+/// The answer of a call, which this store gives at once.
 fn now<T>(call: impl Future<Output = T>) -> T {
     futures_util::FutureExt::now_or_never(call).expect("this store answers at once")
 }

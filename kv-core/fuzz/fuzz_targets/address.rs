@@ -1,8 +1,9 @@
-//! Any text is an address or is refused: `cargo +nightly fuzz run address`, in `kv-core`.
+//! Any text is accepted as an address or refused: `cargo +nightly fuzz run address`, in `kv-core`.
 
 #![no_main]
 
-use kv_core::{Address, Environment};
+use kv_core::Environment;
+use kv_core::backend::Address;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     let Ok(address) = Address::parse(text, Environment::from([])) else { return };

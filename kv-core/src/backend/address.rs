@@ -1,4 +1,5 @@
-//! Addresses: `scheme://[user:password@]host[:port][,host…][/root][?parameter=value&…]` (clause A1).
+//! Addresses: `scheme://[user:password@]host[:port][,host…][/root][?parameter=value&…]`
+//! ([clause A1](crate::contract::CLAUSES#A1)).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +13,7 @@ use crate::{Environment, Error, Result};
 /// The request timeout of an address that names none.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What an address says, in parts, for a backend to connect by.
+/// The parts of an address, as a backend receives them.
 ///
 /// Every part may percent-encode any byte; `+` means itself. The root is the path without its first `/`, with a `/`
 /// added at its end if it is missing. Neither `Debug` nor an error shows a password or the value of a parameter.
@@ -30,17 +31,17 @@ pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Address {
     /// The scheme, in lower case; empty in the empty address.
     pub scheme: String,
-    /// The hosts, in order; empty if the address names none, and the backend's default is meant.
+    /// The hosts, in order; if the address names none, the backend uses its default.
     pub hosts: Vec<HostPort>,
-    /// Who to log in as, where the address says.
+    /// The user to log in as, if the address names one.
     pub credentials: Option<Credentials>,
     /// What every key begins with: empty, or any string that ends in `/`.
     pub root: String,
-    /// The request timeout (clause A6).
+    /// The request timeout ([clause A6](crate::contract::CLAUSES#A6)).
     pub timeout: Duration,
     /// The parameters but `timeout`, by name.
     parameters: BTreeMap<String, String>,
-    /// What the address leaves open comes from here.
+    /// Where settings come from that the address leaves open.
     environment: Environment,
 }
 
@@ -125,12 +126,12 @@ impl Address {
         self.parameters.keys().map(String::as_str)
     }
 
-    /// The value of an environment variable (clause A2).
+    /// The value of an environment variable ([clause A2](crate::contract::CLAUSES#A2)).
     pub fn environment(&self, variable: &str) -> Option<String> {
         self.environment.get(variable)
     }
 
-    /// The value of a parameter, or else of an environment variable (clause A2).
+    /// The value of a parameter, or else of an environment variable ([clause A2](crate::contract::CLAUSES#A2)).
     pub fn setting(&self, parameter: &str, variable: &str) -> Option<String> {
         self.parameter(parameter).map(str::to_owned).or_else(|| self.environment(variable))
     }
@@ -174,7 +175,7 @@ impl Address {
     fn parse_query(&mut self, query: &str) -> Result<()> {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            // Not quoted: it may be the rest of a password with an unescaped `?`.
+            // The name is not quoted: it may be the rest of a password that contains an unescaped `?`.
             if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
                 return Err(Error::invalid_address(
                     "the name of a parameter has other characters than letters, digits, `-`, `_`",
@@ -211,7 +212,7 @@ fn is_scheme(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
-/// No message quotes the host: a password with an unescaped `/` in it would be taken for one.
+/// No message quotes the host: it may be part of a password that contains an unescaped `/`.
 fn parse_host(text: &str, position: usize) -> Result<HostPort> {
     let hint = "if the password holds `/`, `?`, `#`, `,`, `:` or `@`, percent-encode it";
     let wrong = |what: &str| Error::invalid_address(format!("host {position} {what}; {hint}"));
@@ -230,7 +231,7 @@ fn parse_host(text: &str, position: usize) -> Result<HostPort> {
     Ok(HostPort { host: host.to_string(), port })
 }
 
-/// Decodes percent-encoding strictly: `%zz` and what is not UTF-8 are errors.
+/// Decodes percent-encoding strictly: `%zz` is an error, and so are bytes that are not UTF-8.
 fn decode(text: &str, what: &str) -> Result<String> {
     let valid = text.split('%').skip(1).all(|after| {
         let digits = after.as_bytes().get(..2);

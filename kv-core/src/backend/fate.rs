@@ -1,4 +1,4 @@
-//! Which error a call ends with when its outcome is unknown ([clause W6](crate::contract)).
+//! Which error a call ends with when its outcome is unknown ([clause W6](crate::contract::CLAUSES#W6)).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a backend gives for a lock or an ephemeral key: the trait behind [`Lock`](crate::Lock) and
+//! What a backend returns for a lock or an ephemeral key: the trait behind [`Lock`](crate::Lock) and
 //! [`EphemeralKey`](crate::EphemeralKey).
 
 use std::time::Duration;
@@ -12,22 +12,24 @@ use crate::Result;
 
 /// A lease on one key, held by one handle: the store's side of a lock or of an ephemeral key.
 ///
-/// The handle watches the clock (clause L6), so a backend need not: it is not called once the time to live has
-/// lapsed, except for [`release`](Self::release) when the handle is dropped.
+/// The handle watches the clock ([clause L6](crate::contract::CLAUSES#L6)), so a backend need not: it is not called
+/// once the time to live has lapsed, except for [`release`](Self::release) when the handle is dropped.
 #[async_trait]
 pub trait Lease: Send + Sync + 'static {
-    /// Starts the time to live anew; [`Error::Lost`](crate::Error::Lost) if the store has ended the lease.
+    /// Restarts the time to live; [`Error::Lost`](crate::Error::Lost) if the store has ended the lease.
     ///
     /// Repeating it is harmless, so every failure but `Lost` is [`Error::Unavailable`](crate::Error::Unavailable).
     async fn renew(&self) -> Result<()>;
 
     /// Renews, then writes the value of the leased key, which stays leased; returns the index of the write.
     ///
-    /// [`Error::Lost`](crate::Error::Lost) if the key is no longer this lease's; then nothing is written (clause L2).
+    /// [`Error::Lost`](crate::Error::Lost) if the key is no longer this lease's; then nothing is written
+    /// ([clause L2](crate::contract::CLAUSES#L2)).
     async fn set(&self, data: Bytes) -> Result<u64>;
 
     /// Ends the lease and removes its key at once; [`Error::Lost`](crate::Error::Lost) if the key was no longer this
-    /// lease's, and then nothing that belongs to another is touched (clauses L2 and L7).
+    /// lease's, and then nothing that belongs to another is touched (clauses [L2](crate::contract::CLAUSES#L2) and
+    /// [L7](crate::contract::CLAUSES#L7)).
     ///
     /// May be called again after a failure.
     async fn release(&self) -> Result<()>;
@@ -37,11 +39,13 @@ pub trait Lease: Send + Sync + 'static {
 pub struct Grant {
     /// The store's side of it.
     pub lease: Box<dyn Lease>,
-    /// The time to live that was granted, at least the one asked for (clause L3).
+    /// The time to live that was granted, at least the one asked for ([clause L3](crate::contract::CLAUSES#L3)).
     pub ttl: Duration,
-    /// When the request that granted the lease, or the last renewal since, *began*: before it was sent (clause L6).
+    /// When the request that granted the lease, or the last renewal since, *began*: before it was sent
+    /// ([clause L6](crate::contract::CLAUSES#L6)).
     pub since: Instant,
-    /// What a transaction needs to check that the lease still stands, with the fencing token in it (clause L5).
+    /// What a transaction needs to check that the lease still stands, with the fencing token in it
+    /// ([clause L5](crate::contract::CLAUSES#L5)).
     pub guard: Guard,
 }
 

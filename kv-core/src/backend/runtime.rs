@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Wea
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
-/// One `T` for each tokio runtime that uses the handle ([clause S1](crate::contract)).
+/// One `T` for each tokio runtime that uses the handle.
 ///
 /// A connection or a queue lives on the runtime that created it: its tasks stop when that runtime stops or is no
 /// longer driven. A call from another runtime must not depend on it, so it gets a `T` of its own. A `T` is created
@@ -138,7 +138,7 @@ impl<T> Drop for RuntimeEnd<T> {
             let mut parts = parts.write();
             parts.extract_if(.., |part| part.runtime == self.runtime).collect()
         };
-        // Dropped without the lock: what a `T` does when it is dropped is its own affair.
+        // Dropped without the lock, since dropping a `T` may do anything.
         drop(ended);
     }
 }

@@ -31,7 +31,7 @@ impl Files {
     /// Reads the files, and the system's authorities if no file names others.
     ///
     /// The configuration names its crypto provider, so that it does not depend on what else the program links. It
-    /// verifies certificates; nothing turns that off ([clause A4](crate::contract)).
+    /// verifies certificates; nothing turns that off ([clause A4](crate::contract::CLAUSES#A4)).
     ///
     /// # Errors
     /// [`Error::InvalidAddress`] naming the parameter and the file that cannot be used.

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-/// What a backend is to apply: all of it at one index, or nothing (clause W5).
+/// What a backend is to apply: all of it at one index, or nothing ([clause W5](crate::contract::CLAUSES#W5)).
 ///
-/// Keys are complete here: the root of the handle is part of them. [`Kv`](crate::Kv) has checked keys, sizes and counts, and
-/// that no two operations write the same key.
+/// Keys are complete here: the root of the handle is part of them. [`Kv`](crate::Kv) has checked keys, sizes and
+/// counts, and that no two operations write the same key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Txn {
     /// What must hold.
@@ -68,7 +68,8 @@ impl Txn {
 /// A condition of a [`Txn`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
-    /// The key has this index; 0: it does not exist. Otherwise [`Error::Conflict`](crate::Error::Conflict) with the key.
+    /// The key has this index; 0: it does not exist. Otherwise [`Error::Conflict`](crate::Error::Conflict) with the
+    /// key.
     Index {
         /// The complete key.
         key: String,

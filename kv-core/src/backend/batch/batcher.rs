@@ -8,7 +8,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::carrier::{Carrier, Job as _, Verdict};
-use super::queue::{Batch, Progress, Queue, Queued, Rules};
+use super::queue::{Batch, Progress, Queue, Queued};
+use super::rules::Rules;
 
 /// Sends operations, those that come at the same time together. Clones share one queue.
 ///

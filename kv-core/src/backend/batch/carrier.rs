@@ -3,7 +3,7 @@
 use std::hash::Hash;
 use std::time::Duration;
 
-use super::queue::Rules;
+use super::rules::Rules;
 
 /// An operation that can travel together with others.
 pub trait Job: Send + Sync + 'static {
@@ -68,7 +68,8 @@ pub trait Carrier: Send + Sync + 'static {
 
     /// The answer to an operation that was never sent: it waited too long, or the runtime ended first.
     ///
-    /// That is [`Error::Unavailable`](crate::Error::Unavailable) for a write too ([clause W6](crate::contract)).
+    /// That is [`Error::Unavailable`](crate::Error::Unavailable) for a write too
+    /// ([clause W6](crate::contract::CLAUSES#W6)).
     fn not_sent(&self) -> Self::Answer;
 
     /// The answer to an operation whose batch was sent and then dropped with its runtime, so its outcome is unknown.

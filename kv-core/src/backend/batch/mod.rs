@@ -19,7 +19,8 @@
 mod batcher;
 mod carrier;
 mod queue;
+mod rules;
 
 pub use batcher::Batcher;
 pub use carrier::{Carrier, Job, Verdict};
-pub use queue::{Duplicates, Rules};
+pub use rules::{Duplicates, Rules};

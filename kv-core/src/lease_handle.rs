@@ -1,6 +1,5 @@
 //! What locks and ephemeral keys have in common: the local deadline, renewal, release and `hold`.
 
-use std::future::Future;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
@@ -9,27 +8,36 @@ use tokio::time::Instant;
 
 use crate::backend::fate::Idempotence;
 use crate::backend::{Grant, Guard, Lease};
-use crate::{Error, Kv, Result, observability};
+use crate::caller::Caller;
+use crate::{Error, Result, observability};
 
-/// A granted lease with the clock that judges it (clause L6).
-pub(crate) struct Held {
-    kv: Kv,
+/// A granted lease with the clock that decides whether it still stands (clause L6).
+pub(crate) struct LeaseHandle {
+    caller: Caller,
     key: String,
     ttl: Duration,
     guard: Guard,
-    /// When the last successful renewal began: a lease lives at least that long plus its time to live, so a handle
-    /// that counts from there gives up before the store does, never after.
+    /// When the last successful renewal began. The store counts the time to live from a later moment, so this side
+    /// gives up first.
     since: Mutex<Instant>,
-    /// Its loss is told once.
+    /// The loss is reported once.
     loss: Once,
-    /// Empty once released.
+    /// None once it is released.
     lease: Option<Box<dyn Lease>>,
 }
 
-impl Held {
-    pub(crate) fn new(kv: Kv, key: &str, grant: Grant) -> Self {
+impl LeaseHandle {
+    pub(crate) fn new(caller: Caller, key: &str, grant: Grant) -> Self {
         let Grant { lease, ttl, since, guard } = grant;
-        Self { kv, key: key.to_owned(), ttl, guard, since: Mutex::new(since), loss: Once::new(), lease: Some(lease) }
+        Self {
+            caller,
+            key: key.to_owned(),
+            ttl,
+            guard,
+            since: Mutex::new(since),
+            loss: Once::new(),
+            lease: Some(lease),
+        }
     }
 
     pub(crate) fn key(&self) -> &str {
@@ -58,14 +66,14 @@ impl Held {
 
     pub(crate) async fn set(&self, data: Bytes) -> Result<u64> {
         let lease = self.live()?;
-        self.kv.check_value(&self.key, &data)?;
+        self.caller.check_value(&self.key, &data)?;
         let began = Instant::now();
         let index = self.call("set", Idempotence::Once, lease.set(data)).await?;
         self.renewed(began);
         Ok(index)
     }
 
-    /// Ends the lease; whatever did not end it is left to `drop`, which tries once more in the background.
+    /// Ends the lease. After a failure `drop` tries once more in the background.
     pub(crate) async fn release(mut self, verb: &'static str) -> Result<()> {
         let lease = self.live()?;
         let result = self.call(verb, Idempotence::Once, lease.release()).await;
@@ -77,27 +85,27 @@ impl Held {
 
     pub(crate) async fn hold<F: Future>(&self, future: F) -> Result<F::Output> {
         tokio::select! {
-            // The lease first: work is not polled again once the lease is known to be lost.
+            // The lease first, so that the work is not polled again once the lease is known to be lost.
             biased;
-            lost = self.keep() => Err(lost),
+            lost = self.keep_alive() => Err(lost),
             output = future => Ok(output),
         }
     }
 
-    /// Renews every third of the time to live until the lease is lost, and says how it was.
-    async fn keep(&self) -> Error {
+    /// Renews every third of the time to live until the lease is lost, and returns the error that says so.
+    async fn keep_alive(&self) -> Error {
         let pause = self.ttl / 3;
         loop {
             let since = *self.since();
             tokio::time::sleep_until(since + pause).await;
-            // A renewal that fails for another reason is repeated for as long as the lease may still stand.
+            // A renewal that fails for another reason is repeated while the lease may still stand.
             let deadline = since + self.ttl;
             while *self.since() == since {
                 match tokio::time::timeout_at(deadline, self.renew()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) if error.is_lost() => return error,
                     Ok(Err(error)) => {
-                        observability::lease_not_renewed(self.kv.backend_name(), &self.key, &error);
+                        observability::lease_not_renewed(self.caller.backend_name(), &self.key, &error);
                         tokio::time::sleep_until(deadline.min(Instant::now() + pause / 8)).await;
                     }
                     Err(_elapsed) => return self.lost(),
@@ -118,25 +126,25 @@ impl Held {
         idempotence: Idempotence,
         future: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let result = self.kv.call(verb, &self.key, idempotence, future).await;
+        let result = self.caller.call(verb, &self.key, idempotence, future).await;
         if matches!(result, Err(Error::Lost { .. })) {
-            self.tell_loss();
+            self.report_loss();
         }
         result
     }
 
-    fn tell_loss(&self) {
-        self.loss.call_once(|| observability::lease_lost(self.kv.backend_name(), &self.key));
+    fn report_loss(&self) {
+        self.loss.call_once(|| observability::lease_lost(self.caller.backend_name(), &self.key));
     }
 
     fn lost(&self) -> Error {
-        self.tell_loss();
+        self.report_loss();
         Error::Lost { key: self.key.clone() }
     }
 
     fn renewed(&self, began: Instant) {
         let mut since = self.since();
-        // Of two renewals at a time the one that began later counts, whichever ends first.
+        // Of two concurrent renewals the one that began later counts, whichever ends first.
         *since = began.max(*since);
     }
 
@@ -145,16 +153,16 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for LeaseHandle {
     fn drop(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        // Without a runtime nothing can be sent; the time to live frees the key.
+        // Without a runtime nothing can be sent, and the time to live frees the key.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (kv, key) = (self.kv.clone(), std::mem::take(&mut self.key));
+            let (caller, key) = (self.caller.clone(), std::mem::take(&mut self.key));
             runtime.spawn(async move {
-                match kv.call("release", &key, Idempotence::Once, lease.release()).await {
+                match caller.call("release", &key, Idempotence::Once, lease.release()).await {
                     Ok(()) | Err(Error::Lost { .. }) => {}
-                    Err(error) => observability::lease_left_to_lapse(kv.backend_name(), &key, &error),
+                    Err(error) => observability::lease_left_to_lapse(caller.backend_name(), &key, &error),
                 }
             });
         }

@@ -1,0 +1,138 @@
+//! What every call goes through, whatever its verb: the root, the checks, the request timeout, the span, the error.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tracing::Instrument as _;
+
+use crate::backend::call::bounded;
+use crate::backend::fate::Idempotence;
+use crate::backend::{Backend, Txn};
+use crate::key::{check_directory, check_key, check_prefix};
+use crate::{Error, Limits, Result, observability};
+
+/// A backend with the root and the request timeout of a handle.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) root: Arc<str>,
+    pub(crate) timeout: Duration,
+}
+
+impl Caller {
+    pub(crate) fn backend_name(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    /// The limits of the backend; the key length is what remains below the root.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { key_bytes: self.key_bytes(), ..self.backend.limits() }
+    }
+
+    /// Makes a call that changes nothing, within the request timeout.
+    pub(crate) async fn read<T>(
+        &self,
+        verb: &'static str,
+        key: &str,
+        future: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.call(verb, key, Idempotence::Repeatable, future).await
+    }
+
+    /// Sends a transaction whose keys and sizes have been checked.
+    pub(crate) async fn commit(&self, verb: &'static str, key: &str, txn: Txn) -> Result<Option<u64>> {
+        let result = self.call(verb, key, Idempotence::Once, self.backend.commit(txn)).await;
+        if let Err(Error::Lost { key }) = &result {
+            observability::lease_lost(self.backend_name(), key);
+        }
+        result
+    }
+
+    /// Makes a call within the request timeout. Every call but `lock` goes through here.
+    pub(crate) async fn call<T>(
+        &self,
+        verb: &'static str,
+        key: &str,
+        idempotence: Idempotence,
+        future: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let bounded = std::pin::pin!(bounded(self.timeout, idempotence, future));
+        self.traced(verb, key, bounded).await
+    }
+
+    /// Makes a call in a span of its own, and completes its error.
+    pub(crate) async fn traced<T>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let span = observability::call(operation, self.backend_name(), key);
+        if span.is_disabled() {
+            return call.await.map_err(|error| self.located(error, operation, key));
+        }
+        let result = call.instrument(span.clone()).await.map_err(|error| self.located(error, operation, key));
+        observability::done(&span, result.as_ref().map_or_else(Error::outcome, |_| "ok"));
+        result
+    }
+
+    /// Adds backend, operation and key to an error, and takes the root off its keys.
+    pub(crate) fn located(&self, error: Error, verb: &str, key: &str) -> Error {
+        error.located(self.backend_name(), verb, key, &self.root)
+    }
+
+    /// Takes the root off a key that the backend returned.
+    pub(crate) fn make_relative(&self, key: &mut String) {
+        if !self.root.is_empty() && key.starts_with(&*self.root) {
+            key.drain(..self.root.len());
+        }
+    }
+
+    /// Puts the root before a key that has been checked.
+    pub(crate) fn complete<'a>(&self, key: &'a str) -> Cow<'a, str> {
+        if self.root.is_empty() { Cow::Borrowed(key) } else { Cow::Owned([&*self.root, key].concat()) }
+    }
+
+    pub(crate) fn complete_key(&self, key: &str) -> Result<String> {
+        self.check_key(key)?;
+        Ok(self.complete(key).into_owned())
+    }
+
+    pub(crate) fn complete_prefix<'a>(&self, prefix: &'a str) -> Result<Cow<'a, str>> {
+        check_prefix(prefix, self.key_bytes())?;
+        Ok(self.complete(prefix))
+    }
+
+    /// The beginning of every key in a directory: empty, or ending in `/`.
+    pub(crate) fn complete_directory(&self, directory: &str) -> Result<String> {
+        let bare = check_directory(directory, self.key_bytes())?;
+        Ok(if bare.is_empty() { self.root.to_string() } else { format!("{}{bare}/", self.root) })
+    }
+
+    pub(crate) fn check_key(&self, key: &str) -> Result<()> {
+        check_key(key, self.key_bytes())
+    }
+
+    pub(crate) fn check_value(&self, key: &str, data: &Bytes) -> Result<()> {
+        let (bytes, max) = (data.len(), self.backend.limits().value_bytes);
+        if bytes > max { Err(Error::ValueTooLarge { key: key.to_owned(), bytes, max }) } else { Ok(()) }
+    }
+
+    /// Refuses a time to live outside the limits, and rounds it up to the store's unit.
+    pub(crate) fn check_ttl(&self, ttl: Duration) -> Result<Duration> {
+        let Limits { min_ttl: min, max_ttl: max, ttl_step, .. } = self.backend.limits();
+        if ttl < min || ttl > max {
+            return Err(Error::InvalidTtl { ttl, min, max });
+        }
+        let step = ttl_step.as_nanos().max(1);
+        let nanos = ttl.as_nanos().div_ceil(step) * step;
+        Ok(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+    }
+
+    /// The longest key below the root.
+    fn key_bytes(&self) -> usize {
+        self.backend.limits().key_bytes.saturating_sub(self.root.len())
+    }
+}
