@@ -10,15 +10,15 @@ use crate::outcome::Outcome;
 /// One executable piece of the contract.
 #[derive(Clone, Copy)]
 pub struct Case {
-    /// Its name, such as `keys::unicode`.
+    /// The case's name, such as `keys::unicode`.
     pub name: &'static str,
-    /// The clauses that it proves when it passes; the first is named when a call fails that should not.
+    /// The clauses that the case proves when it passes. The first is reported when an unrelated call fails.
     pub clauses: &'static [&'static str],
-    /// What it does, in one sentence.
+    /// One sentence that describes the case.
     pub sentence: &'static str,
-    /// What the fixture must offer.
+    /// What the fixture must provide.
     pub needs: &'static [Need],
-    /// Runs it.
+    /// Runs the case.
     pub run: fn(Context) -> BoxFuture<'static, Outcome>,
 }
 
@@ -28,24 +28,24 @@ impl fmt::Debug for Case {
     }
 }
 
-/// What a case needs and not every fixture has.
+/// A requirement that not every fixture meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// An address to connect through: [`Fixture::address`](crate::Fixture::address).
     Address,
     /// An address whose backend speaks to a server over the network.
     Server,
-    /// An address and variables that complete it: [`Fixture::environment`](crate::Fixture::environment).
+    /// An address, and environment variables that complete it: [`Fixture::environment`](crate::Fixture::environment).
     Environment,
     /// Watches that deliver every change: [`WatchHistory::Every`](kv_core::WatchHistory::Every).
     EveryChange,
-    /// Bounds on the size of values and on the operations of a transaction that can be reached within seconds.
+    /// Limits on the size of values and the operations of a transaction that a case can reach within seconds.
     SmallLimits,
-    /// A bound on the bytes of a transaction that can be reached within seconds.
+    /// A limit on the bytes of a transaction that a case can reach within seconds.
     SmallTransactions,
-    /// Means to hurt the store: [`Fixture::faults`](crate::Fixture::faults).
+    /// Fault injection: [`Fixture::faults`](crate::Fixture::faults).
     Faults,
-    /// Means to hurt one of at least three members, of which the others are a majority.
+    /// Fault injection into one of at least three members, so that the others are a majority.
     Cluster,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for Need {
     }
 }
 
-/// The cases of one file: name, clauses, needs where there are any, and the sentence.
+/// The cases of one file: name, clauses, optional needs, and the sentence.
 macro_rules! cases {
     ($module:literal: $($name:ident [$($clause:literal),+] $(needs [$($need:ident),+])? $sentence:literal)+) => {
         pub(crate) const CASES: &[$crate::case::Case] = &[$($crate::case::Case {

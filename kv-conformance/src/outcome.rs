@@ -3,20 +3,20 @@
 use kv_core::Error;
 use tokio::task::JoinSet;
 
-/// How a case ends.
+/// The result of a case.
 pub type Outcome<T = ()> = Result<T, Broke>;
 
-/// A promise that was not kept.
+/// A broken clause.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broke {
-    /// The clause; none if a call failed that no clause in particular speaks of, and the case's first one is meant.
+    /// The clause; `None` if a call failed that no clause in particular covers. The case's first clause is reported then.
     pub clause: Option<&'static str>,
-    /// What was expected, and what came instead.
+    /// What was expected and what was observed.
     pub what: String,
 }
 
 impl Broke {
-    /// Names the clause, and says what was expected and what came instead.
+    /// A broken clause, with what was expected and what was observed.
     pub fn new(clause: &'static str, what: impl Into<String>) -> Self {
         Self { clause: Some(clause), what: what.into() }
     }
@@ -28,7 +28,7 @@ impl From<Error> for Broke {
     }
 }
 
-/// Waits for all tasks and gives their results, or the failure of the first that fails; a panic is one.
+/// Waits for all tasks and returns their results, or the first failure. A panic is a failure.
 pub(crate) async fn all_end<T: 'static>(tasks: &mut JoinSet<Outcome<T>>) -> Outcome<Vec<T>> {
     let mut results = Vec::new();
     while let Some(ended) = tasks.join_next().await {
@@ -37,9 +37,9 @@ pub(crate) async fn all_end<T: 'static>(tasks: &mut JoinSet<Outcome<T>>) -> Outc
     Ok(results)
 }
 
-/// Requires that a call succeeds, in the name of a clause.
+/// Attributes the failure of a call to a clause.
 pub(crate) trait Keeps<T> {
-    /// The result, or that the clause is broken.
+    /// Returns the value, or that the clause is broken.
     fn keeps(self, clause: &'static str) -> Outcome<T>;
 }
 

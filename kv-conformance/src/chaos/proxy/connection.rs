@@ -1,4 +1,4 @@
-//! One connection through a proxy: passed on, and hurt as ordered.
+//! One connection through a proxy: forwarding, and the faults in it.
 
 use std::convert::Infallible;
 use std::io;
@@ -15,34 +15,34 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::orders::{Counts, Cut, Orders};
 use crate::random::Random;
 
-/// Accepts connections, and passes each on in a task that ends with this one.
+/// Accepts connections and forwards each in a task that ends with this future.
 pub(super) async fn accept(
     listener: TcpListener,
     server: String,
     orders: watch::Receiver<Orders>,
     counts: Arc<watch::Sender<Counts>>,
 ) {
-    // Dropped with this task, and the connections with it.
+    // Dropping it ends the connections.
     let mut connections = JoinSet::new();
     for number in 0.. {
         let client = loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((client, _)) => break client,
-                    // Out of file descriptors, say: those that end give theirs back.
+                    // Possibly no file descriptor is free; a connection that ends frees some.
                     Err(_) => sleep(Duration::from_millis(10)).await,
                 },
                 Some(_) = connections.join_next() => {}
             }
         };
-        // Commands to cut that come from now on are for this one, too.
+        // Later commands to cut apply to this connection, too.
         let commands = orders.borrow().cuts;
         let open = Open::new(&counts);
         connections.spawn(connection(client, server.clone(), orders.clone(), commands, open, number));
     }
 }
 
-/// Counts what is done to one connection, and that it is open.
+/// Counts a connection as open until it is dropped, and the faults in it.
 struct Open(Arc<watch::Sender<Counts>>);
 
 impl Open {
@@ -68,7 +68,7 @@ impl Drop for Open {
 
 /// Why a connection ends.
 enum End {
-    /// One of its ends wanted it so, or is gone.
+    /// Client or server closed it, or is gone.
     Itself,
     Cut(Cut),
     Truncated(Cut),
@@ -89,7 +89,7 @@ async fn connection(
     number: u64,
 ) {
     let Ok(mut server) = TcpStream::connect(server).await else {
-        // What a client sees where nobody listens.
+        // The client sees a reset, as if nothing listened.
         let _ = client.set_zero_linger();
         return;
     };
@@ -107,7 +107,7 @@ async fn connection(
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
         let (mut asking, mut answering) = (direction(0), direction(1));
         tokio::select! {
-            // First, so that a command is obeyed before more is passed on.
+            // First, so that a command takes effect before more data is forwarded.
             biased;
             end = cut_from_outside(orders.clone(), commands, 3 * number + 2) => end,
             result = async {
@@ -133,7 +133,7 @@ async fn connection(
     });
 }
 
-/// Waits for a command to cut, or for the random moment at which a connection is old enough.
+/// Waits for a command to cut, or for the random end of the connection's life.
 async fn cut_from_outside(mut orders: watch::Receiver<Orders>, commands: usize, stream: u64) -> End {
     let began = Instant::now();
     loop {
@@ -158,7 +158,7 @@ fn random_cut(dice: &mut Random) -> Cut {
     if dice.below(3) == 0 { Cut::Close } else { Cut::Reset }
 }
 
-/// A number from 0 to 1.
+/// A random number from 0 to 1.
 fn fraction(dice: &mut Random) -> f64 {
     f64::from(dice.below(1 << 20)) / f64::from(1 << 20)
 }
@@ -166,17 +166,17 @@ fn fraction(dice: &mut Random) -> f64 {
 /// One direction of a connection.
 struct Direction<'a> {
     orders: watch::Receiver<Orders>,
-    /// Shared by both directions.
+    /// Common to both directions.
     stalled_until: &'a Mutex<Instant>,
     open: &'a Open,
     from_client: bool,
     stream: u64,
-    /// The dice, with how many bytes are passed on before the next fault; none while there are no faults.
+    /// The random numbers, and how many bytes to forward before the next fault; `None` without faults.
     dice: Option<(Random, usize)>,
 }
 
 impl Direction<'_> {
-    /// Passes on what comes, and that it has ended; an error is why the whole connection ends.
+    /// Forwards data and the end of the stream. The error is the reason why the whole connection ends.
     async fn pass(&mut self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), End> {
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -200,7 +200,7 @@ impl Direction<'_> {
 
     async fn wait_while_stalled(&mut self) {
         loop {
-            // Whoever gave the orders is gone, and the connection is about to be.
+            // The proxy is dropped, and this task is about to be.
             if self.orders.wait_for(|orders| !orders.stalled).await.is_err() {
                 std::future::pending::<Infallible>().await;
             }
@@ -212,7 +212,7 @@ impl Direction<'_> {
         }
     }
 
-    /// Lets happen what is due before these bytes are passed on; an error tells how many of them still are.
+    /// Injects the fault that is due before these bytes are forwarded. The error says how many of them still are.
     async fn hurt(&mut self, length: usize) -> Result<(), (usize, End)> {
         let Some(faults) = self.orders.borrow().faults else {
             self.dice = None;
@@ -231,7 +231,7 @@ impl Direction<'_> {
         let pause = faults.pause.mul_f64(fraction(&mut dice));
         match dice.below(10) {
             0..3 => return Err((0, End::Cut(random_cut(&mut dice)))),
-            // Never all of them: some that were sent do not arrive.
+            // Never all bytes: some that were sent do not arrive.
             3..6 => return Err((left, End::Truncated(random_cut(&mut dice)))),
             6..8 => {
                 self.open.count(|counts| counts.stalls += 1);

@@ -1,8 +1,8 @@
-//! A TCP proxy that hurts the connections made through it: it cuts, truncates, stalls and delays them, on command or at
+//! A TCP proxy that injects faults into connections: it cuts, truncates, stalls and delays them, on command or at
 //! random.
 //!
-//! It needs no Docker and no privileges, and the server behind it goes on undisturbed: whoever asks the server itself
-//! can tell what became of each request.
+//! It needs no Docker and no privileges. The server behind it is not affected, so a client that connects directly can
+//! check what became of each request.
 //!
 //! ```no_run
 //! # async fn run() -> std::io::Result<()> {
@@ -33,7 +33,7 @@ pub use orders::{Counts, Cut, RandomFaults};
 use connection::accept;
 use orders::Orders;
 
-/// Stands between clients and one server, on a port of 127.0.0.1; its connections end when it is dropped.
+/// A proxy between clients and one server, on a port of 127.0.0.1. Its connections end when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     endpoint: String,
@@ -43,10 +43,10 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on a free port for connections to `server`, a `host:port`, and passes everything on unharmed at first.
+    /// Listens on a free port for connections to `server` (`host:port`) and forwards everything at first.
     ///
     /// # Errors
-    /// What the operating system says of listening.
+    /// The operating system's error of listening.
     pub async fn start(server: impl Into<String>) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let endpoint = listener.local_addr()?.to_string();
@@ -56,12 +56,12 @@ impl Proxy {
         Ok(Self { endpoint, orders, counts, accepting })
     }
 
-    /// Where clients connect to: `127.0.0.1:port`.
+    /// The address for clients: `127.0.0.1:port`.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// Hurts every connection at random from now on, until [`heal`](Self::heal).
+    /// Injects random faults into every connection from now on, until [`heal`](Self::heal).
     pub fn hurt_at_random(&self, faults: RandomFaults) {
         self.orders.send_modify(|orders| orders.faults = Some(faults));
     }
@@ -73,12 +73,12 @@ impl Proxy {
         });
     }
 
-    /// Ends every connection that is open now.
+    /// Ends every open connection.
     pub fn cut(&self, cut: Cut) {
         self.orders.send_modify(|orders| (orders.cut, orders.cuts) = (Some(cut), orders.cuts + 1));
     }
 
-    /// Passes nothing on, with connections left open and new ones accepted, until [`heal`](Self::heal).
+    /// Forwards nothing until [`heal`](Self::heal). Connections stay open, and new ones are accepted.
     pub fn stall(&self) {
         self.orders.send_modify(|orders| orders.stalled = true);
     }
@@ -89,15 +89,15 @@ impl Proxy {
         self.orders.send_modify(|orders| orders.refusing = true);
     }
 
-    /// What was done so far.
+    /// Returns the counts so far.
     pub fn counts(&self) -> Counts {
         *self.counts.borrow()
     }
 
-    /// Waits until the counts are as asked for, and returns them.
+    /// Waits until the counts satisfy a condition, and returns them.
     pub async fn wait_for(&self, mut wanted: impl FnMut(&Counts) -> bool) -> Counts {
         let mut counts = self.counts.clone();
-        // They stay behind when the runtime that counted has ended, and nothing is to come any more.
+        // The sender is gone if the proxy's runtime has ended: no count will change any more.
         let reached = counts.wait_for(|counts| wanted(counts)).await.map(|reached| *reached);
         match reached {
             Ok(reached) => reached,

@@ -1,29 +1,30 @@
-//! What a proxy is told to do, and what it has done.
+//! The commands to a proxy, and its counts.
 
 use std::time::Duration;
 
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// As when a process is killed or a firewall steps in: both ends find it reset.
+    /// A reset (RST) to both ends, as from a killed process or a firewall.
     Reset,
-    /// As when a process ends properly: both ends find that the other has closed it.
+    /// A close (FIN) to both ends, as from a process that exits.
     Close,
 }
 
-/// What happens to connections without a command; each goes through it by itself.
+/// Random faults, drawn for each connection separately.
 ///
-/// Six faults in ten end the connection, half of these in the middle of a piece that is being sent. Of the others half
-/// stall it, and half delay a piece.
+/// Six faults in ten end the connection, half of these in the middle of a piece of data. Of the other four, two stall
+/// the connection and two delay a piece.
 #[derive(Debug, Clone, Copy)]
 pub struct RandomFaults {
-    /// The same seed hurts the n-th connection after the same bytes. Moments are not repeated as exactly.
+    /// The same seed injects a fault into the n-th connection after the same number of bytes. Times are not repeated
+    /// exactly.
     pub seed: u64,
-    /// Each direction of a connection is hurt before it has carried this many bytes, not 0, since the last time.
+    /// The most bytes that a direction of a connection carries between two faults; at least 1.
     pub bytes: u32,
-    /// A connection is cut once it is this old, at the latest, also if it carries nothing.
+    /// The longest that a connection lives, even if it carries nothing.
     pub age: Duration,
-    /// The longest that a stall or a delay lasts.
+    /// The longest stall or delay.
     pub pause: Duration,
 }
 
@@ -34,41 +35,41 @@ impl RandomFaults {
     }
 }
 
-/// What a proxy has done so far.
+/// What a proxy has counted so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Connections that clients made, to the server or not.
+    /// Connections that clients made, whether or not the server was reachable.
     pub connections: usize,
-    /// How many of them are open.
+    /// Connections that are open now.
     pub open: usize,
     /// The most that were open at one time.
     pub most_open: usize,
-    /// Connections that were [reset](Cut::Reset) between two pieces of what was sent.
+    /// Connections [reset](Cut::Reset) between two pieces of data.
     pub resets: usize,
-    /// Connections that were [closed](Cut::Close) between two pieces of what was sent.
+    /// Connections [closed](Cut::Close) between two pieces of data.
     pub closes: usize,
-    /// Connections that were ended in the middle of a piece, of which only the first part was passed on.
+    /// Connections ended in the middle of a piece, whose first part was forwarded.
     pub truncations: usize,
-    /// Connections that stood still, in both directions, and went on.
+    /// Stalls of a connection, in both directions, that ended.
     pub stalls: usize,
-    /// Pieces that were passed on late.
+    /// Pieces of data that were forwarded late.
     pub delays: usize,
 }
 
 impl Counts {
-    /// Connections that the proxy ended, in whichever way.
+    /// Returns how many connections the proxy ended, in any way.
     pub fn cuts(&self) -> usize {
         self.resets + self.closes + self.truncations
     }
 }
 
-/// What every connection does at present.
+/// The commands in force for every connection.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Orders {
     pub(super) faults: Option<RandomFaults>,
     pub(super) stalled: bool,
     pub(super) refusing: bool,
-    /// How many commands to cut there were, and the last of them.
+    /// How many commands to cut were given, and the last one.
     pub(super) cuts: usize,
     pub(super) cut: Option<Cut>,
 }
