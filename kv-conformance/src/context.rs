@@ -129,8 +129,8 @@ impl Context {
         tokio::time::timeout(self.expiry(), asking).await.unwrap_or_else(late)
     }
 
-    /// Runs something that must renew a lease in time. If it fails and this machine or the store was too slow for the time
-    /// to live, it runs again with a longer one.
+    /// Runs something that must renew a lease in time. If it fails and this machine or the store was too slow for the
+    /// time to live, it runs again with a longer one.
     pub(crate) async fn steadily<F: Future<Output = Outcome> + Send>(
         &self,
         run: impl Fn(Duration) -> F + Send + Sync,

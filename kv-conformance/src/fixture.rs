@@ -53,7 +53,7 @@ pub trait Fixture: Send + Sync + 'static {
 
     /// An environment whose variables name the server, and an address that does not, such as `etcd://`.
     ///
-    /// For the cases about the environment (clause A2).
+    /// For the cases about the environment (clause [A2](kv_core::contract)).
     fn environment(&self) -> Option<(Environment, String)> {
         None
     }
@@ -66,9 +66,9 @@ pub trait Fixture: Send + Sync + 'static {
 
 /// Injects faults into a server or into the members of a cluster, which are numbered from 0.
 ///
-/// A method that injects a fault returns once it is in effect; a method that heals returns once the member serves again.
-/// Cases with faults run one at a time and heal what they injected. A fixture should also clean up after a case that
-/// failed.
+/// A method that injects a fault returns once it is in effect; a method that heals returns once the member serves
+/// again. Cases with faults run one at a time and heal what they injected. A fixture should also clean up after a case
+/// that failed.
 #[async_trait]
 pub trait Faults: Send + Sync {
     /// The `host:port` of each member, as clients reach it.

@@ -1,7 +1,7 @@
 //! The contract of [`kv_core`] as executable cases, for any backend.
 //!
-//! Every case proves some clauses of [`kv_core::contract`]. A case that fails names the broken clause with its sentence,
-//! and prints what it did and saw, in order.
+//! Every case proves some clauses of [`kv_core::contract`]. A case that fails names the broken clause with its
+//! sentence, and prints what it did and saw, in order.
 //!
 //! # Testing a backend
 //! [`guide`] writes a backend step by step. Its test is a target without the standard harness. Only the tests depend on

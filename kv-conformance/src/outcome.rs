@@ -9,7 +9,8 @@ pub type Outcome<T = ()> = Result<T, Broke>;
 /// A broken clause.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broke {
-    /// The clause; `None` if a call failed that no clause in particular covers. The case's first clause is reported then.
+    /// The clause; `None` if a call failed that no clause in particular covers. The case's first clause is reported
+    /// then.
     pub clause: Option<&'static str>,
     /// What was expected and what was observed.
     pub what: String,

@@ -1,4 +1,4 @@
-//! Whether a secret is told to anybody but the server (clause A4).
+//! Whether a secret is told to anybody but the server (clause [A4](kv_core::contract)).
 //!
 //! A [`Capture`] takes down every line that is logged on its thread at all, also by what a backend stands on, and
 //! whatever else it is shown. A test uses its backend in good times and bad, each with a secret, and then looks through

@@ -89,7 +89,8 @@ impl Suite {
             Need::EveryChange => self.limits.watch_history == WatchHistory::Every,
             Need::SmallLimits => self.limits.txn_ops <= 4096 && self.limits.value_bytes <= 8 << 20,
             Need::SmallTransactions => {
-                // A case reaches the limit with values of half the allowed size; one more value is then a matter of bytes.
+                // A case reaches the limit with values of half the allowed size; one more value is then a matter of
+                // bytes.
                 let Limits { txn_bytes, txn_ops, value_bytes, .. } = self.limits;
                 txn_bytes <= 8 << 20 && txn_bytes / (value_bytes / 2).max(1) < txn_ops
             }

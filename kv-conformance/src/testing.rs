@@ -1,7 +1,8 @@
 //! Waiting in tests of a backend: for what should happen soon, or for a condition to hold.
 //!
 //! Both fail the test with what it waited for. Their deadline is generous, so that only a fault reaches it, never a
-//! slow machine. A test that needs a relay between a client and a server finds one in [`chaos::proxy`](crate::chaos::proxy).
+//! slow machine. A test that needs a relay between a client and a server finds one in
+//! [`chaos::proxy`](crate::chaos::proxy).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The program: the suite on running stores, and what else can be done with them.
+//! The command `kv-conformance`: the suite, benchmarks and judges for running stores.
 
 mod cli;
 
@@ -12,7 +12,7 @@ use kv_memory as _;
 
 /// Proves the contract of kv-core on running stores, clause by clause.
 ///
-/// The suite keeps to a directory of its own in each store, and removes it afterwards.
+/// The suite works in a directory of its own in each store and removes it afterwards.
 #[derive(Parser)]
 #[command(name = "kv-conformance", args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Program {

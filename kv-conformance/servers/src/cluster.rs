@@ -1,4 +1,4 @@
-//! A running store, and what can be done to it.
+//! A running store in containers.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,16 +26,16 @@ use crate::tls::Certificates;
 use crate::tool::{Output, Tool};
 use crate::{consul, etcd};
 
-/// A store that runs in containers: one server, or several that elect a leader.
+/// A store in containers: one server, or several that elect a leader.
 ///
-/// Members are numbered from 0. Data outlives [`kill`](Self::kill) and [`start_again`](Self::start_again). Everything
-/// is gone when this is [stopped](Self::stop) or dropped.
+/// Members are numbered from 0. Their data survives [`kill`](Self::kill) and [`start_again`](Self::start_again).
+/// Everything is removed when the cluster is [stopped](Self::stop) or dropped.
 pub struct Cluster {
     pub(crate) kind: Kind,
     tls: Tls,
     pub(crate) run: Run,
     ports: Vec<u16>,
-    /// Every member's address among its peers.
+    /// Each member's address in the network of the peers.
     pub(crate) peers: Vec<Ipv4Addr>,
     pub(crate) networks: Option<Networks>,
     certificates: Option<Certificates>,
@@ -44,11 +44,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts `members` servers, and returns when every one of them serves linearizable reads.
+    /// Starts `members` servers and returns when each of them serves linearizable reads.
     ///
     /// # Errors
     ///
-    /// When there is no Docker engine, no image, or a server that does not come up; nothing is left running then.
+    /// If there is no Docker engine or no image, or a server does not start. Nothing is left running then.
     pub async fn start(kind: Kind, members: usize, options: Options) -> Result<Self, Error> {
         if members == 0 {
             return Err(Error::new("a cluster has members"));
@@ -68,7 +68,7 @@ impl Cluster {
             Tls::Server | Tls::Mutual => Some(Certificates::generate()?),
         };
         let networks = if members > 1 { Some(Networks::create(&engine, &run.name, &labels).await?) } else { None };
-        // The only member of a cluster has no peers, and is best off with an address that never changes.
+        // A single member has no peers; the loopback address never changes.
         let address = |member| networks.as_ref().map_or(Ipv4Addr::LOCALHOST, |networks| networks.peer_address(member));
         let peers: Vec<Ipv4Addr> = (0..members).map(address).collect();
         let admin = options.access_control.then(|| credential(kind, "root"));
@@ -114,12 +114,12 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Which store this is.
+    /// The kind of the store.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// How many members it has, running or not.
+    /// The number of members, running or not.
     pub fn members(&self) -> usize {
         self.ports.len()
     }
@@ -129,12 +129,12 @@ impl Cluster {
         self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()
     }
 
-    /// The address for `kv_core::connect`, of all members.
+    /// The address of all members, for `kv_core::connect`.
     pub fn address(&self) -> String {
         self.address_at(&self.endpoints())
     }
 
-    /// The address of whatever stands at these endpoints: some of the members, or what leads to them.
+    /// The address of these endpoints: some of the members, or proxies to them.
     pub fn address_at(&self, endpoints: &[String]) -> String {
         self.compose(&endpoints.join(","), None)
     }
@@ -143,7 +143,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// When there is no such member, as in every method that takes one.
+    /// If there is no such member, as in every method that takes a member.
     pub fn address_of(&self, member: usize) -> String {
         self.address_at(&self.endpoints()[member..=member])
     }
@@ -180,21 +180,21 @@ impl Cluster {
         address
     }
 
-    /// The certificates, if clients reach this by TLS.
+    /// The certificates, if clients connect with TLS.
     pub fn certificates(&self) -> Option<&Certificates> {
         self.certificates.as_ref()
     }
 
-    /// The credential that may do everything, if there is access control.
+    /// The credential with every permission, if there is access control.
     pub fn admin(&self) -> Option<&Credential> {
         self.admin.as_ref()
     }
 
-    /// Makes a credential that may only do `access` to keys that begin with `prefix`.
+    /// Creates a credential with the permission `access` on keys that begin with `prefix`, and no other.
     ///
     /// # Errors
     ///
-    /// When there is no access control, or the server refuses.
+    /// If there is no access control, or the server refuses.
     pub async fn grant(&self, prefix: &str, access: Access) -> Result<Credential, Error> {
         let Some(admin) = &self.admin else {
             return Err(Error::new("this cluster was started without access control"));
@@ -210,11 +210,11 @@ impl Cluster {
         }
     }
 
-    /// The version that the first member says it is.
+    /// The version that the first member reports.
     ///
     /// # Errors
     ///
-    /// When it does not answer.
+    /// If it does not answer.
     pub async fn version(&self) -> Result<String, Error> {
         match self.kind {
             Kind::Etcd => etcd::version(&self.http).await,
@@ -222,37 +222,37 @@ impl Cluster {
         }
     }
 
-    /// The last lines that a member logged.
+    /// The last 30 lines of a member's log.
     pub async fn log(&self, member: usize) -> String {
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("30").build();
         let lines = self.run.engine.logs(self.container(member), Some(options)).collect::<Vec<_>>().await;
         lines.into_iter().map(|line| line.map_or_else(|error| error.to_string(), |line| line.to_string())).collect()
     }
 
-    /// Runs a command in a member's container to its end; `etcdctl` and `consul` need no options to find the server.
+    /// Runs a command in a member's container to its end. `etcdctl` and `consul` need no options to find the server.
     ///
     /// # Errors
     ///
-    /// When it cannot be run; a command that ran and failed is no error here.
+    /// If it cannot be run. A command that runs and fails is no error here.
     pub async fn exec(&self, member: usize, command: &[&str]) -> Result<Output, Error> {
         self.spawn(member, command).await?.wait().await
     }
 
-    /// Starts a command in a member's container and leaves it running.
+    /// Starts a command in a member's container and does not wait for its end.
     ///
     /// # Errors
     ///
-    /// When it cannot be run.
+    /// If it cannot be run.
     pub async fn spawn(&self, member: usize, command: &[&str]) -> Result<Tool, Error> {
         Tool::start(&self.run.engine, self.container(member), command).await
     }
 
-    /// Removes everything, and returns when it is gone.
+    /// Removes everything and returns when it is gone.
     pub async fn stop(mut self) {
         self.run.end().await;
     }
 
-    /// The value of [`CLUSTER_LABEL`] on all that belongs to this cluster.
+    /// The value of [`CLUSTER_LABEL`] on all containers and networks of this cluster.
     pub fn name(&self) -> &str {
         &self.run.name
     }
@@ -272,7 +272,7 @@ impl fmt::Debug for Cluster {
     }
 }
 
-/// What a process does once, before it starts its first server.
+/// Set-up before the process starts its first server; runs once.
 async fn prepare_process(engine: &Docker) {
     static PREPARED: OnceCell<()> = OnceCell::const_new();
     PREPARED
@@ -283,7 +283,7 @@ async fn prepare_process(engine: &Docker) {
         .await;
 }
 
-/// Everything but what stands for itself in any part of an address.
+/// All characters but those that need no encoding in any part of an address.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// A slash ends a host, and means nothing in a parameter.
+/// Without the slash, which ends a host but has no meaning in a parameter.
 const RESERVED_IN_PARAMETER: &AsciiSet = &RESERVED.remove(b'/');

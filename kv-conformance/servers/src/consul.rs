@@ -1,4 +1,4 @@
-//! What is particular to Consul: how a server is configured, asked, and given tokens.
+//! Consul: configuration, questions about its state, and tokens.
 
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -20,7 +20,7 @@ pub(crate) fn arguments() -> Vec<String> {
     vec!["agent".to_owned(), format!("-config-file={CONFIGURATION}")]
 }
 
-/// The configuration file, with the path where a member looks for it.
+/// The configuration file and its path in a member's container.
 pub(crate) fn configuration(plan: &Plan<'_>, management: Option<&Credential>) -> Result<(String, Vec<u8>), Error> {
     let mut configuration = json!({
         "server": true,
@@ -28,7 +28,7 @@ pub(crate) fn configuration(plan: &Plan<'_>, management: Option<&Credential>) ->
         "node_name": format!("m{}", plan.member),
         "data_dir": "/data",
         "client_addr": "0.0.0.0",
-        // A member joins its peers' network after it has started, so it cannot bind to that address alone.
+        // A member joins its peers' network after its start, so it cannot bind to that address only.
         "bind_addr": "0.0.0.0",
         "advertise_addr": plan.peers[plan.member],
         "retry_join": plan.peers.iter().filter(|peer| **peer != plan.peers[plan.member]).collect::<Vec<_>>(),
@@ -37,13 +37,14 @@ pub(crate) fn configuration(plan: &Plan<'_>, management: Option<&Credential>) ->
         "disable_update_check": true,
         "leave_on_terminate": false,
         "log_level": "info",
-        // Without it the agent tells nobody how many files it has open.
+        // Without it the agent does not report its number of open files.
         "telemetry": { "prometheus_retention_time": "1h" },
-        // Sessions end after twice their TTL; the usual least TTL of ten seconds would make each such test take 20.
+        // Sessions end after up to twice their TTL. With the default minimum of ten seconds each such test would take
+        // 20.
         "session_ttl_min": "100ms",
         "performance": { "raft_multiplier": 1 },
         "gossip_lan": { "probe_interval": "500ms", "probe_timeout": "250ms", "suspicion_mult": 3 },
-        // A killed server is meant to come back; removing it would leave two, of which none may fail.
+        // A killed server comes back. Removing it would leave two servers, and then none may fail.
         "autopilot": { "cleanup_dead_servers": false },
     });
     if plan.options.tls != Tls::Off {
@@ -64,7 +65,7 @@ pub(crate) fn configuration(plan: &Plan<'_>, management: Option<&Credential>) ->
     Ok((CONFIGURATION.to_owned(), text))
 }
 
-/// For the `consul` command in a member's container, so that it needs no options.
+/// The environment of the `consul` command in a member's container, so that it needs no options.
 pub(crate) fn environment(tls: Tls) -> Vec<(&'static str, &'static str)> {
     match tls {
         Tls::Off => vec![],
@@ -84,7 +85,7 @@ fn header(token: Option<&Credential>) -> Option<(&str, &str)> {
     }
 }
 
-/// Whether a member serves: it knows all its peers and answers a consistent read.
+/// Whether a member serves: it knows all peers and answers a consistent read.
 pub(crate) async fn serves(
     http: &Http,
     member: usize,
@@ -97,7 +98,7 @@ pub(crate) async fn serves(
     }
     let path = "/v1/kv/kv-conformance/ready?consistent";
     let (status, text) = http.ask(member, Method::GET, path, None, header(management)).await?;
-    // No such key is an answer too.
+    // A missing key is an answer, too.
     if status.is_success() || status == StatusCode::NOT_FOUND {
         return Ok(true);
     }
@@ -109,7 +110,7 @@ pub(crate) async fn version(http: &Http, management: Option<&Credential>) -> Res
     Ok(answer["Config"]["Version"].as_str().unwrap_or("unknown").to_owned())
 }
 
-/// The leader that each member sees, by its number; `None` where it sees none or does not answer.
+/// The number of the leader that each member sees; `None` if it sees none or does not answer.
 pub(crate) async fn leaders(http: &Http, peers: &[Ipv4Addr]) -> Vec<Option<usize>> {
     let asked = (0..peers.len()).map(|member| http.ask_json(member, Method::GET, "/v1/status/leader", None, None));
     let position = |answer: &Value| {
@@ -135,7 +136,7 @@ pub(crate) async fn census(http: &Http, members: Range<usize>, token: Option<&Cr
     Ok(Census { connections, leases, keys })
 }
 
-/// Makes a member that was cut off and its peers find one another now: by themselves they try only now and then.
+/// Makes an isolated member and its peers reconnect now; by themselves they retry rarely.
 pub(crate) async fn join(http: &Http, member: usize, peers: &[Ipv4Addr], management: Option<&Credential>) -> bool {
     for peer in peers.iter().enumerate().filter(|(other, _)| *other != member).map(|(_, peer)| peer) {
         let path = format!("/v1/agent/join/{peer}");
@@ -147,7 +148,7 @@ pub(crate) async fn join(http: &Http, member: usize, peers: &[Ipv4Addr], managem
     false
 }
 
-/// Makes a token that may only do `access` below `prefix`.
+/// Creates a token with the permission `access` below `prefix`.
 pub(crate) async fn grant(
     http: &Http,
     management: &Credential,
@@ -169,6 +170,6 @@ pub(crate) async fn grant(
     let made = http.ask_json(0, Method::PUT, "/v1/acl/token", Some(&token), header).await?;
     match made["SecretID"].as_str() {
         Some(secret) => Ok(Credential::Token(secret.to_owned())),
-        None => Err(Error::new("Consul made a token and did not tell it")),
+        None => Err(Error::new("Consul created a token without a secret id")),
     }
 }

@@ -5,18 +5,18 @@ use std::fmt;
 use crate::kind::Kind;
 use crate::random::random;
 
-/// What a client shows to a server with access control.
+/// The credential of a client at a server with access control.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credential {
-    /// etcd's.
+    /// A user of etcd.
     User {
-        /// The user.
+        /// The user's name.
         name: String,
         /// The user's password.
         password: String,
     },
-    /// Consul's.
+    /// A token of Consul.
     Token(String),
 }
 
@@ -29,7 +29,7 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// What a granted credential may do below its prefix.
+/// The permission of a granted credential below its prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Read.

@@ -1,4 +1,4 @@
-//! What the Docker engine is asked for beyond running a container: images and networks.
+//! Images and networks of the Docker engine.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -16,7 +16,7 @@ use tokio::process::Command;
 use crate::error::{Doing, Error};
 use crate::kind::Kind;
 
-/// The engine that testcontainers uses, after it has answered.
+/// Connects to the engine that testcontainers uses, and pings it.
 pub(crate) async fn engine() -> Result<Docker, Error> {
     let answered = async {
         let engine = docker_client_instance().await.doing("Docker")?;
@@ -33,13 +33,13 @@ pub(crate) async fn engine() -> Result<Docker, Error> {
     })
 }
 
-/// Makes an image available: as it is here, else pulled, else built by `images/build`.
+/// Makes an image available: the local one, else pulled, else built by `images/build`.
 pub(crate) async fn provide_image(engine: &Docker, reference: &str) -> Result<(), Error> {
     if engine.inspect_image(reference).await.is_ok() {
         return Ok(());
     }
     let (name, tag) = split_reference(reference);
-    // No registry has these names; asking one only costs the time until it says so.
+    // No container registry has these names; asking one would only cost time.
     if let Some(product @ ("etcd" | "consul")) = name.strip_prefix("kv-") {
         return build_image(product, tag).await;
     }
@@ -47,7 +47,7 @@ pub(crate) async fn provide_image(engine: &Docker, reference: &str) -> Result<()
         .pull_image()
         .await
         .map(drop)
-        .doing(format!("image {reference} is not here and cannot be pulled (kv-conformance/images/build makes others)"))
+        .doing(format!("image {reference} is missing and cannot be pulled (kv-conformance/images/build makes others)"))
 }
 
 async fn build_image(product: &str, version: &str) -> Result<(), Error> {
@@ -61,7 +61,7 @@ async fn build_image(product: &str, version: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::new(format!(
-        "image kv-{product}:{version} is not here, and building it failed:\n{}",
+        "image kv-{product}:{version} is missing, and building it failed:\n{}",
         String::from_utf8_lossy(&output.stderr).trim_end()
     )))
 }
@@ -77,8 +77,8 @@ pub(crate) fn split_reference(reference: &str) -> (&str, &str) {
 
 /// A cluster's two networks.
 ///
-/// Members talk to one another on `peers` alone, where each keeps its address; clients come in by a port that is mapped
-/// through `clients`. So taking a member off `peers` cuts it from the others while clients still reach it.
+/// Members talk to one another only on `peers`, where each keeps its address. Clients connect to a port that is mapped
+/// through `clients`. Disconnecting a member from `peers` therefore isolates it while clients still reach it.
 #[derive(Debug, Clone)]
 pub(crate) struct Networks {
     pub(crate) clients: String,
@@ -89,8 +89,9 @@ pub(crate) struct Networks {
 impl Networks {
     /// Creates both.
     ///
-    /// Fixed addresses need a subnet that is asked for by name, and only the engine knows which ones are free. So it
-    /// gives one to a network that is removed at once; should another network take it in between, the next is tried.
+    /// Fixed addresses need an explicit subnet, and only the engine knows which subnets are free. So a temporary
+    /// network is created to learn a free subnet and removed at once. If another network takes the subnet meanwhile,
+    /// the next is tried.
     pub(crate) async fn create(
         engine: &Docker,
         cluster: &str,

@@ -1,4 +1,4 @@
-//! What is particular to etcd: how a member is configured, asked, and given users.
+//! etcd: configuration, questions about its state, and users.
 
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -27,7 +27,7 @@ pub(crate) fn arguments(plan: &Plan<'_>, port: u16) -> Vec<String> {
         "--data-dir=/data".to_owned(),
         format!("--listen-client-urls={scheme}://0.0.0.0:2379"),
         format!("--advertise-client-urls={scheme}://127.0.0.1:{port}"),
-        // A member joins its peers' network after it has started, so it cannot listen on that address alone.
+        // A member joins its peers' network after its start, so it cannot listen on that address only.
         "--listen-peer-urls=http://0.0.0.0:2380".to_owned(),
         format!("--initial-advertise-peer-urls={}", peer(&plan.peers[plan.member])),
         format!("--initial-cluster={}", members.join(",")),
@@ -44,7 +44,7 @@ pub(crate) fn arguments(plan: &Plan<'_>, port: u16) -> Vec<String> {
     arguments
 }
 
-/// For `etcdctl` in a member's container, so that it needs no options.
+/// The environment of `etcdctl` in a member's container, so that it needs no options.
 pub(crate) fn environment(tls: Tls) -> Vec<(&'static str, &'static str)> {
     match tls {
         Tls::Off => vec![("ETCDCTL_API", "3")],
@@ -58,7 +58,7 @@ pub(crate) fn environment(tls: Tls) -> Vec<(&'static str, &'static str)> {
     }
 }
 
-/// Whether a member serves: its health check is a linearizable read.
+/// Whether a member serves. Its health check is a linearizable read.
 pub(crate) async fn serves(http: &Http, member: usize) -> Result<bool, Error> {
     let answer = http.ask_json(member, Method::GET, "/health", None, None).await?;
     Ok(answer["health"] == "true")
@@ -69,7 +69,7 @@ pub(crate) async fn version(http: &Http) -> Result<String, Error> {
     Ok(answer["etcdserver"].as_str().unwrap_or("unknown").to_owned())
 }
 
-/// Logs in at a member; gives the header that further requests carry.
+/// Logs in at a member and returns the header for further requests.
 async fn login(http: &Http, member: usize, user: &Credential) -> Result<(&'static str, String), Error> {
     let Credential::User { name, password } = user else {
         return Err(Error::new("etcd has users, not tokens"));
@@ -86,7 +86,7 @@ async fn status(http: &Http, member: usize, root: Option<&Credential>) -> Option
     Some((id(&answer["header"]["member_id"])?, id(&answer["leader"])?))
 }
 
-/// The leader that each member sees, by its number; `None` where it sees none or does not answer.
+/// The number of the leader that each member sees; `None` if it sees none or does not answer.
 pub(crate) async fn leaders(http: &Http, members: usize, root: Option<&Credential>) -> Vec<Option<usize>> {
     let seen = futures_util::future::join_all((0..members).map(|member| status(http, member, root))).await;
     seen.iter()
@@ -97,10 +97,10 @@ pub(crate) async fn leaders(http: &Http, members: usize, root: Option<&Credentia
         .collect()
 }
 
-/// A request of the JSON gateway, as root where there is access control.
+/// Sends a request to the JSON gateway, as root if there is access control.
 async fn post(http: &Http, member: usize, path: &str, body: &Value, root: Option<&Credential>) -> Result<Value, Error> {
     let token = match root {
-        // Anew each time, for a test may have made tokens short-lived.
+        // A new login each time: tests may configure short-lived tokens.
         Some(root) => Some(login(http, member, root).await?),
         None => None,
     };
@@ -108,14 +108,14 @@ async fn post(http: &Http, member: usize, path: &str, body: &Value, root: Option
     http.ask_json(member, Method::POST, path, Some(body), header).await
 }
 
-/// How many keys there are, and at which revision.
+/// The number of keys, with the revision.
 async fn count(http: &Http, member: usize, root: Option<&Credential>) -> Result<Value, Error> {
     let (key, range_end) = range("");
     let everything = json!({"key": STANDARD.encode(key), "range_end": STANDARD.encode(range_end), "count_only": true});
     post(http, member, "/v3/kv/range", &everything, root).await
 }
 
-/// Forgets every revision but the present one.
+/// Compacts the history up to the current revision.
 pub(crate) async fn compact(http: &Http, member: usize, root: Option<&Credential>) -> Result<(), Error> {
     let counted = count(http, member, root).await?;
     let body = json!({"revision": counted["header"]["revision"]});
@@ -131,7 +131,7 @@ pub(crate) async fn census(http: &Http, members: Range<usize>, root: Option<&Cre
     Ok(Census { connections, leases, keys })
 }
 
-/// Makes the root user and turns authentication on.
+/// Creates the root user and enables authentication.
 pub(crate) async fn enable_access_control(http: &Http, root: &Credential) -> Result<(), Error> {
     let Credential::User { name, password } = root else {
         return Err(Error::new("etcd has users, not tokens"));
@@ -148,7 +148,7 @@ pub(crate) async fn enable_access_control(http: &Http, root: &Credential) -> Res
     Ok(())
 }
 
-/// Makes a user that may only do `access` below `prefix`.
+/// Creates a user with the permission `access` below `prefix`.
 pub(crate) async fn grant(
     http: &Http,
     root: &Credential,

@@ -1,4 +1,4 @@
-//! What can be done to a cluster's members, and how they are asked whether it bites.
+//! Fault injection into a cluster's members, and questions about their state.
 
 use std::time::{Duration, Instant};
 
@@ -13,57 +13,57 @@ use crate::error::{Doing, Error};
 use crate::kind::Kind;
 use crate::{consul, etcd, member};
 
-/// Generous, since it is only ever waited out by a server that has failed.
+/// Upper bound of every wait; reached only by a server that has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
 impl Cluster {
-    /// Ends a member at once, as a crash does (SIGKILL).
+    /// Kills a member at once, like a crash (SIGKILL).
     ///
     /// # Errors
     ///
-    /// When it is not running.
+    /// If it is not running.
     pub async fn kill(&self, member: usize) -> Result<(), Error> {
         let options = KillContainerOptionsBuilder::new().signal("SIGKILL").build();
         self.run.engine.kill_container(self.container(member), Some(options)).await.doing("cannot kill a member")
     }
 
-    /// Starts a killed member and waits until it serves again, for which a cluster needs a majority.
+    /// Starts a killed member and waits until it serves again. Serving needs a majority of the members.
     ///
     /// # Errors
     ///
-    /// When it does not serve within a minute.
+    /// If it does not serve within a minute.
     pub async fn start_again(&self, member: usize) -> Result<(), Error> {
         self.start_container(member).await?;
         self.await_member(member).await
     }
 
-    /// Starts every member that is not running, all at once, and waits until all serve.
+    /// Starts all members that are not running, concurrently, and waits until all serve.
     ///
     /// # Errors
     ///
-    /// When they do not serve within a minute.
+    /// If they do not serve within a minute.
     pub async fn start_all_again(&self) -> Result<(), Error> {
         try_join_all((0..self.members()).map(|member| self.start_container(member))).await?;
         self.await_all().await
     }
 
-    /// Stops a member as for maintenance (SIGTERM), starts it again, and waits until it serves.
+    /// Stops a member gracefully (SIGTERM), starts it again, and waits until it serves.
     ///
     /// # Errors
     ///
-    /// When it is not running, or does not serve within a minute.
+    /// If it is not running, or does not serve within a minute.
     pub async fn restart(&self, member: usize) -> Result<(), Error> {
         let options = StopContainerOptionsBuilder::new().t(10).build();
         self.run.engine.stop_container(self.container(member), Some(options)).await.doing("cannot stop a member")?;
         self.start_again(member).await
     }
 
-    /// Has etcd forget every revision but the present one.
+    /// Compacts etcd's history up to the current revision.
     ///
     /// # Errors
     ///
-    /// When the store is Consul, which keeps no history, or does not answer.
+    /// If the store is Consul, which keeps no history, or does not answer.
     pub async fn compact(&self) -> Result<(), Error> {
         match self.kind {
             Kind::Etcd => etcd::compact(&self.http, self.first_serving().await?, self.admin.as_ref()).await,
@@ -71,11 +71,11 @@ impl Cluster {
         }
     }
 
-    /// What the cluster holds on to for its clients, connections to all members together.
+    /// Counts the resources that the cluster holds for its clients, with the connections to all members.
     ///
     /// # Errors
     ///
-    /// When a member does not answer.
+    /// If a member does not answer.
     pub async fn census(&self) -> Result<Census, Error> {
         let members = 0..self.members();
         match self.kind {
@@ -105,54 +105,54 @@ impl Cluster {
         }
     }
 
-    /// Stops a member from running without ending it: connections stay open, and nothing answers.
+    /// Pauses a member: its connections stay open, but nothing answers.
     ///
     /// # Errors
     ///
-    /// When it is not running, or is paused already.
+    /// If it is not running, or already paused.
     pub async fn pause(&self, member: usize) -> Result<(), Error> {
         self.run.engine.pause_container(self.container(member)).await.doing("cannot pause a member")
     }
 
-    /// Lets a paused member go on.
+    /// Resumes a paused member.
     ///
     /// # Errors
     ///
-    /// When it is not paused.
+    /// If it is not paused.
     pub async fn resume(&self, member: usize) -> Result<(), Error> {
         self.run.engine.unpause_container(self.container(member)).await.doing("cannot resume a member")
     }
 
-    /// Cuts a member off from its peers, while clients still reach it.
+    /// Isolates a member from its peers; clients still reach it.
     ///
     /// # Errors
     ///
-    /// When it has no peers, or is cut off already.
+    /// If it has no peers, or is already isolated.
     pub async fn isolate(&self, member: usize) -> Result<(), Error> {
         self.networks()?.disconnect(&self.run.engine, self.container(member)).await
     }
 
-    /// Ends [`isolate`](Self::isolate): the member has its peers again, at its old address.
+    /// Ends [`isolate`](Self::isolate): the member reaches its peers again, at its previous address.
     ///
     /// # Errors
     ///
-    /// When it is not cut off.
+    /// If it is not isolated.
     pub async fn rejoin(&self, member: usize) -> Result<(), Error> {
         self.networks()?.connect(&self.run.engine, self.container(member), member).await?;
         if self.kind == Kind::Consul {
-            // Best effort: its peers may be down, or it may be.
+            // Best effort: the member or its peers may be down.
             consul::join(&self.http, member, &self.peers, self.admin.as_ref()).await;
         }
         Ok(())
     }
 
-    /// The member that a majority of members takes for the leader, if there is one.
+    /// The member that a majority of members sees as the leader, if any.
     pub async fn leader(&self) -> Option<usize> {
         let seen = match self.kind {
             Kind::Etcd => etcd::leaders(&self.http, self.members(), self.admin.as_ref()).await,
             Kind::Consul => consul::leaders(&self.http, &self.peers).await,
         };
-        // One that is cut off goes on believing in its leader for a while, itself included.
+        // An isolated member still reports its former leader, possibly itself, for a while.
         (0..self.members()).find(|member| {
             let votes = seen.iter().filter(|leader| **leader == Some(*member)).count();
             votes * 2 > self.members()
@@ -163,7 +163,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When there is none within a minute.
+    /// If there is none within a minute.
     pub async fn await_leader(&self, except: Option<usize>) -> Result<usize, Error> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -184,7 +184,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When it does not within a minute, with the end of its log.
+    /// If it does not within a minute; the error has the end of its log.
     pub async fn await_member(&self, member: usize) -> Result<(), Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -207,7 +207,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When one does not within a minute, with the end of its log.
+    /// If one does not within a minute; the error has the end of its log.
     pub async fn await_all(&self) -> Result<(), Error> {
         try_join_all((0..self.members()).map(|member| self.await_member(member))).await.map(drop)
     }

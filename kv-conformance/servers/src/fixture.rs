@@ -1,4 +1,4 @@
-//! A fixture for the suite: one server or a cluster that this process starts, or one that runs already.
+//! A fixture for the suite: a server or cluster that this process starts, or a server that already runs.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::error::Error;
 use crate::kind::{Kind, address_from_environment};
 use crate::options::Options;
 
-/// etcd or Consul as a [`Fixture`], with every fault that a [`Cluster`] knows.
+/// etcd or Consul as a [`Fixture`], with all faults of a [`Cluster`].
 ///
-/// The server that `KV_ETCD_ADDR` or `KV_CONSUL_ADDR` names is used as it is, and is not hurt.
+/// If `KV_ETCD_ADDR` or `KV_CONSUL_ADDR` names a server, that server is used, without faults.
 #[derive(Debug)]
 pub struct ServerFixture {
     kind: Kind,
@@ -25,11 +25,11 @@ pub struct ServerFixture {
 }
 
 impl ServerFixture {
-    /// Starts a store of this kind, unless one runs already, to be reached through the given backend.
+    /// Starts a store of this kind, unless the environment names one, and connects through the given backend.
     ///
     /// # Errors
     ///
-    /// Why there is no server, and what to start or install.
+    /// The reason why there is no server, and what to start or install.
     pub async fn start(kind: Kind, members: usize, options: Options, backend: Registration) -> Result<Self, Error> {
         let registry = Registry::new().with(backend);
         if let Some(address) = address_from_environment(kind) {
@@ -43,7 +43,7 @@ impl ServerFixture {
         Ok(Self { kind, name, registry, address: cluster.address(), cluster: Some(cluster), effort: 1 })
     }
 
-    /// Has the random cases, and those with faults, try this many times over.
+    /// Sets the factor on the repetitions of random cases and of cases with faults.
     #[must_use]
     pub fn with_effort(mut self, effort: u32) -> Self {
         self.effort = effort;
@@ -66,7 +66,7 @@ impl Fixture for ServerFixture {
     }
 
     fn ttl(&self, limits: &Limits) -> Duration {
-        // etcd grants two seconds at least, whatever is asked for.
+        // etcd grants at least two seconds, whatever the request says.
         let shortest = if self.kind == Kind::Etcd { 2000 } else { 500 };
         limits.min_ttl.max(Duration::from_millis(shortest))
     }

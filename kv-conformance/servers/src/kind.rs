@@ -15,7 +15,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The image that servers of this kind are started from.
+    /// The image of servers of this kind.
     pub fn image(self) -> String {
         let (variable, default) = match self {
             Self::Etcd => ("KV_ETCD_IMAGE", "kv-etcd:latest"),
@@ -39,7 +39,7 @@ impl Kind {
         }
     }
 
-    /// The port that clients reach within a container.
+    /// The port for clients in a container.
     pub(crate) fn port(self, tls: Tls) -> u16 {
         match (self, tls) {
             (Self::Etcd, _) => 2379,

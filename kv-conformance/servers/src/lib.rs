@@ -1,10 +1,9 @@
-//! Real servers for the suite: etcd and Consul in containers, one server or a cluster of three, and the means to hurt
-//! them.
+//! Real servers for tests: etcd and Consul in containers, single or in clusters, with fault injection.
 //!
-//! A [`Cluster`] is started, used by its [`address`](Cluster::address), hurt by its methods, and gone afterwards: when
-//! it is [stopped](Cluster::stop) or dropped, when the process ends by Ctrl-C, SIGTERM or SIGHUP, and, should the
-//! process have been killed outright, when the next one starts a server. Starting the first server installs a handler
-//! for these signals; a program that ends through [`std::process::exit`] has to stop its clusters first.
+//! Tests connect to a [`Cluster`] by its [`address`](Cluster::address) and inject faults with its methods. It is
+//! removed when it is [stopped](Cluster::stop) or dropped, and when the process ends by Ctrl-C, SIGTERM or SIGHUP. What
+//! a killed process left behind is removed when the next process starts a server. Starting the first server installs a
+//! handler for these signals; a program that ends through [`std::process::exit`] must stop its clusters first.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), kv_conformance_servers::Error> {
@@ -21,8 +20,8 @@
 //! # }
 //! ```
 //!
-//! The image is the one that `KV_ETCD_IMAGE` or `KV_CONSUL_IMAGE` names: as it is on this machine, else pulled. The
-//! images `kv-etcd:*` and `kv-consul:*`, which are the defaults, are made by `images/build` when they are missing.
+//! `KV_ETCD_IMAGE` and `KV_CONSUL_IMAGE` choose the images. A local image is used as it is; a missing one is pulled.
+//! The defaults `kv-etcd:*` and `kv-consul:*` are built by `kv-conformance/images/build` if they are missing.
 
 mod cluster;
 mod consul;

@@ -17,9 +17,9 @@ use crate::kind::Kind;
 use crate::plan::Plan;
 use crate::{consul, etcd};
 
-/// Starts a member; gives its container and the port on 127.0.0.1 that leads to it.
+/// Starts a member and returns its container and its port on 127.0.0.1.
 ///
-/// The port is fixed here, and not left to the engine, since the engine would choose another at every restart.
+/// The port is chosen here, because the engine would choose another one at every restart.
 pub(crate) async fn start(plan: &Plan<'_>) -> Result<(ContainerAsync<GenericImage>, u16), Error> {
     let mut tries = 0..10;
     loop {
@@ -32,7 +32,7 @@ pub(crate) async fn start(plan: &Plan<'_>) -> Result<(ContainerAsync<GenericImag
     }
 }
 
-/// Whether an engine's refusal is about a port that something else has taken meanwhile.
+/// Whether the engine refused because the port is in use.
 pub(crate) fn is_port_taken(message: &str) -> bool {
     message.contains("port is already allocated") || message.contains("address already in use")
 }
@@ -76,10 +76,10 @@ async fn run(plan: &Plan<'_>, port: u16) -> Result<ContainerAsync<GenericImage>,
     request.start().await.doing(format!("cannot start {}", plan.kind))
 }
 
-/// A port that nothing listens on.
+/// Returns a port that nothing listens on.
 ///
-/// It comes from below those that systems give to outgoing connections: while a killed server is away, such a
-/// connection must not take its port.
+/// The range is below the ephemeral ports, because an outgoing connection must not take the port of a killed server
+/// before it starts again.
 fn free_port() -> Result<u16, Error> {
     const PORTS: Range<u16> = 15_000..30_000;
     for attempt in 0..100_u8 {

@@ -3,16 +3,16 @@
 /// How clients reach a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Tls {
-    /// In plain text.
+    /// Plain text.
     #[default]
     Off,
-    /// By TLS, where the server shows a certificate.
+    /// TLS; the server presents a certificate.
     Server,
-    /// By TLS, where the client shows one as well.
+    /// TLS; the client presents a certificate as well.
     Mutual,
 }
 
-/// What a server is to be like; by default plain, and open to everyone.
+/// The configuration of a server; by default plain text without access control.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     pub(crate) image: Option<String>,
@@ -24,30 +24,31 @@ pub struct Options {
 }
 
 impl Options {
-    /// Another image than [`Kind::image`].
+    /// Sets another image than [`Kind::image`](super::Kind::image).
     #[must_use]
     pub fn image(mut self, reference: impl Into<String>) -> Self {
         self.image = Some(reference.into());
         self
     }
 
-    /// TLS for clients; members talk to one another in plain text.
+    /// Sets TLS for clients. Members talk to one another in plain text.
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = tls;
         self
     }
 
-    /// Refuses whoever does not show credentials: etcd's authentication, Consul's ACLs with `deny` as the default.
+    /// Requires credentials: etcd's authentication, Consul's ACLs with the default policy `deny`.
     ///
-    /// [`Cluster::admin`] may do everything, [`Cluster::grant`] makes credentials that may do less.
+    /// [`Cluster::admin`](super::Cluster::admin) has every permission, [`Cluster::grant`](super::Cluster::grant)
+    /// creates credentials with fewer.
     #[must_use]
     pub fn access_control(mut self) -> Self {
         self.access_control = true;
         self
     }
 
-    /// One more argument for the server's command line, after the suite's own: for example `--auth-token-ttl=3` for
+    /// Adds an argument to the end of the server's command line: for example `--auth-token-ttl=3` for
     /// etcd, or `-hcl=limits { http_max_conns_per_client = 1000 }` for Consul.
     #[must_use]
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
@@ -55,15 +56,15 @@ impl Options {
         self
     }
 
-    /// Keeps the data in memory, where no disk slows the server down; it is gone once the server stops, so that a
-    /// member that was killed cannot start again.
+    /// Keeps the data in memory, so that no disk slows the server down. The data is lost when the server stops, so a
+    /// killed member cannot start again.
     #[must_use]
     pub fn in_memory(mut self) -> Self {
         self.in_memory = true;
         self
     }
 
-    /// A file for each member, at an absolute path, for an [`argument`](Self::argument) to name.
+    /// Adds a file at an absolute path in each member's container, for use in an [`argument`](Self::argument).
     #[must_use]
     pub fn file(mut self, path: impl Into<String>, content: impl Into<Vec<u8>>) -> Self {
         self.files.push((path.into(), content.into()));

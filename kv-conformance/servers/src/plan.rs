@@ -7,7 +7,7 @@ use crate::credential::Credential;
 use crate::kind::Kind;
 use crate::options::Options;
 
-/// What a member is to be.
+/// The configuration of one member.
 pub(crate) struct Plan<'a> {
     pub(crate) kind: Kind,
     pub(crate) image: &'a str,

@@ -1,4 +1,4 @@
-//! Names that no other process has.
+//! Unique names.
 
 use std::hash::{BuildHasher, RandomState};
 

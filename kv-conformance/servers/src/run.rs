@@ -1,4 +1,4 @@
-//! What a cluster holds at the Docker engine, and how it is given back.
+//! A cluster's containers and networks, and their removal.
 
 use std::process;
 
@@ -9,7 +9,7 @@ use testcontainers::{ContainerAsync, GenericImage};
 use crate::owner::{self, CLUSTER_LABEL};
 use crate::random::random;
 
-/// The containers of a cluster, removed on drop together with whatever else carries its label.
+/// The containers of a cluster. Drop removes them and everything else with the cluster's label.
 pub(crate) struct Run {
     pub(crate) engine: Docker,
     pub(crate) name: String,
@@ -35,7 +35,7 @@ impl Drop for Run {
         if self.ended {
             return;
         }
-        // testcontainers would panic here where there is no runtime, and leaves networks to whoever made them.
+        // testcontainers would panic here without a runtime, and does not remove networks.
         let containers = std::mem::take(&mut self.containers);
         owner::block_on_thread(dispose(self.engine.clone(), self.name.clone(), containers));
     }
@@ -43,6 +43,6 @@ impl Drop for Run {
 
 async fn dispose(engine: Docker, name: String, containers: Vec<ContainerAsync<GenericImage>>) {
     join_all(containers.into_iter().map(ContainerAsync::rm)).await;
-    // What a start that failed half-way left behind, and the networks.
+    // The remains of a failed start, and the networks.
     owner::remove_labelled(&engine, &format!("{CLUSTER_LABEL}={name}")).await;
 }

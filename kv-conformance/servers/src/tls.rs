@@ -1,4 +1,4 @@
-//! Certificates for servers that speak TLS, and for the clients that must show one.
+//! Certificates of servers and clients for TLS.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use crate::error::{Doing, Error};
 
-/// A certificate authority made for one cluster, and what it signed, as PEM files.
+/// A certificate authority for one cluster and the certificates that it signed, as PEM files.
 ///
-/// The files last as long as this does.
+/// The files are removed when this is dropped.
 #[derive(Debug)]
 pub struct Certificates {
     directory: TempDir,
@@ -34,7 +34,7 @@ struct Signed {
 }
 
 impl Certificates {
-    /// An authority, a server certificate for `127.0.0.1` and `localhost`, and a client certificate.
+    /// Creates an authority, a server certificate for `127.0.0.1` and `localhost`, and a client certificate.
     pub(crate) fn generate() -> Result<Self, Error> {
         let directory = tempfile::Builder::new().prefix("kv-tls").tempdir().doing("cannot make a directory")?;
         let ca_key = KeyPair::generate().doing("cannot generate a key")?;
@@ -57,12 +57,12 @@ impl Certificates {
         Ok(Self { directory, ca: ca.der().clone(), client, server })
     }
 
-    /// The authority's certificate: what a client needs to trust the server.
+    /// The authority's certificate, which a client needs to verify the server.
     pub fn ca(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
-    /// A certificate that the authority signed for a client.
+    /// A client certificate signed by the authority.
     pub fn client_certificate(&self) -> PathBuf {
         self.directory.path().join("client.pem")
     }
@@ -77,7 +77,7 @@ impl Certificates {
         self.directory.path()
     }
 
-    /// What a server needs, by the names that the servers' configurations use.
+    /// The files of a server, with their paths in the container.
     pub(crate) fn server_files(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
         let ca = fs::read(self.ca()).doing("cannot read a certificate")?;
         Ok(vec![
@@ -89,7 +89,7 @@ impl Certificates {
         ])
     }
 
-    /// Trusts the authority and shows the client certificate.
+    /// A client configuration that trusts the authority and presents the client certificate.
     pub(crate) fn client_config(&self) -> Result<ClientConfig, Error> {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone()).doing("cannot trust a certificate")?;
@@ -101,7 +101,7 @@ impl Certificates {
     }
 }
 
-/// Where a member finds its files.
+/// Paths in a member's container.
 pub(crate) const CA: &str = "/kv/ca.pem";
 pub(crate) const SERVER_CERTIFICATE: &str = "/kv/server.pem";
 pub(crate) const SERVER_KEY: &str = "/kv/server-key.pem";
@@ -109,12 +109,12 @@ pub(crate) const SERVER_KEY: &str = "/kv/server-key.pem";
 pub(crate) const CLIENT_CERTIFICATE: &str = "/kv/client.pem";
 pub(crate) const CLIENT_KEY: &str = "/kv/client-key.pem";
 
-/// Trusts nobody: for servers that speak plain HTTP.
+/// A client configuration that trusts no authority, for servers that speak plain HTTP.
 pub(crate) fn no_tls() -> Result<ClientConfig, Error> {
     Ok(with_ring()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
-/// Names its provider, since a process-wide one is for the program to choose and not for a library.
+/// Names the provider explicitly: the process-wide default belongs to the program, not to a library.
 fn with_ring() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, Error> {
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -125,11 +125,11 @@ fn sign(issuer: &Issuer<'_, KeyPair>, name: &str, hosts: &[&str]) -> Result<Sign
     let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
     let key = KeyPair::generate().doing("cannot generate a key")?;
     let mut params = CertificateParams::new(hosts).doing("cannot name a certificate")?;
-    // No common name: etcd takes a client's for its user, and its gateway refuses a client that has one.
+    // No common name: etcd takes a client's common name as its user, and etcd's gateway refuses a client that has one.
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    // etcd's own gateway calls etcd as a client and shows the server's certificate.
+    // etcd's gateway calls etcd as a client with the server's certificate.
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = params.signed_by(&key, issuer).doing("cannot sign a certificate")?;
     Ok(Signed {

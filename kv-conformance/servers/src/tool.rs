@@ -1,4 +1,4 @@
-//! Commands run inside a member's container: the servers' own command-line tools.
+//! Commands in a member's container, such as the servers' own command-line tools.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::error::{Doing, Error};
 
 const POLL: Duration = Duration::from_millis(50);
 
-/// What a command left behind.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Output {
@@ -27,10 +27,11 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// A command that runs inside a member's container.
+/// A running command in a member's container.
 ///
-/// It ends by itself, by [`signal`](Self::signal), or with its container; dropping this does not end it. Mind that
-/// `etcdctl lock NAME COMMAND` ignores a `TERM` until its command has ended, which `etcdctl lock NAME` does not.
+/// It ends by itself, by [`signal`](Self::signal), or with its container; dropping the `Tool` does not end it. Note
+/// that
+/// `etcdctl lock NAME COMMAND`, unlike `etcdctl lock NAME`, ignores `TERM` until its command has ended.
 pub struct Tool {
     engine: Docker,
     container: String,
@@ -39,7 +40,7 @@ pub struct Tool {
     output: Pin<Box<dyn Stream<Item = Result<LogOutput, EngineError>> + Send>>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
-    /// How much of `stdout` has been given out by [`line`](Self::line).
+    /// How many bytes of `stdout` [`line`](Self::line) has returned.
     read: usize,
 }
 
@@ -55,7 +56,7 @@ impl Tool {
     }
 
     async fn start_plain(engine: &Docker, container: &str, command: &[&str]) -> Result<Self, Error> {
-        // The engine cannot signal a command that it was asked to run, so the command says who it is.
+        // The engine cannot signal such a command, so the command prints its process id first.
         let mut cmd = vec!["sh", "-c", "echo $$; exec \"$@\"", "sh"];
         cmd.extend(command);
         let options = CreateExecOptions {
@@ -82,11 +83,11 @@ impl Tool {
         })
     }
 
-    /// The next line of its standard output, without the line's end; `None` when there will be none.
+    /// Returns the next line of standard output without its line end; `None` after the last one.
     ///
     /// # Errors
     ///
-    /// When the engine stops passing the output on.
+    /// If the engine stops forwarding the output.
     pub async fn line(&mut self) -> Result<Option<String>, Error> {
         loop {
             let rest = &self.stdout[self.read..];
@@ -101,11 +102,11 @@ impl Tool {
         }
     }
 
-    /// Sends it a signal by name, such as `TERM` or `KILL`.
+    /// Sends a signal by name, such as `TERM` or `KILL`.
     ///
     /// # Errors
     ///
-    /// When it has ended already, or the container is not running.
+    /// If the command has ended, or the container is not running.
     pub async fn signal(&mut self, name: &str) -> Result<(), Error> {
         let kill = format!("kill -{name} {}", self.pid);
         let output = Box::pin(Self::start_plain(&self.engine, &self.container, &["sh", "-c", &kill]).await?.wait());
@@ -115,13 +116,13 @@ impl Tool {
         }
     }
 
-    /// Waits for its end.
+    /// Waits until the command ends.
     ///
     /// # Errors
     ///
-    /// When the engine stops passing the output on, as it does if the container is removed.
+    /// If the engine stops forwarding the output, for example because the container is removed.
     pub async fn wait(mut self) -> Result<Output, Error> {
-        // Its output need not end with it: a process that it started may have inherited that.
+        // The output may stay open after the command ends: a process that it started may have inherited it.
         let code = loop {
             let open = timeout(POLL, self.receive()).await.unwrap_or(Ok(true))?;
             let state = self.engine.inspect_exec(&self.exec).await.doing("cannot ask how a command ended")?;
@@ -142,7 +143,7 @@ impl Tool {
         })
     }
 
-    /// Takes in some more output; `false` at its end.
+    /// Receives more output; `false` at its end.
     async fn receive(&mut self) -> Result<bool, Error> {
         match self.output.next().await.transpose().doing("cannot read a command's output")? {
             Some(LogOutput::StdErr { message }) => self.stderr.extend_from_slice(&message),

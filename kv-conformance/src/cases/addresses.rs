@@ -1,4 +1,4 @@
-//! Addresses, secrets, errors and the request timeout: clauses A1 to A6.
+//! Addresses, secrets, errors and the request timeout: clauses [A1](kv_core::contract) to [A6](kv_core::contract).
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! What holds while the store is being hurt: clauses E4, A6, W6 and L4, on whatever the fixture can hurt.
+//! What holds while the store is being hurt: clauses [E4](kv_core::contract), [A6](kv_core::contract),
+//! [W6](kv_core::contract) and [L4](kv_core::contract), on whatever the fixture can hurt.
 //!
 //! The victim is always the member that leads, which of a single server is the only one.
 

@@ -1,4 +1,4 @@
-//! Locks: clauses L4 to L8.
+//! Locks: clauses [L4](kv_core::contract) to [L8](kv_core::contract).
 
 use std::time::{Duration, Instant};
 

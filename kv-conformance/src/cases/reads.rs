@@ -1,4 +1,4 @@
-//! Reads: clauses R1 to R3.
+//! Reads: clauses [R1](kv_core::contract) to [R3](kv_core::contract).
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Roots: clause K4.
+//! Roots: clause [K4](kv_core::contract).
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Transactions: clause W5.
+//! Transactions: clause [W5](kv_core::contract).
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Values: clause K3.
+//! Values: clause [K3](kv_core::contract).
 
 use bytes::Bytes;
 use kv_core::{Error, EventType, Value};

@@ -1,4 +1,5 @@
-//! Watches: clauses E1 to E3 and E5, as far as one client at a time shows them.
+//! Watches: clauses [E1](kv_core::contract) to [E3](kv_core::contract) and [E5](kv_core::contract), as far as one
+//! client at a time shows them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! Writes of one key and of trees: clauses W1 to W4 and W6.
+//! Writes of one key and of trees: clauses [W1](kv_core::contract) to [W4](kv_core::contract) and
+//! [W6](kv_core::contract).
 
 use std::collections::BTreeSet;
 use std::time::Duration;

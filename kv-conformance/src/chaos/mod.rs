@@ -10,10 +10,10 @@
 //! ```
 //! This runs all cases on three members of each store, and every run of workloads five times, with 10,000 clients that
 //! come and go and a soak of 50 seconds. `--filter clusters`, `--filter faults` or `--filter load` runs a part.
-//! `cargo test` runs each once. Each run ends with a summary: the answers of each workload's clients, the longest wait of
-//! a client for an answer before and after the fault began, what was recorded, and which workloads the fault affected. A
-//! history that breaks a clause is written to a file, which the case names. `cargo run --bin kv-conformance -- judge
-//! FILE` judges it again.
+//! `cargo test` runs each once. Each run ends with a summary: the answers of each workload's clients, the longest wait
+//! of a client for an answer before and after the fault began, what was recorded, and which workloads the fault
+//! affected. A history that breaks a clause is written to a file, which the case names. `cargo run --bin kv-conformance
+//! -- judge FILE` judges it again.
 //!
 //! # The workloads
 //! | workload | clients | judgement |
@@ -90,7 +90,7 @@ use storm::Role;
 use tally::Tally;
 use workload::{bank, ephemeral, lock, register, watch};
 
-/// Runs all workloads through a storm so many times over; each time a new one.
+/// Runs all workloads under a new storm, this many times.
 pub(crate) async fn weather<S: Storm, F: Future<Output = Outcome<S>> + Send>(
     cx: &Context,
     rounds: u32,
@@ -166,24 +166,24 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
     }
     let bitten: Vec<_> = tallies.all().into_iter().filter(|tally| tally.bitten()).map(|tally| tally.workload).collect();
     if storm.must_bite() && bitten.is_empty() {
-        let what = format!("nobody has felt the fault, so that nothing is proved:\n{}", told("no effect"));
+        let what = format!("the fault affected no client, so that nothing is proved:\n{}", told("no effect"));
         return Err(Broke { clause: None, what });
     }
     let events: usize = recording.watches.observations.iter().map(|one| one.events.len()).sum();
     Ok(told(&format!(
         "holds: {} register operations, {} audits, {} changes and {events} events in {} observations, {} critical \
-         sections ({lost_unguarded} unguarded increments lost), {} lives; felt by {}",
+         sections ({lost_unguarded} unguarded increments lost), {} lives; affected: {}",
         recording.registers.len(),
         recording.bank.audits.len(),
         recording.watches.changes.len(),
         recording.watches.observations.len(),
         recording.sections.len(),
         recording.lives.len(),
-        if bitten.is_empty() { "nobody".to_owned() } else { bitten.join(", ") },
+        if bitten.is_empty() { "none".to_owned() } else { bitten.join(", ") },
     )))
 }
 
-/// Keeps a history, and says how it is judged again.
+/// Writes a history to a file and returns how to judge it again.
 fn keep(recording: &Recording, directory: &Path) -> String {
     let file = directory.join(format!("{}.json", crate::names::unique_name()));
     match recording.keep(&file) {
@@ -192,7 +192,7 @@ fn keep(recording: &Recording, directory: &Path) -> String {
     }
 }
 
-/// Starts the workloads, has the storm strike, ends them, and gives what they recorded.
+/// Starts the workloads, injects the storm's fault, ends the workloads, and returns what they recorded.
 async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tallies) -> Outcome<(Recording, u64)> {
     let (sender, end) = tokio::sync::watch::channel(None);
     let observing = watch::observers(stage.clone(), tallies.observers.clone(), end);
@@ -243,11 +243,11 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
     Ok((recording, lock.lost_unguarded))
 }
 
-/// What is told of one run.
+/// The summary of one run.
 struct Summary {
     about: String,
     took: Duration,
-    /// A line for each.
+    /// One line for each workload.
     workloads: String,
     verdict: String,
 }

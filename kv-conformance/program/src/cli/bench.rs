@@ -1,4 +1,4 @@
-//! Puts a load on the store at an address, and tells how fast it answers.
+//! Measures how fast the store at an address answers under load.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::fail;
 
-/// Measures how fast a store answers: callers that each wait for one answer before they ask again.
+/// Measures how fast a store answers callers that each wait for one answer before the next call.
 ///
 /// The keys are in a directory of their own, which is removed afterwards.
 #[derive(Args)]
@@ -25,33 +25,33 @@ pub(crate) struct Arguments {
     /// The store, such as `etcd://127.0.0.1:2379`.
     #[arg(value_name = "ADDRESS")]
     address: String,
-    /// What the callers do; each of these has a row for each number of callers.
+    /// The calls to measure; each has a row for each number of callers.
     #[arg(long, value_delimiter = ',', value_name = "CALL", default_values_t = [Call::Get, Call::Set, Call::Update])]
     call: Vec<Call>,
-    /// How many callers there are.
+    /// The numbers of concurrent callers.
     #[arg(long, value_delimiter = ',', value_name = "CALLERS", default_values_t = [1, 16, 128])]
     concurrency: Vec<usize>,
     /// The size of each value.
     #[arg(long, value_name = "BYTES", default_value_t = 128)]
     value_size: usize,
-    /// How many keys there are.
+    /// The number of keys.
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
     keys: usize,
-    /// How long each run takes, its warm-up aside.
+    /// How long each run takes, without its warm-up.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     duration: Duration,
-    /// How long each run goes on before anything counts.
+    /// The warm-up of each run, which does not count.
     #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
     warm_up: Duration,
-    /// How many times each row is run; the medians count.
+    /// How many times each row runs; the table shows medians.
     #[arg(long, value_name = "TIMES", default_value_t = 3)]
     repeats: u32,
-    /// Prints JSON instead of a table: rates in calls a second, latencies in microseconds.
+    /// Prints JSON instead of a table: rates in calls per second, latencies in microseconds.
     #[arg(long)]
     json: bool,
 }
 
-/// What a caller does over and over.
+/// The call that a caller repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Call {
     /// Read a key.
@@ -81,7 +81,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-/// Measures the store; ends early, and leaves no keys behind, when it is interrupted.
+/// Measures the store. An interrupt ends it early; the keys are removed in any case.
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     if arguments.concurrency.contains(&0) || arguments.keys == 0 || arguments.repeats == 0 {
         return fail("there must be a caller, a key and a run at least");
@@ -146,7 +146,7 @@ async fn measure_all(arguments: &Arguments, load: &Load) -> Result<()> {
     Ok(())
 }
 
-/// What is written and read.
+/// The keys and values of a measurement.
 struct Load {
     kv: Kv,
     keys: Keys,
@@ -182,7 +182,7 @@ impl Load {
     }
 }
 
-/// A bar on a terminal, and nothing elsewhere.
+/// A progress bar on a terminal, else nothing.
 struct Progress {
     bar: ProgressBar,
 }

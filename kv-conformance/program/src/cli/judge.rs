@@ -1,4 +1,4 @@
-//! Judges a history once more that a failed case has kept.
+//! Judges a history that a failed case has recorded.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,10 +9,10 @@ use kv_core::contract;
 
 use super::fail;
 
-/// Judges the history that a failed case has kept, and says which clause it breaks.
+/// Judges a history that a failed case has recorded, and names the broken clause.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The file that the case named.
+    /// The file that the failed case named.
     file: PathBuf,
 }
 

@@ -1,4 +1,4 @@
-//! What the program can do, a file for each of its commands.
+//! The program's commands, one file each.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ pub(crate) mod judge;
 mod start;
 pub(crate) mod suite;
 
-/// Says why the program cannot do what it was asked to do.
+/// Prints why a command failed.
 fn fail(why: impl Display) -> ExitCode {
     eprintln!("{why}");
     ExitCode::FAILURE

@@ -1,9 +1,9 @@
-//! Stores that the program starts by itself.
+//! Starts stores in Docker.
 
 use kv_conformance_servers::{Kind, Options, ServerFixture};
 use kv_core::Registry;
 
-/// Starts a store, as in `etcd` or `consul=IMAGE`, of so many members.
+/// Starts a store of `what`, such as `etcd` or `consul=IMAGE`, with this many members.
 pub(super) async fn start(what: &str, members: usize) -> Result<ServerFixture, String> {
     let (store, image) = what.split_once('=').map_or((what, None), |(store, image)| (store, Some(image)));
     let kind = match store {

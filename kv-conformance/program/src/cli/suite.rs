@@ -1,4 +1,4 @@
-//! Runs the suite on the stores at some addresses, and prints or writes the table of stores and clauses.
+//! Runs the suite on stores and prints or writes the table of stores and clauses.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -14,39 +14,39 @@ use kv_core::Registry;
 use super::fail;
 use super::start::start;
 
-/// Which stores to run which cases on, and how.
+/// The stores, the cases, and how to run them.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The stores, such as `etcd://127.0.0.1:2379` or `memory://suite`: a column of the table each.
+    /// The stores, such as `etcd://127.0.0.1:2379` or `memory://suite`; each is a column of the table.
     #[arg(value_name = "ADDRESS", required_unless_present = "start")]
     addresses: Vec<String>,
-    /// Starts a server of its own in Docker and tests it, faults included: `etcd` or `consul`, with an image as in
-    /// `etcd=kv-etcd:3.4.23` if it is not to be the usual one; may be given more than once.
+    /// Starts a server in Docker and tests it, with faults: `etcd` or `consul`, or with an image, as in
+    /// `etcd=kv-etcd:3.4.23`. May be given more than once.
     #[arg(long, value_name = "STORE[=IMAGE]")]
     start: Vec<String>,
-    /// Starts this many members of each store; with three or more, the cases that hurt a cluster are run.
+    /// Starts this many members of each store. Cases with faults in a cluster need three or more.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     members: usize,
-    /// Runs only the cases whose names contain this text, or that are about the clause of this name.
+    /// Runs only cases whose names contain this text, or that prove the clause of this name.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Writes the table to this file instead of printing it; in a file that has them, between the lines
-    /// `<!-- clauses -->` and `<!-- /clauses -->`.
+    /// Writes the table to this file instead of printing it: between the lines `<!-- clauses -->` and
+    /// `<!-- /clauses -->`, if the file has them.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
-    /// Has the cases that are random try this many times over.
+    /// Multiplies the repetitions of random cases by this factor.
     #[arg(long, value_name = "TIMES", default_value_t = 1)]
     effort: u32,
-    /// Runs this many cases at a time; they mostly wait.
+    /// Runs this many cases at a time. Cases mostly wait.
     #[arg(long, value_name = "NUMBER", default_value_t = 16)]
     jobs: usize,
 }
 
-/// Runs the selected cases on every store, one after the other.
+/// Runs the selected cases on one store after the other.
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     let cases: Vec<&'static Case> = CASES.iter().filter(|case| arguments.selects(case)).collect();
     if cases.is_empty() {
-        return fail("no case has that in its name, and no clause is called that");
+        return fail("no case has a name that contains the filter, and no clause has that name");
     }
     let mut columns = Vec::new();
     for address in &arguments.addresses {
@@ -54,7 +54,7 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
         let started = started.map(|fixture| fixture.with_effort(arguments.effort));
         match arguments.run(started, &cases).await {
             Ok(column) => columns.push(column),
-            // Not the address itself, which may hold a password.
+            // Without the address, which may hold a password.
             Err(error) => return fail(format_args!("store {} cannot be tested: {error}", columns.len() + 1)),
         }
     }
@@ -108,7 +108,7 @@ impl Arguments {
     }
 }
 
-/// A bar on a terminal, and a line for each case elsewhere; failures and summaries are told in full on both.
+/// A progress bar on a terminal, else a line for each case. Failures and summaries are printed in full.
 struct Progress {
     bar: Option<ProgressBar>,
 }

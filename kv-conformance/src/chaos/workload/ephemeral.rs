@@ -112,7 +112,8 @@ async fn live(
     Ok(None)
 }
 
-/// Waits until the key of a dead member is gone; L1 is broken if it stays, not counting the time of faults.
+/// Waits until the key of a dead member is gone; [L1](kv_core::contract) is broken if it stays, not counting the time
+/// of faults.
 async fn vanishes(stage: &Stage, kv: &Kv, key: &str) -> Outcome {
     let died = Instant::now();
     let limit = stage.cx.beyond(stage.ttl()) + stage.cx.patience();

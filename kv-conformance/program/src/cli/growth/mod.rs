@@ -1,4 +1,4 @@
-//! Measures how the cost of an operation grows with what is in the store, who watches it, or who waits.
+//! Measures how the cost of an operation grows with the number of keys, watches or waiters.
 
 mod line;
 mod subject;
@@ -22,11 +22,11 @@ use subject::Subject;
 /// The keys are in a directory of their own, which is removed afterwards.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The stores, such as `etcd://127.0.0.1:2379` or `memory://`, which have their lines one after the other.
+    /// The stores, such as `etcd://127.0.0.1:2379` or `memory://`, measured one after the other.
     #[arg(value_name = "ADDRESS", required_unless_present = "start")]
     addresses: Vec<String>,
-    /// Starts a server of its own in Docker and measures it: `etcd` or `consul`, with an image as in
-    /// `etcd=kv-etcd:3.4.23` if it is not to be the usual one; may be given more than once.
+    /// Starts a server in Docker and measures it: `etcd` or `consul`, or with an image, as in `etcd=kv-etcd:3.4.23`.
+    /// May be given more than once.
     #[arg(long, value_name = "STORE[=IMAGE]")]
     start: Vec<String>,
     /// Measures only the lines whose operations contain this text.
@@ -42,7 +42,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-/// Measures every store; what cannot be measured has a dash in the table, and the reason beside it on standard error.
+/// Measures every store. A failed measurement is a dash in the table, with the reason on standard error.
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     println!("{}", Line::HEADER);
     for address in &arguments.addresses {
