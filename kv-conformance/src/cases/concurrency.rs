@@ -1,4 +1,6 @@
 //! Concurrent clients: their operations are recorded and judged afterwards.
+//!
+//! Longer than most files: it has one short function for each case of one subject.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,6 @@
 //! Locks: clauses [L4](kv_core::contract) to [L8](kv_core::contract).
+//!
+//! Longer than most files: it has one short function for each case of one subject.
 
 use std::time::{Duration, Instant};
 

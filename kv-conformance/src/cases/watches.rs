@@ -1,5 +1,7 @@
 //! Watches: clauses [E1](kv_core::contract) to [E3](kv_core::contract) and [E5](kv_core::contract), as far as one
 //! client at a time shows them.
+//!
+//! Longer than most files: it has one short function for each case of one subject.
 
 use std::collections::{BTreeMap, BTreeSet};
 
