@@ -1,4 +1,4 @@
-//! A client as a case uses it: the verbs of [`Kv`], each call noted in the log of the case.
+//! The client of a case: the verbs of [`Kv`], with every call in the log of the case.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use kv_core::{EphemeralKey, Event, EventType, Kv, Listing, Lock, Result, TxnBuilder, Value, Watch};
 
-use crate::case::{Broke, Outcome, check};
 use crate::log::{Log, shortened};
+use crate::outcome::{Broke, Outcome, check};
 
-/// A [`Kv`] whose calls are noted.
+/// A [`Kv`] that logs its calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     kv: Kv,
@@ -23,12 +23,12 @@ impl Client {
         Self { kv, name, log, patience }
     }
 
-    /// The handle itself, for calls that are not to be noted.
+    /// The handle itself, for calls that should not be logged.
     pub(crate) fn kv(&self) -> &Kv {
         &self.kv
     }
 
-    /// Notes the call of anything else, such as of a lock that this client holds.
+    /// Logs the call of something else, such as a lock that this client holds.
     pub(crate) async fn call<T: Debug>(&self, what: &str, future: impl Future<Output = Result<T>>) -> Result<T> {
         self.log.call(format!("{}: {what}", self.name), future).await
     }
@@ -102,7 +102,7 @@ impl Client {
     }
 }
 
-/// A [`Watch`] whose events are noted, and waited for within bounds.
+/// A [`Watch`] that logs its events and bounds every wait.
 #[derive(Debug)]
 pub(crate) struct Events {
     watch: Watch,
@@ -110,12 +110,12 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// The next event; the clause is broken if none comes.
+    /// Returns the next event. Without one the clause is broken.
     pub(crate) async fn next(&mut self, clause: &'static str) -> Outcome<Event> {
         self.next_within(clause, self.client.patience).await
     }
 
-    /// The next event, for which there is a reason to wait longer.
+    /// Returns the next event, with a deadline of its own.
     pub(crate) async fn next_within(&mut self, clause: &'static str, limit: Duration) -> Outcome<Event> {
         match self.item(limit).await {
             Some(Some(Ok(event))) => Ok(event),
@@ -125,7 +125,7 @@ impl Events {
         }
     }
 
-    /// What the stream gives next, or `None` after a while.
+    /// Returns the next item of the stream, or `None` after `limit`.
     pub(crate) async fn item(&mut self, limit: Duration) -> Option<Option<Result<Event>>> {
         let item = tokio::time::timeout(limit, self.watch.next()).await.ok();
         self.client.log.note(match &item {
@@ -137,7 +137,7 @@ impl Events {
         item
     }
 
-    /// The next event must be just this one.
+    /// Requires that the next event is exactly this one.
     pub(crate) async fn expect(&mut self, event_type: EventType, key: &str, data: &str, index: u64) -> Outcome {
         let event = self.next("E1").await?;
         let expected = Event { key: key.into(), event_type, data: Bytes::copy_from_slice(data.as_bytes()), index };
@@ -145,12 +145,12 @@ impl Events {
             return Ok(());
         }
         let what = format!("expected {}, saw {}", shown(&expected), shown(&event));
-        // What was done is the promise of E2; which of it is seen at all is that of E1.
+        // E2 covers what an event says, E1 which events are delivered.
         let clause = if event.key == expected.key && event.index == expected.index { "E2" } else { "E1" };
         Err(Broke::new(clause, what))
     }
 
-    /// The next event must be the deletion of this key; returns its index.
+    /// Requires that the next event is the deletion of this key, and returns its index.
     pub(crate) async fn expect_deletion(&mut self, key: &str, before: u64) -> Outcome<u64> {
         let event = self.next("E1").await?;
         is_deletion(&event, key, before)?;
@@ -158,7 +158,7 @@ impl Events {
     }
 }
 
-/// The event must be the deletion of `key`, which was written at index `before`.
+/// Requires that the event is the deletion of `key`, which was written at index `before`.
 pub(crate) fn is_deletion(event: &Event, key: &str, before: u64) -> Outcome {
     let is_deletion = event.event_type == EventType::Delete && event.key == key;
     let clause = if event.key == key { "E2" } else { "E1" };

@@ -1,4 +1,4 @@
-//! What a case works with: clients on a directory of its own, and the store's times.
+//! What a case works with: clients in the case's own directory, and the store's times.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,12 +7,12 @@ use std::time::Duration;
 use kv_core::{Kv, Limits};
 use tokio::time::Instant;
 
-use crate::case::{Broke, Outcome};
 use crate::client::Client;
 use crate::fixture::{Faults, Fixture};
 use crate::log::Log;
+use crate::outcome::{Broke, Outcome};
 
-/// What a case is given.
+/// The environment of one case.
 #[derive(Clone)]
 pub struct Context {
     fixture: Arc<dyn Fixture>,
@@ -29,7 +29,7 @@ impl Context {
         Self { fixture, directory, log, limits, clients: Arc::default(), seed, summary: Arc::default() }
     }
 
-    /// Has something told of the case also when it passes.
+    /// Sets a text that is reported also if the case passes.
     pub(crate) fn summarize(&self, summary: String) {
         *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = Some(summary);
     }
@@ -38,7 +38,7 @@ impl Context {
         self.summary.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A new client, independent of every other, below the directory of this case.
+    /// Connects a new client, independent of all others, in the directory of this case.
     pub(crate) async fn client(&self) -> Outcome<Client> {
         let kv = self.fixture.connect().await?.scoped(&self.directory)?;
         let number = self.clients.fetch_add(1, Ordering::Relaxed) + 1;
@@ -49,23 +49,23 @@ impl Context {
         &*self.fixture
     }
 
-    /// The means to hurt the store, which a case that uses them says it needs.
+    /// Fault injection. A case that uses it declares the need.
     pub(crate) fn faults(&self) -> Outcome<&dyn Faults> {
         self.fixture.faults().ok_or_else(|| Broke { clause: None, what: "the fixture has no faults".to_owned() })
     }
 
-    /// Has the fixture do something, and notes it; that it cannot is no fault of the store's.
+    /// Injects or heals a fault, and logs it. If the fixture fails to do so, no clause is blamed.
     pub(crate) async fn hurt(&self, what: &str, fault: impl Future<Output = Result<(), String>>) -> Outcome {
         self.note(what);
         fault.await.map_err(|error| Broke { clause: None, what: format!("the fixture could not {what}: {error}") })
     }
 
-    /// The member that leads.
+    /// The number of the leader.
     pub(crate) async fn leader(&self) -> Outcome<usize> {
         self.faults()?.leader().await.map_err(|error| Broke::new("A6", error))
     }
 
-    /// The directory of this case, from the store's root.
+    /// The directory of this case, relative to the store's root.
     pub(crate) fn directory(&self) -> &str {
         &self.directory
     }
@@ -74,32 +74,32 @@ impl Context {
         self.limits
     }
 
-    /// The seed of whatever is random.
+    /// The seed of everything random.
     pub(crate) fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// How many times over to try what is random.
+    /// The factor on the repetitions of random parts.
     pub(crate) fn effort(&self) -> u32 {
         self.fixture.effort().max(1)
     }
 
-    /// How long to wait for what should happen at once.
+    /// How long to wait for something that should happen at once.
     pub(crate) fn patience(&self) -> Duration {
         self.fixture.patience()
     }
 
-    /// A time to live to be waited for.
+    /// A time to live that a case can wait out.
     pub(crate) fn ttl(&self) -> Duration {
         self.fixture.ttl(&self.limits)
     }
 
-    /// A time to live that does not lapse while a case runs.
+    /// A time to live that does not lapse during a case.
     pub(crate) fn long_ttl(&self) -> Duration {
         (self.ttl() * 10).max(Duration::from_secs(300)).min(self.limits.max_ttl)
     }
 
-    /// How long after its last renewal a lease of [`ttl`](Self::ttl) must have been seen to end.
+    /// How long after its last renewal the end of a lease of [`ttl`](Self::ttl) must be visible.
     pub(crate) fn expiry(&self) -> Duration {
         self.ttl() + self.limits.expiry_lag.after(self.ttl()) + self.patience()
     }
@@ -108,7 +108,7 @@ impl Context {
         self.log.note(what);
     }
 
-    /// Asks again and again, ever more slowly, until the answer is there; the clause is broken if it never comes.
+    /// Polls with growing pauses until there is an answer. Without one the clause is broken.
     pub(crate) async fn until<T: Send, F: Future<Output = Outcome<Option<T>>> + Send>(
         &self,
         clause: &'static str,
@@ -129,8 +129,8 @@ impl Context {
         tokio::time::timeout(self.expiry(), asking).await.unwrap_or_else(late)
     }
 
-    /// Runs what must renew in time. If it fails while this machine, or the store's, was too slow for that, it is run
-    /// once more with a longer time to live.
+    /// Runs something that must renew a lease in time. If it fails and this machine or the store was too slow for the
+    /// time to live, it runs again with a longer one.
     pub(crate) async fn steadily<F: Future<Output = Outcome> + Send>(
         &self,
         run: impl Fn(Duration) -> F + Send + Sync,
@@ -155,13 +155,13 @@ impl Context {
         }
     }
 
-    /// Longer than a lease of this time to live could last without renewal.
+    /// The longest that a lease of this time to live can last without renewal.
     pub(crate) fn beyond(&self, ttl: Duration) -> Duration {
         ttl + self.limits.expiry_lag.after(ttl)
     }
 }
 
-/// Notes by how much timers are late at worst, for as long as it is polled.
+/// Records the greatest delay of timers while it is polled.
 async fn watch_the_clock(late: &mut Duration) {
     const TICK: Duration = Duration::from_millis(20);
     loop {
@@ -171,7 +171,7 @@ async fn watch_the_clock(late: &mut Duration) {
     }
 }
 
-/// Notes how long the store takes to answer at worst, for as long as it is polled; an answer that has not come counts.
+/// Records the longest time that the store takes to answer while it is polled. A pending answer counts.
 async fn watch_the_store(kv: &Kv, late: &mut Duration) {
     const TICK: Duration = Duration::from_millis(50);
     loop {

@@ -1,4 +1,4 @@
-//! What a backend gives the suite: connections to one store, and, where it can, the means to hurt it.
+//! What a backend provides to the suite: connections to one store and, where possible, fault injection.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,110 +8,113 @@ use kv_core::{Address, Environment, Error, Kv, Limits, Registry};
 
 /// The store under test. It lives exactly as long as the run.
 ///
-/// Only [`name`](Self::name) and [`connect`](Self::connect) must be written. Whatever else a fixture can offer opens
-/// more cases; those it cannot offer are listed as not run, with the reason.
+/// Only [`name`](Self::name) and [`connect`](Self::connect) are required. Every other method enables more cases; cases
+/// that need a method the fixture lacks are reported as not run, with the reason.
 ///
-/// The store may hold other data and may be in use: every case keeps to a directory of its own and removes it
+/// The store may hold other data and may be in use: every case works in a directory of its own and removes it
 /// afterwards.
 #[async_trait]
 pub trait Fixture: Send + Sync + 'static {
-    /// What the table and the test names call it, such as `etcd 3.5`.
+    /// The store's name in the table and in test names, such as `etcd 3.5`.
     fn name(&self) -> String;
 
-    /// Connects a new client that shares nothing with those before it but the store.
+    /// Connects a new client that shares nothing but the store with earlier clients.
     ///
     /// # Errors
-    /// What connecting said; the case that asked fails with it.
+    /// The error of connecting. The case that asked for the client fails with it.
     async fn connect(&self) -> kv_core::Result<Kv>;
 
-    /// The time to live of leases that a case lets lapse; the shortest at which the store keeps its promises.
+    /// The time to live of leases that a case lets lapse: the shortest at which the store keeps the contract.
     ///
-    /// Two round trips of the slowest machine that runs the suite should fit into it several times.
+    /// It should be several times as long as two round trips on the slowest machine that runs the suite.
     fn ttl(&self, limits: &Limits) -> Duration {
         limits.min_ttl.max(Duration::from_millis(500))
     }
 
-    /// How long a case waits for what should happen at once. Only a broken store ever uses it up.
+    /// How long a case waits for something that should happen at once. Only a broken store reaches this bound.
     fn patience(&self) -> Duration {
         Duration::from_secs(20)
     }
 
-    /// How many times over the random cases try; 1 takes seconds on a real server.
+    /// A factor on the repetitions of the random cases; 1 takes seconds on a real server.
     fn effort(&self) -> u32 {
         1
     }
 
-    /// The directory for the history of a run that broke a clause, to be judged again; `None` keeps none.
+    /// The directory where a run that broke a clause stores its history, to be judged again. `None` stores none.
     fn histories(&self) -> Option<PathBuf> {
         Some(std::env::temp_dir())
     }
 
-    /// An address of the store and the backends to connect through, for the cases about addresses.
+    /// The store's address and the backends to connect through, for the cases about addresses.
     fn address(&self) -> Option<(Registry, String)> {
         None
     }
 
-    /// An address that names no server, such as `etcd://`, and an environment whose variables do, for clause A2.
+    /// An environment whose variables name the server, and an address that does not, such as `etcd://`.
+    ///
+    /// For the cases about the environment (clause [A2](kv_core::contract)).
     fn environment(&self) -> Option<(Environment, String)> {
         None
     }
 
-    /// The means to hurt the store, for the cases about faults.
+    /// Fault injection, for the cases about faults.
     fn faults(&self) -> Option<&dyn Faults> {
         None
     }
 }
 
-/// Faults of a server or of the members of a cluster, which are numbered from 0.
+/// Injects faults into a server or into the members of a cluster, which are numbered from 0.
 ///
-/// Every method returns once the fault is in effect; healing returns once the member takes part again. Cases with
-/// faults run one at a time, and heal what they hurt, but a fixture should clean up after a case that failed as well.
+/// A method that injects a fault returns once it is in effect; a method that heals returns once the member serves
+/// again. Cases with faults run one at a time and heal what they injected. A fixture should also clean up after a case
+/// that failed.
 #[async_trait]
 pub trait Faults: Send + Sync {
-    /// Where clients reach each member, as `host:port`.
+    /// The `host:port` of each member, as clients reach it.
     fn endpoints(&self) -> Vec<String>;
 
-    /// Connects a client that knows these endpoints alone, and begins with the first of them.
+    /// Connects a client that knows only these endpoints and tries the first one first.
     async fn connect_to(&self, endpoints: &[String]) -> kv_core::Result<Kv>;
 
-    /// What the store holds on to for its clients.
+    /// Counts the resources that the store holds for its clients.
     async fn census(&self) -> Result<Census, String>;
 
-    /// The member that leads; of a single server, 0.
+    /// The number of the leader; 0 for a single server.
     async fn leader(&self) -> Result<usize, String>;
 
-    /// Ends a member's process without warning; its data is kept.
+    /// Kills a member's process without warning. Its data is kept.
     async fn kill(&self, member: usize) -> Result<(), String>;
 
-    /// Starts a killed member again, with its data and at its old address.
+    /// Starts a killed member with its data and at its previous address.
     async fn start_again(&self, member: usize) -> Result<(), String>;
 
-    /// Ends a member's process as for maintenance, and starts it again.
+    /// Stops a member gracefully, as for maintenance, and starts it again.
     async fn restart(&self, member: usize) -> Result<(), String> {
         self.kill(member).await?;
         self.start_again(member).await
     }
 
-    /// Stops a member's process in its tracks; its connections stay open.
+    /// Pauses a member's process; its connections stay open.
     async fn pause(&self, member: usize) -> Result<(), String>;
 
-    /// Lets a paused member go on.
+    /// Resumes a paused member.
     async fn resume(&self, member: usize) -> Result<(), String>;
 
-    /// Cuts a member off from its peers; clients still reach it.
+    /// Isolates a member from its peers; clients still reach it.
     async fn isolate(&self, member: usize) -> Result<(), String>;
 
-    /// Connects an isolated member to its peers again.
+    /// Reconnects an isolated member to its peers.
     async fn rejoin(&self, member: usize) -> Result<(), String>;
 
-    /// Has the store forget its history up to now; only one whose watches deliver every change keeps any.
+    /// Compacts the store's history up to now. Called only where watches deliver every change.
     async fn compact(&self) -> Result<(), String>;
 }
 
-/// What a store holds on to for its clients: after they are gone, no more than before they came.
+/// The resources that a store holds for its clients. After the clients are gone the numbers are those from before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Census {
-    /// Connections, and whatever else a server counts as open with them.
+    /// Connections, and whatever else the server counts together with them, such as open files.
     pub connections: usize,
     /// Leases or sessions.
     pub leases: usize,
@@ -119,7 +122,7 @@ pub struct Census {
     pub keys: usize,
 }
 
-/// The store at an address: in memory, or on any server that runs.
+/// The store at an address: in memory, or on a running server.
 ///
 /// ```
 /// # use kv_conformance::{AddressFixture, Fixture as _};
@@ -129,7 +132,7 @@ pub struct Census {
 /// let registry = Registry::new().with(kv_memory::REGISTRATION);
 /// let store = AddressFixture::new(registry.clone(), "memory://suite").await?;
 /// assert_eq!(store.name(), "memory");
-/// // Without a name each connection has a store of its own, and there is nothing to test.
+/// // Without a name each connection gets a store of its own, and there is nothing to test.
 /// assert!(AddressFixture::new(registry, "memory://").await.is_err());
 /// # Ok(())
 /// # }
@@ -138,7 +141,7 @@ pub struct Census {
 pub struct AddressFixture {
     registry: Registry,
     address: String,
-    /// Keeps a store alive that lives only as long as somebody is connected.
+    /// Keeps a store alive that exists only while a client is connected.
     first: Kv,
     patience: Duration,
     effort: u32,
@@ -148,12 +151,12 @@ impl AddressFixture {
     /// Connects to the store at an address, through the given backends.
     ///
     /// # Errors
-    /// Why there is nothing to test: the store does not answer, or each connection gets a store of its own.
+    /// The reason why there is nothing to test: the store does not answer, or each connection gets a store of its own.
     pub async fn new(registry: Registry, address: &str) -> Result<Self, String> {
         let told = |error: Error| error.to_string();
         let first = registry.connect(address).await.map_err(told)?;
         let second = registry.connect(address).await.map_err(told)?;
-        let key = format!("{}/here", crate::suite::unique_name());
+        let key = format!("{}/here", crate::names::unique_name());
         first.set(&key, "").await.map_err(told)?;
         let shared = second.get(&key).await;
         first.delete(&key).await.map_err(told)?;
@@ -169,14 +172,14 @@ impl AddressFixture {
         }
     }
 
-    /// Waits this long for what should happen at once, instead of 20 s.
+    /// Sets how long to wait for something that should happen at once; 20 s by default.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Has the random cases try this many times over.
+    /// Sets the factor on the repetitions of the random cases; 1 by default.
     #[must_use]
     pub fn with_effort(mut self, effort: u32) -> Self {
         self.effort = effort;

@@ -1,22 +1,22 @@
 //! The contract of [`kv_core`] as executable cases, for any backend.
 //!
-//! Every case proves some clauses of [`kv_core::contract`]. One that fails names the clause that is broken, with its
-//! sentence, and shows what was done and seen, in order.
+//! Every case proves some clauses of [`kv_core::contract`]. A case that fails names the broken clause with its
+//! sentence, and prints what it did and saw, in order.
 //!
 //! # Testing a backend
-//! [`guide`] writes a backend step by step. Its test is a target without the usual harness, of a crate that depends on
-//! this one for its tests alone:
+//! [`guide`] writes a backend step by step. Its test is a target without the standard harness. Only the tests depend on
+//! this crate:
 //!
 //! ```toml
 //! [dev-dependencies]
-//! kv-conformance = { version = "0.1", default-features = false }
+//! kv-conformance = { git = "<this repository>" }
 //!
 //! [[test]]
 //! name = "conformance"
 //! harness = false
 //! ```
 //!
-//! Its main function is [`run`] on a [`Fixture`], here the store at an address:
+//! The main function of the test is [`run`] on a [`Fixture`], here the store at an address:
 //!
 //! ```no_run
 //! # mod kv_mine {
@@ -36,62 +36,62 @@
 //! }
 //! ```
 //!
-//! Then every case is a test of its own under `cargo test`, which lists and filters them as any other. What a fixture
-//! starts it ends: it lives as long as the run. If it cannot start, the run fails and says why. A case that needs what
-//! the fixture has not (faults, an address, a network) is shown as ignored, with the reason; none is skipped silently.
+//! Every case is then a test of its own under `cargo test`, which lists and filters cases like other tests. The fixture
+//! lives as long as the run and ends what it started. If it cannot start, the run fails and prints the reason. A case
+//! that needs something the fixture lacks (faults, an address, a network) is reported as ignored, with the reason. No
+//! case is skipped silently.
 //!
-//! A store without an address of its own, or one that the tests start, is a [`Fixture`] of two methods. Faults
-//! ([`Faults`]), an environment and a shorter time to live open more cases.
+//! A store without an address, or a store that the tests start, implements [`Fixture`] with two methods. Faults
+//! ([`Faults`]), an environment and a shorter time to live enable more cases.
 //!
-//! # Testing a store that runs
+//! # Testing a running store
 //! ```text
-//! cargo run -p kv-conformance -- etcd://10.0.0.1:2379,10.0.0.2:2379
-//! cargo run -p kv-conformance -- etcd://localhost consul://localhost memory://suite --markdown table.md
+//! cargo run --bin kv-conformance -- etcd://10.0.0.1:2379,10.0.0.2:2379
+//! cargo run --bin kv-conformance -- etcd://localhost consul://localhost memory://suite --markdown table.md
 //! ```
-//! The program knows etcd, Consul and memory; the default features are its own. The second line writes the [`Table`] of
-//! stores and clauses. Cases keep to a directory of their own and remove it afterwards, so that a store in use may be
-//! tested; `--filter` takes a part of their names, or a clause.
+//! The program is the package `kv-conformance-program`; it knows etcd, Consul and memory. The second line writes the
+//! [`Table`] of stores and clauses. Each case works in a directory of its own and removes it afterwards, so the store
+//! may be in use. `--filter` selects cases by a part of their names, or by a clause.
 //!
-//! # Hurting a store
+//! # Fault testing
 //! ```text
-//! cargo run -p kv-conformance --features servers -- --start etcd --start consul --members 3 --filter clusters
+//! cargo run --bin kv-conformance -- --start etcd --start consul --members 3 --filter clusters
 //! ```
-//! Members are killed, restarted, paused and cut off while many kinds of clients work; [`chaos`] tells what is run, what
-//! it showed, and how a history that broke a clause is judged again.
+//! Members are killed, restarted, paused and isolated while several kinds of clients work. [`chaos`] describes the
+//! workloads, the results, and how to judge a recorded history again. The servers come from the package
+//! `kv-conformance-servers`.
 //!
 //! # Measuring a store
 //! ```text
-//! cargo run --release -p kv-conformance -- bench etcd://localhost --concurrency 1,16,128
+//! cargo run --release --bin kv-conformance -- bench etcd://localhost --concurrency 1,16,128
 //! ```
-//! Callers that each wait for one answer before they ask again, and what they see of a store: calls a second and
-//! latencies. The module `bench` (feature `bench`) is the same for other callers; `kv-conformance/peers` compares
-//! other clients by it.
+//! Measures calls per second and latencies with callers that each wait for one answer before the next call. The library
+//! of `kv-conformance-program` has the same load generator for other callers; `kv-conformance/peers` uses it to compare
+//! other clients.
 //!
-//! # What is random
-//! Each run draws a seed, and shows it where a case fails; the variable `KV_CONFORMANCE_SEED` repeats it. Clients that
-//! race leave a history, which the pure functions of [`judge`] decide about: the same seed makes them do the same, but
-//! not at the same moments. [`AddressFixture::with_effort`], or `--effort`, makes them try for longer.
+//! # Randomness
+//! Each run draws a seed and prints it when a case fails; the variable `KV_CONFORMANCE_SEED` repeats it. Concurrent
+//! clients record a history, which the pure functions of [`judge`] check. The same seed repeats the operations, but not
+//! their timing. [`AddressFixture::with_effort`], or `--effort`, repeats the random parts more often.
 //!
 //! # Adding a case
-//! One line in the table at the top of a file of `cases`, and one `async fn` below it. It works with clients of
-//! [`Context`] only, names the clause in each of its checks, and waits for what it expects instead of sleeping: the
-//! same case runs on a store that answers within a microsecond and on one that polls. What the contract leaves open
-//! it must not expect. `tests/mutants` holds a store for each clause that breaks it: a new kind of fault belongs there.
+//! A case is one line in the table at the top of a file in `cases`, and one `async fn` below it. It uses clients of its
+//! [`Context`] only, names the clause in each check, and awaits what it expects instead of sleeping: the same case runs
+//! on a store that answers within a microsecond and on a store that polls. It must not expect what the contract leaves
+//! open. `tests/mutants` has a store for each clause that breaks it; add one for a new kind of fault.
 //!
-//! | for | see |
+//! | to | use |
 //! |---|---|
-//! | writing a backend, step by step | [`guide`] |
-//! | running the suite | [`run`], [`Suite`], [`Verdict`], [`Report`] |
-//! | giving it a store | [`Fixture`], [`AddressFixture`], [`Faults`], [`Census`] |
-//! | what it runs | [`CASES`], [`Case`], [`Need`], [`Context`], [`Outcome`], [`Broke`] |
-//! | what came of it | [`Column`], [`Table`], [`write_between_marks`] |
-//! | judging a history of one's own | [`judge`] |
-//! | hurting connections without Docker | [`chaos::proxy`] |
-//! | finding a secret that is logged or shown | `secrets` (feature `secrets`) |
-//! | measuring a store | `bench` (feature `bench`) |
+//! | write a backend, step by step | [`guide`] |
+//! | run the suite | [`run`], [`Suite`], [`Verdict`], [`Report`] |
+//! | connect the suite to a store | [`Fixture`], [`AddressFixture`], [`Faults`], [`Census`] |
+//! | read or write cases | [`CASES`], [`Case`], [`Need`], [`Context`], [`Outcome`], [`Broke`] |
+//! | report results | [`Column`], [`Table`], [`write_between_marks`] |
+//! | judge a recorded history | [`judge`] |
+//! | inject connection faults without Docker | [`chaos::proxy`] |
+//! | wait for a condition in a test | [`testing`] |
+//! | find a secret in logs, errors and `Debug` output | `secrets` (feature `secrets`) |
 
-#[cfg(feature = "bench")]
-pub mod bench;
 mod case;
 mod cases;
 pub mod chaos;
@@ -103,20 +103,22 @@ pub mod guide {}
 pub mod judge;
 mod log;
 mod marks;
+mod names;
+mod outcome;
 mod random;
 mod runner;
 #[cfg(feature = "secrets")]
 pub mod secrets;
-#[cfg(feature = "servers")]
-pub mod servers;
 mod suite;
 mod table;
+pub mod testing;
 
-pub use case::{Broke, Case, Need, Outcome};
+pub use case::{Case, Need};
 pub use cases::CASES;
 pub use context::Context;
 pub use fixture::{AddressFixture, Census, Faults, Fixture};
 pub use marks::write_between_marks;
+pub use outcome::{Broke, Outcome};
 pub use runner::run;
 pub use suite::{Report, Suite, Verdict};
 pub use table::{Column, Table};

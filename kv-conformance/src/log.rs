@@ -1,10 +1,10 @@
-//! What a case did and saw, in order.
+//! The log of a case: what it did and saw, in order.
 
 use std::fmt::{self, Display, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The record of one case, shared by everything that acts in it.
+/// The log of one case, shared by all its clients.
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
     entries: Arc<Mutex<Vec<Entry>>>,
@@ -15,27 +15,27 @@ pub(crate) struct Log {
 struct Entry {
     at: Duration,
     what: String,
-    /// None while a call has not returned.
+    /// `None` while a call has not returned.
     result: Option<String>,
 }
 
 impl Log {
-    /// What is shown of a long text, in bytes.
+    /// The most bytes shown of a text.
     const SHOWN: usize = 400;
-    /// How many of the last entries are shown.
+    /// How many entries are shown; earlier ones are left out.
     const LAST: usize = 200;
 
     pub(crate) fn new() -> Self {
         Self { entries: Arc::default(), began: Instant::now() }
     }
 
-    /// Notes something that happened.
+    /// Adds an entry.
     pub(crate) fn note(&self, what: impl Display) {
         let at = self.began.elapsed();
         self.entries().push(Entry { at, what: shortened(what), result: Some(String::new()) });
     }
 
-    /// Notes a call when it begins, so that one that never returns is seen too, and its result.
+    /// Adds a call when it begins, so that a call that never returns is visible, and later its result.
     pub(crate) async fn call<T: fmt::Debug>(
         &self,
         what: String,
@@ -76,10 +76,10 @@ impl Display for Log {
     }
 }
 
-/// A text without what goes beyond a readable length; what is left out is not even formatted.
+/// Cuts a text to a readable length. What is cut off is not even formatted.
 pub(crate) fn shortened(text: impl Display) -> String {
     let mut shortened = Shortened(String::new());
-    // The error only says that the text is full.
+    // The error only means that the text is full.
     let _ = write!(shortened, "{text}");
     shortened.0
 }

@@ -1,12 +1,12 @@
-//! Files of which a program writes a part, between two marks.
+//! Files with a generated part between two marks.
 
 use std::path::Path;
 
-/// Replaces what stands between the lines `<!-- mark -->` and `<!-- /mark -->` of a file; a file without them is
-/// replaced whole.
+/// Replaces the text between the lines `<!-- mark -->` and `<!-- /mark -->` of a file. A file without these lines is
+/// replaced as a whole.
 ///
 /// # Errors
-/// Those of writing the file.
+/// The error of writing the file.
 pub fn write_between_marks(file: &Path, mark: &str, text: &str) -> std::io::Result<()> {
     let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- /{mark} -->"));
     let old = std::fs::read_to_string(file).unwrap_or_default();

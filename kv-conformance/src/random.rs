@@ -1,11 +1,11 @@
-//! Random numbers that a seed repeats.
+//! Reproducible random numbers.
 
-/// Steele, Lea and Flood's `SplitMix64`: one word of state, and as random as tests need it.
+/// Steele, Lea and Flood's `SplitMix64`: one word of state, random enough for tests.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Different streams of one seed have nothing in common.
+    /// Different streams of one seed are independent.
     pub(crate) fn new(seed: u64, stream: u64) -> Self {
         let mut random = Self(seed ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03));
         random.next();
@@ -20,9 +20,9 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which must not be 0.
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
-        // The upper half, times the bound: the whole part of it is below the bound.
+        // A fixed-point fraction below 1, times the bound.
         (((self.next() >> 32) * u64::from(bound)) >> 32) as u32
     }
 }

@@ -10,9 +10,9 @@ use crate::cases::CASES;
 use crate::fixture::Fixture;
 use crate::suite::{Suite, Verdict};
 
-/// Runs every case as a test of its own, with the arguments of `cargo test`, on the fixture that `start` gives.
+/// Runs every case on the fixture that `start` returns, each as a test of its own, with the arguments of `cargo test`.
 ///
-/// If there is no fixture the run fails and says why. The fixture is dropped before this returns.
+/// If there is no fixture the run fails and prints the reason. The fixture is dropped before this returns.
 ///
 /// ```no_run
 /// use kv_conformance::AddressFixture;
@@ -24,7 +24,7 @@ use crate::suite::{Suite, Verdict};
 /// ```
 pub fn run<F: Fixture, E: Display>(start: impl Future<Output = Result<F, E>>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Cases mostly wait, so their number at a time has little to do with that of processors.
+    // Cases mostly wait, so more of them run at a time than there are processors.
     arguments.test_threads.get_or_insert(16);
     if arguments.list {
         let trials = CASES.iter().map(|case| Trial::test(case.name, || Ok(()))).collect();
@@ -53,8 +53,8 @@ pub fn run<F: Fixture, E: Display>(start: impl Future<Output = Result<F, E>>) ->
         })
     };
     let conclusion = libtest_mimic::run(&arguments, CASES.iter().map(trial).collect());
-    // Within the runtime: a fixture may have servers to stop. The runtime itself ends with the process, so that what
-    // cases have left to it does not see it half gone.
+    // Within the runtime, because a fixture may have servers to stop. The runtime itself is never dropped: tasks that
+    // cases left behind must not see it shut down half way.
     runtime.block_on(async move { drop(suite) });
     std::mem::forget(runtime);
     conclusion.exit_code()

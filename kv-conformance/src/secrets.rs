@@ -1,8 +1,7 @@
-//! Whether a secret is told to anybody but the server (clause A4).
+//! Checks that a secret is sent to the server only (clause [A4](kv_core::contract)).
 //!
-//! A [`Capture`] takes down every line that is logged on its thread at all, also by what a backend stands on, and
-//! whatever else it is shown. A test uses its backend in good times and bad, each with a secret, and then looks through
-//! all of it:
+//! A [`Capture`] records every line that is logged on its thread, also by the backend's dependencies, and everything
+//! that it is shown. A test uses its backend with a secret, in success and in failure, and then searches the record:
 //!
 //! ```
 //! # let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
@@ -21,8 +20,7 @@
 //! # });
 //! ```
 //!
-//! What runs on other threads is not taken down, so that a server of the test's own, which is told the secret rightly,
-//! may say what it likes there.
+//! Other threads are not recorded: a server of the test may log the secret there, because it receives the secret.
 
 use std::collections::BTreeSet;
 use std::error::Error as StdError;
@@ -38,13 +36,13 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// All that was logged on a thread, or shown, from [`start`](Capture::start) on until it is dropped.
+/// A record of everything logged on a thread, or shown, from [`start`](Capture::start) until it is dropped.
 pub struct Capture {
     told: Told,
     _listening: tracing::subscriber::DefaultGuard,
 }
 
-/// Says how much it holds, not what.
+/// Shows how much it holds, not what.
 impl Debug for Capture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Capture").field("bytes", &self.told.bytes().len()).finish_non_exhaustive()
@@ -52,9 +50,10 @@ impl Debug for Capture {
 }
 
 impl Capture {
-    /// Begins to take down what is logged on this thread, at every level, through `tracing` or `log`.
+    /// Starts to record what is logged on this thread, at every level, through `tracing` or `log`.
     ///
-    /// An asynchronous test runs on a single thread, as those of `#[tokio::test]` do, or its tasks are not heard.
+    /// An asynchronous test must run on a single thread, as with `#[tokio::test]`; tasks on other threads are not
+    /// recorded.
     #[must_use]
     pub fn start() -> Self {
         let told = Told::default();
@@ -63,12 +62,12 @@ impl Capture {
         Self { told, _listening: lines.with_writer(move || writer.clone()).set_default() }
     }
 
-    /// Takes down both forms of `Debug`.
+    /// Records both forms of `Debug`.
     pub fn show(&self, what: &dyn Debug) {
         self.told.line(format_args!("shown: {what:?} {what:#?}"));
     }
 
-    /// Takes down all that an error says, and the errors below it.
+    /// Records all forms of an error and of its sources.
     pub fn error(&self, error: &Error) {
         self.show(error);
         let mut below: Option<&dyn StdError> = Some(error);
@@ -78,7 +77,7 @@ impl Capture {
         }
     }
 
-    /// Takes down what came of a call.
+    /// Records the result of a call.
     pub fn result<T: Debug>(&self, result: &Result<T>) {
         match result {
             Ok(value) => self.show(value),
@@ -86,9 +85,9 @@ impl Capture {
         }
     }
 
-    /// Makes every kind of call, and takes down what came of each.
+    /// Makes every kind of call and records the results.
     ///
-    /// They may all fail. What they write is the keys `key`, `a`, `b` and `lock` below the handle's root.
+    /// The calls may fail. They write the keys `key`, `a`, `b` and `lock` below the handle's root.
     pub async fn every_call(&self, kv: &Kv) {
         const TTL: Duration = Duration::from_secs(10);
         self.show(kv);
@@ -107,17 +106,17 @@ impl Capture {
         self.result(&kv.observe("").await);
         self.result(&kv.ephemeral_key("key", TTL).await);
         self.result(&kv.try_lock("lock", TTL).await);
-        // It waits for as long as the lock is another's, or the store is not there.
+        // It waits while the lock is held by another client, or the store is not reachable.
         if let Ok(lock) = tokio::time::timeout(Duration::from_millis(100), kv.lock("lock", TTL)).await {
             self.result(&lock);
         }
     }
 
-    /// Fails unless each of these was said, such as the names of the crates that must have been heard: silence proves
-    /// nothing.
+    /// Requires that each of these texts was recorded, such as the names of crates that must have logged something.
+    /// Without it an empty record would pass.
     ///
     /// # Panics
-    /// If one was not said.
+    /// If one was not recorded.
     #[track_caller]
     pub fn assert_heard(&self, sources: &[&str]) {
         let text = self.told.text();
@@ -126,14 +125,13 @@ impl Capture {
         }
     }
 
-    /// Fails if one of the secrets was told in any form that it may take on its way: as it is, escaped,
-    /// percent-encoded, as hexadecimal or decimal bytes, or in base64, alone or within something longer, such as the
-    /// login of HTTP's basic authentication.
+    /// Requires that no secret was recorded in any of these forms: verbatim, escaped, percent-encoded, as hexadecimal
+    /// or decimal bytes, or in base64, alone or within a longer text such as the login of HTTP's basic authentication.
     ///
-    /// Choose secrets of eight bytes or more that occur nowhere else; shorter ones may be found by chance.
+    /// Choose secrets of at least eight bytes that occur nowhere else; shorter ones may match by chance.
     ///
     /// # Panics
-    /// If one is told, with the line that tells it.
+    /// If one was recorded, with the line that contains it.
     #[track_caller]
     pub fn assert_holds_none_of(&self, secrets: &[&str]) {
         let text = self.told.text();
@@ -145,7 +143,7 @@ impl Capture {
     }
 }
 
-/// What was told, shared with the subscriber.
+/// The record, shared with the subscriber.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<u8>>>);
 
@@ -159,7 +157,7 @@ impl Told {
     }
 
     fn line(&self, line: fmt::Arguments<'_>) {
-        // Formatted first: what is shown may log something meanwhile.
+        // Formatted before locking: `Debug` may log something.
         let line = format!("{line}\n");
         self.bytes().extend_from_slice(line.as_bytes());
     }
@@ -176,13 +174,13 @@ impl Write for Told {
     }
 }
 
-/// The first line that tells a secret in some form.
+/// Returns the first line that contains a secret in some form.
 fn telling<'a>(text: &'a str, secret: &str) -> Option<&'a str> {
     let forms = forms(secret);
     text.lines().find(|line| forms.iter().any(|form| line.contains(form)))
 }
 
-/// What a text may hold of a secret.
+/// All forms of a secret in a text.
 fn forms(secret: &str) -> BTreeSet<String> {
     let bytes = secret.as_bytes();
     let list = |bytes: String| bytes.trim_matches(['[', ']']).to_owned();
@@ -200,7 +198,7 @@ fn forms(secret: &str) -> BTreeSet<String> {
     for before in 0..3 {
         forms.extend([&STANDARD_NO_PAD, &URL_SAFE_NO_PAD].map(|engine| {
             let text = engine.encode([&b"\0\0"[..before], bytes].concat());
-            // A character at either end may hold bits of what is beside the secret, too.
+            // A character at either end may also hold bits of the neighbouring bytes.
             let (first, beside) = ((before * 8).div_ceil(6), usize::from(!(before + bytes.len()).is_multiple_of(3)));
             text[first..text.len() - beside].to_owned()
         }));

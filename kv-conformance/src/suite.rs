@@ -1,21 +1,22 @@
-//! Runs cases on a fixture, and tells what came of each.
+//! Runs cases on a fixture and reports the result of each.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use kv_core::{Limits, WatchHistory, contract};
 use tokio::sync::RwLock;
 
-use crate::case::{Broke, Case, Need};
+use crate::case::{Case, Need};
 use crate::context::Context;
 use crate::fixture::{Fixture, is_remote};
 use crate::log::Log;
+use crate::names::{since_epoch, unique_name};
+use crate::outcome::Broke;
 
-/// A fixture with a directory in its store, in which cases run.
+/// A fixture with a directory in its store where cases run.
 ///
-/// Cases may run at the same time, but for those with faults: they wait until they are alone.
+/// Cases may run concurrently. A case with faults waits until no other case runs.
 pub struct Suite {
     fixture: Arc<dyn Fixture>,
     directory: String,
@@ -24,23 +25,23 @@ pub struct Suite {
     alone: RwLock<()>,
 }
 
-/// What came of a case.
+/// The result of a case.
 #[derive(Debug)]
 pub enum Verdict {
-    /// Its clauses hold; what there is to tell of the run, if the case has more to say than that.
+    /// The case's clauses hold. Some cases add a summary of the run.
     Passed(Option<String>),
     /// A clause is broken.
     Failed(Report),
-    /// It was not run: the fixture has not what it needs.
+    /// The case did not run: the fixture lacks this.
     NotRun(Need),
 }
 
-/// A broken clause, with what the case did and saw.
+/// A broken clause, with the log of the case.
 #[derive(Debug)]
 pub struct Report {
-    /// The clause that is broken.
+    /// The broken clause.
     pub clause: &'static str,
-    /// What was expected, and what came instead.
+    /// What was expected and what was observed.
     pub what: String,
     log: Log,
     seed: u64,
@@ -57,13 +58,13 @@ impl fmt::Display for Report {
 }
 
 impl Suite {
-    /// The variable that fixes the seed of whatever is random, to repeat a run.
+    /// The environment variable that sets the seed of everything random, to repeat a run.
     pub const SEED: &'static str = "KV_CONFORMANCE_SEED";
 
     /// Prepares to run cases on a fixture.
     ///
     /// # Errors
-    /// Why the store cannot be tested.
+    /// The reason why the store cannot be tested.
     pub async fn new(fixture: impl Fixture) -> Result<Self, String> {
         let fixture: Arc<dyn Fixture> = Arc::new(fixture);
         let limits = fixture.connect().await.map_err(|error| error.to_string())?.limits();
@@ -79,7 +80,7 @@ impl Suite {
         self.fixture.name()
     }
 
-    /// What a case needs and this fixture has not, if anything.
+    /// Returns what the case needs and this fixture lacks, if anything.
     pub fn lacks(&self, case: &Case) -> Option<Need> {
         let has = |need: &Need| match need {
             Need::Address => self.fixture.address().is_some(),
@@ -88,7 +89,8 @@ impl Suite {
             Need::EveryChange => self.limits.watch_history == WatchHistory::Every,
             Need::SmallLimits => self.limits.txn_ops <= 4096 && self.limits.value_bytes <= 8 << 20,
             Need::SmallTransactions => {
-                // Reached by values of half the size that is allowed, of which one more is then a matter of bytes.
+                // A case reaches the limit with values of half the allowed size; one more value is then a matter of
+                // bytes.
                 let Limits { txn_bytes, txn_ops, value_bytes, .. } = self.limits;
                 txn_bytes <= 8 << 20 && txn_bytes / (value_bytes / 2).max(1) < txn_ops
             }
@@ -98,7 +100,7 @@ impl Suite {
         case.needs.iter().copied().find(|need| !has(need))
     }
 
-    /// Runs one case, in a directory of its own that is removed afterwards.
+    /// Runs one case in a directory of its own and removes the directory afterwards.
     pub async fn run(&self, case: &Case) -> Verdict {
         if let Some(need) = self.lacks(case) {
             return Verdict::NotRun(need);
@@ -110,7 +112,7 @@ impl Suite {
         let directory = format!("{}/{}", self.directory, case.name.replace("::", "/"));
         let context = Context::new(self.fixture.clone(), directory.clone(), log.clone(), self.limits, self.seed);
         let limit = limit(&context);
-        // A task of its own, so that a panic is told like any other failure.
+        // In a task of its own, so that a panic is reported like any other failure.
         let mut running = tokio::spawn((case.run)(context.clone()));
         let outcome = match tokio::time::timeout(limit, &mut running).await {
             Ok(Ok(outcome)) => outcome,
@@ -131,7 +133,7 @@ impl Suite {
         }
     }
 
-    /// Leaves the store as it was; what cannot be removed now is no case's fault.
+    /// Removes what the case wrote. Best effort: a failure to do so says nothing about the case.
     async fn clean(&self, directory: &str) {
         if let Ok(kv) = self.fixture.connect().await {
             let _ = kv.delete_tree(directory).await;
@@ -145,18 +147,7 @@ impl fmt::Debug for Suite {
     }
 }
 
-/// A name that no other run uses, in this process or another.
-pub(crate) fn unique_name() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("conformance-{:x}-{:x}-{count}", since_epoch().as_nanos(), std::process::id())
-}
-
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// Far more than any case takes that does not hang.
+/// Far longer than any case takes unless it hangs.
 fn limit(context: &Context) -> Duration {
     (context.expiry() + context.patience()) * 4 * context.effort()
 }

@@ -1,4 +1,4 @@
-//! The table of stores and clauses: what was proved where.
+//! The table of stores and clauses.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -9,7 +9,7 @@ use crate::case::Case;
 use crate::cases::CASES;
 use crate::suite::{Suite, Verdict};
 
-/// What came of the cases on one store: a column of the table.
+/// The results of the cases on one store: a column of the table.
 #[derive(Debug)]
 pub struct Column {
     /// The store's name.
@@ -18,17 +18,17 @@ pub struct Column {
 }
 
 impl Column {
-    /// An empty column for a suite.
+    /// Creates an empty column for a suite.
     pub fn new(suite: &Suite) -> Self {
         Self { name: suite.name(), results: Vec::new() }
     }
 
-    /// Enters what came of a case.
+    /// Adds the result of a case.
     pub fn enter(&mut self, case: &'static Case, verdict: Verdict) {
         self.results.push((case, verdict));
     }
 
-    /// What failed.
+    /// Iterates over the cases that failed.
     pub fn failures(&self) -> impl Iterator<Item = (&'static Case, &crate::Report)> {
         self.results.iter().filter_map(|(case, verdict)| match verdict {
             Verdict::Failed(report) => Some((*case, report)),
@@ -68,9 +68,9 @@ enum Cell {
     NotProved(String),
 }
 
-/// Clauses by stores, in Markdown.
+/// The clauses by stores, displayed as Markdown.
 ///
-/// A cell holds the number of cases that proved the clause, **broken**, or `-` with a footnote that says why nothing
+/// A cell holds the number of cases that proved the clause, **broken**, or `-` with a footnote that says why no case
 /// proved it.
 #[derive(Debug)]
 pub struct Table<'a>(pub &'a [Column]);

@@ -1,4 +1,4 @@
-//! Addresses, secrets, errors and the request timeout: clauses A1 to A6.
+//! Addresses, secrets, errors and the request timeout: clauses [A1](kv_core::contract) to [A6](kv_core::contract).
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use kv_core::{Error, Registry};
 use tokio::net::TcpListener;
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::context::Context;
+use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 
 cases! { "addresses":
     the_root_is_the_path ["A1", "K4"] needs [Address] "The path of an address is the root of its keys, encoded or not."
@@ -20,9 +21,9 @@ cases! { "addresses":
     secrets_stay_secret ["A4"] needs [Address] "Neither errors nor debug output show a password or a token of the address."
     errors_tell_what_to_do ["A5"] "The same failures are the same variants everywhere, with predicates that agree."
     ping_answers ["A6"] "A store that serves answers a ping."
-    a_closed_port_is_unavailable ["A5", "A6"] needs [Server] "Where nobody listens, connecting fails in time, and may be tried again."
-    a_silent_server_is_not_waited_for ["A6"] needs [Server] "Where nobody answers, connecting ends with the request timeout."
-    a_stranger_is_told_apart ["A5", "A6"] needs [Server] "Where something else answers, connecting fails in time with a typed error."
+    a_closed_port_is_unavailable ["A5", "A6"] needs [Server] "Connecting to a port without a listener fails in time with a retryable error."
+    a_silent_server_is_not_waited_for ["A6"] needs [Server] "Connecting to a server that does not answer ends with the request timeout."
+    a_stranger_is_told_apart ["A5", "A6"] needs [Server] "Connecting to a server of another kind fails in time with a typed error."
 }
 
 fn address(cx: &Context) -> Outcome<(Registry, String)> {

@@ -1,27 +1,28 @@
-//! What holds while one member of a cluster is being hurt, and the others are a majority: everything.
+//! Faults of one member while the others are a majority: the whole contract holds.
 //!
-//! Most cases run every workload of `chaos` through one fault; one runs them without any.
+//! Most cases run all workloads of `chaos` under one fault; one case runs them without a fault.
 
 use kv_core::Error;
 
-use crate::case::{Outcome, cases, refused};
+use crate::case::cases;
 use crate::chaos::{Calm, Fault, Nemesis, weather};
 use crate::context::Context;
+use crate::outcome::{Outcome, refused};
 
 cases! { "clusters":
     in_peace ["R1", "R2", "W1", "W2", "W3", "W5", "E1", "E2", "E3", "E6", "L1", "L2", "L4", "L5"] "All workloads at the same time, without any fault: registers, a bank, watches, a lock, members."
-    a_member_alone_answers_nothing ["R1", "A6"] needs [Cluster] "A member that is cut off from its peers answers no read of any kind, not even a check, with what it remembers."
+    a_member_alone_answers_nothing ["R1", "A6"] needs [Cluster] "A member isolated from its peers answers no read and no check from its own state."
     leader_killed ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on through the crash of the leader."
     endpoint_killed ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on through the crash of the member that their clients use."
     every_member_restarted ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on while each member is restarted in turn."
-    leader_paused ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on while the leader stands still, and when it goes on as if nothing had happened."
-    leader_cut_off ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on while the leader has lost its peers, but not its clients."
-    endpoint_cut_off ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on while the member that their clients use has lost its peers."
-    compacted_behind_watches ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster, EveryChange] "A watch whose server was away while its history was compacted says so, and nothing else does."
+    leader_paused ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on while the leader is paused and after it resumes."
+    leader_cut_off ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on while the leader is isolated from its peers but not from its clients."
+    endpoint_cut_off ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on while the member that their clients use is isolated from its peers."
+    compacted_behind_watches ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster, EveryChange] "A watch whose server was down while its history was compacted ends with that error, and no other watch does."
 }
 
 async fn in_peace(cx: Context) -> Outcome {
-    // Once, whatever the effort: it lasts as long as leases do, also where a store answers at once.
+    // Once, whatever the effort: it takes as long as leases last, even on a fast store.
     weather(&cx, 1, || async { Ok(Calm) }).await
 }
 

@@ -1,4 +1,6 @@
-//! Clients at the same time: what they do is recorded, and judged afterwards.
+//! Concurrent clients: their operations are recorded and judged afterwards.
+//!
+//! Longer than most files: it has one short function for each case of one subject.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,27 +9,28 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use kv_core::{Error, Event, Value};
 
-use crate::case::{Broke, Keeps as _, Outcome, all_end, cases, check, refused, same};
+use crate::case::cases;
 use crate::client::{Client, Events};
 use crate::context::Context;
 use crate::judge::{self, Change, Completeness, History, Op, Tenure, judge_events, judge_registers, judge_tenures};
+use crate::outcome::{Broke, Keeps as _, Outcome, all_end, check, refused, same};
 use crate::random::Random;
 
 cases! { "concurrency":
     registers_are_linearizable ["R1", "W1", "W2", "W3"] "Reads, writes, swaps and removals by many clients have an order that explains every answer."
-    one_of_many_updates_wins ["W2"] "Of updates from one index at the same time exactly one is applied."
-    one_of_many_creations_wins ["W2", "L1"] "Of creations of one key at the same time, plain or ephemeral, exactly one succeeds."
-    one_of_many_removals_wins ["W3"] "Of removals at one index at the same time exactly one succeeds."
+    one_of_many_updates_wins ["W2"] "Of concurrent updates from one index exactly one is applied."
+    one_of_many_creations_wins ["W2", "L1"] "Of concurrent creations of one key, plain or ephemeral, exactly one succeeds."
+    one_of_many_removals_wins ["W3"] "Of concurrent removals at one index exactly one succeeds."
     counters_lose_nothing ["W2"] "A counter that many increment by compare-and-swap counts every increment."
-    transfers_keep_the_total ["W5", "R2"] "Transfers between accounts at the same time never change the total, whoever looks."
-    requests_at_once_are_kept_apart ["R1", "W1", "W2", "W3"] "Of many requests of one client at the same time each gets its own answer."
-    a_watch_is_the_history ["E1", "E2", "E3"] "What a watch delivers while many write is what they wrote, in order, complete and true."
+    transfers_keep_the_total ["W5", "R2"] "Concurrent transfers between accounts never change the total that any client reads."
+    requests_at_once_are_kept_apart ["R1", "W1", "W2", "W3"] "Each of many concurrent requests of one client gets its own answer."
+    a_watch_is_the_history ["E1", "E2", "E3"] "During concurrent writes a watch delivers exactly what was written, in order and complete."
     observe_has_no_gap ["E6", "R2"] "A listing and the events after it add up to the state, whenever the observation began."
-    a_lock_has_one_holder ["L4", "L5"] "Of many who contend for a lock one at a time holds it, with ever greater tokens."
+    a_lock_has_one_holder ["L4", "L5"] "Of many contenders one at a time holds a lock, with increasing tokens."
     guarded_writes_are_in_order ["L5", "W5"] "Writes guarded by a lock are applied in the order of its holders."
 }
 
-/// Runs one task for each client, all at the same time, and ends with the first that fails.
+/// Runs one task per client concurrently and returns the first failure.
 async fn at_once<F: Future<Output = Outcome> + Send + 'static>(
     cx: &Context,
     clients: usize,
@@ -244,7 +247,7 @@ async fn requests_at_once_are_kept_apart(cx: Context) -> Outcome {
             check!("W1", written > created, "a write of {key} after index {created} has index {written}");
             refused!("W2", kv.update(&key, "stale", created).await, Error::Conflict { key: told } if *told == key);
             same!("R1", kv.get(&key).await.keeps("R1")?, Value::new(data, written), "the value of {key}");
-            // Others begin alike, as `k1` and `k10`.
+            // Other keys share the prefix, such as `k1` and `k10`.
             let listed = kv.get_all(&key).await?.values;
             check!("R1", listed.get(&key).is_some_and(|value| value.index == written), "{key} is listed as {listed:?}");
             refused!("W3", kv.remove(&key, created).await, Error::Conflict { key: told } if *told == key);
@@ -257,7 +260,7 @@ async fn requests_at_once_are_kept_apart(cx: Context) -> Outcome {
     Ok(())
 }
 
-/// Writes to four keys in every way there is, and notes what was acknowledged.
+/// Writes to four keys with all verbs and records what was acknowledged.
 async fn write_at_random(client: Client, mut random: Random, name: usize, changes: Arc<Mutex<Vec<Change>>>) -> Outcome {
     let note = |key: &str, data: String, index: u64| {
         let change = Change { key: key.to_owned(), data: data.into(), index };
@@ -312,7 +315,7 @@ async fn a_watch_is_the_history(cx: Context) -> Outcome {
             .await?;
             Ok(kv.set("last", round.to_string()).await?)
         };
-        // The watch is read while they write, so that it has no excuse.
+        // The watch is read while they write, so that it cannot fall behind.
         let (sender, mut receiver) = tokio::sync::watch::channel(None);
         let reading = async {
             let mut read = Vec::new();

@@ -1,4 +1,5 @@
-//! Ephemeral keys, and what they share with locks: clauses L1 to L3, L6 and L8.
+//! Ephemeral keys, and what they share with locks: clauses [L1](kv_core::contract) to [L3](kv_core::contract),
+//! [L6](kv_core::contract) and [L8](kv_core::contract).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -6,28 +7,29 @@ use std::time::{Duration, Instant};
 
 use kv_core::{EphemeralKey, Error, EventType, Value};
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::client::{Client, is_deletion};
 use crate::context::Context;
+use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 
 cases! { "ephemeral":
-    creates_an_empty_key ["L1"] "An ephemeral key is a key with an empty value that everyone can read, list and watch."
-    refuses_a_key_that_exists ["L1"] "An ephemeral key takes no key that exists, and leaves it as it is."
-    vanishes_after_its_time ["L1"] "Without renewal the key goes, with a deletion seen by others, and not before its time."
-    vanishes_alone ["L1"] "When one key's time lapses, the other keys of the same client stay."
-    lives_while_it_is_renewed ["L1", "L2"] "Renewed by either verb, the key outlives its time to live."
-    may_be_taken_again ["L1", "L2"] "Once it has vanished, another client may have the key, and the first has lost it."
+    creates_an_empty_key ["L1"] "An ephemeral key has an empty value that every client can read, list and watch."
+    refuses_a_key_that_exists ["L1"] "An ephemeral key cannot replace an existing key and leaves it unchanged."
+    vanishes_after_its_time ["L1"] "Without renewal the key vanishes with a deletion event, but not before its time to live."
+    vanishes_alone ["L1"] "When one key lapses, other keys of the same client stay."
+    lives_while_it_is_renewed ["L1", "L2"] "A key renewed by either verb outlives its time to live."
+    may_be_taken_again ["L1", "L2"] "After the key has vanished another client can take it, and for the first holder it is lost."
     set_writes_the_value ["L2"] "The holder's writes are seen by all, at the index that they return."
-    lost_to_another ["L2"] "A key that another has by now is neither written, renewed nor destroyed by the first."
-    lost_to_a_deletion ["L2"] "A key that was deleted is lost: no write of its holder brings it back."
-    destroy_removes_it_now ["L2"] "Destroyed, the key is gone at once, and may be taken again."
-    a_dropped_handle_removes_it ["L7"] "Dropping the handle removes the key long before its time."
-    times_out_of_bounds ["L3"] "Times to live beyond the bounds are refused with the bounds, and those at the bounds are granted."
-    times_are_rounded_up ["L3"] "A time to live between two steps is granted as the longer one."
-    a_lapsed_handle_knows ["L6"] "A handle that has not been renewed in time reports so of its own accord."
-    hold_renews ["L8", "L1"] "While a future is held the key lives on, and the future's result comes back."
-    hold_ends_with_the_key ["L8", "L2"] "When the key is lost, the held future is dropped where it stands."
-    nothing_renews_after_hold ["L8"] "When a held future is abandoned, nothing goes on renewing."
+    lost_to_another ["L2"] "A former holder neither writes, renews nor destroys the key of a later holder."
+    lost_to_a_deletion ["L2"] "A deleted key is lost: no write of its holder restores it."
+    destroy_removes_it_now ["L2"] "A destroyed key is gone at once and can be taken again."
+    a_dropped_handle_removes_it ["L7"] "Dropping the handle removes the key long before its time to live lapses."
+    times_out_of_bounds ["L3"] "Times to live outside the bounds are refused with the bounds, and those at the bounds are granted."
+    times_are_rounded_up ["L3"] "A time to live between two steps is rounded up."
+    a_lapsed_handle_knows ["L6"] "A handle that was not renewed in time reports the loss without asking the store."
+    hold_renews ["L8", "L1"] "Holding a future renews the key and returns the future's result."
+    hold_ends_with_the_key ["L8", "L2"] "When the key is lost, the held future is dropped."
+    nothing_renews_after_hold ["L8"] "When a held future is dropped, renewal stops."
 }
 
 async fn creates_an_empty_key(cx: Context) -> Outcome {
@@ -159,7 +161,7 @@ async fn set_writes_the_value(cx: Context) -> Outcome {
     Ok(())
 }
 
-/// An ephemeral key of `kv` that by now is one of `other`, with the value `theirs`, long before its time has lapsed.
+/// An ephemeral key of `kv` that now belongs to `other`, with the value `theirs`, long before its time to live lapses.
 async fn stolen(cx: &Context, kv: &Client, other: &Client) -> Outcome<(EphemeralKey, EphemeralKey, u64)> {
     let mine = kv.ephemeral_key("leased", cx.long_ttl()).await?;
     other.delete("leased").await?;
@@ -287,7 +289,7 @@ async fn a_lapsed_handle_knows(cx: Context) -> Outcome {
     let kv = cx.client().await?;
     let lease = kv.ephemeral_key("leased", cx.ttl()).await?;
     let lock = kv.lock("lock", cx.ttl()).await?;
-    // Whatever the store thinks: from when they were granted, their time is over.
+    // Counted from the grant their time to live is over, whatever the store says.
     tokio::time::sleep(lease.ttl().max(lock.ttl()) + Duration::from_millis(1)).await;
     refused!("L6", kv.call("renew the ephemeral key", lease.renew()).await, Error::Lost { key } if key == "leased");
     refused!("L6", kv.call("set the ephemeral key", lease.set("late")).await, Error::Lost { .. });
@@ -321,7 +323,7 @@ async fn hold_renews(cx: Context) -> Outcome {
     .await
 }
 
-/// Tells by itself that a future was dropped.
+/// Reports on drop that a future was dropped.
 struct OnDrop(Arc<AtomicBool>);
 
 impl Drop for OnDrop {
@@ -368,7 +370,7 @@ async fn nothing_renews_after_hold(cx: Context) -> Outcome {
     // On a slow machine it is lost before that.
     let ended = matches!(abandoned, Ok(Ok(())));
     check!("L8", !ended, "a future that never ends was held, and hold returned as if it had ended");
-    // The handle is still there, but nobody renews it.
+    // The handle still exists but is not renewed.
     is_deletion(&events.next_within("L8", cx.expiry()).await?, "leased", created.index)?;
     Ok(())
 }

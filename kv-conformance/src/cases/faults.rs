@@ -1,25 +1,27 @@
-//! What holds while the store is being hurt: clauses E4, A6, W6 and L4, on whatever the fixture can hurt.
+//! The contract under faults: clauses [E4](kv_core::contract), [A6](kv_core::contract),
+//! [W6](kv_core::contract) and [L4](kv_core::contract), with the faults that the fixture offers.
 //!
-//! The victim is always the member that leads, which of a single server is the only one.
+//! The victim is always the leader; a single server is its own leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use kv_core::{Error, Event, EventType, Kv, WatchHistory};
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::chaos::{Cuts, weather};
 use crate::client::{Client, Events};
 use crate::context::Context;
+use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 
 cases! { "faults":
-    a_watch_survives_a_restart ["E4"] needs [Faults] "A watch goes on after its server was killed and started again, without loss or repetition."
-    a_watch_survives_a_pause ["E4", "A6"] needs [Faults] "A watch goes on after its server stood still with its connections open."
-    calls_end_while_nobody_serves ["A6", "A5"] needs [Faults] "While the store cannot serve, every call ends in time with an error that says so, and the same client works afterwards."
-    writes_tell_their_fate ["W6"] needs [Faults] "Of writes under way while the store is killed, what succeeded is there, and what was certainly not applied is not."
+    a_watch_survives_a_restart ["E4"] needs [Faults] "A watch continues after its server was killed and started again, without loss or repetition."
+    a_watch_survives_a_pause ["E4", "A6"] needs [Faults] "A watch continues after its server was paused with its connections open."
+    calls_end_while_nobody_serves ["A6", "A5"] needs [Faults] "While the store cannot serve, every call ends in time with an error that says so; afterwards the same client works."
+    writes_tell_their_fate ["W6"] needs [Faults] "Of writes in flight while the store is killed, those that succeeded are there and those reported as not applied are not."
     a_lock_survives_a_restart ["L4", "L5"] needs [Faults] "A restart takes no lock from its holder and gives it to no other."
     connections_cut ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5"] needs [Faults] "All workloads go on while their connections are cut, truncated, stalled and delayed 500 times."
-    a_wait_survives_a_restart ["L4"] needs [Faults] "Who waits for a lock gets it though the store was restarted meanwhile."
+    a_wait_survives_a_restart ["L4"] needs [Faults] "A waiter gets the lock even if the store restarts during the wait."
 }
 
 async fn restart(cx: &Context) -> Outcome {
@@ -28,14 +30,14 @@ async fn restart(cx: &Context) -> Outcome {
     cx.hurt("start it again", cx.faults()?.start_again(victim)).await
 }
 
-/// What a writer did: the last value of each key, and every index it was told.
+/// What a writer did: the last value of each key, and all returned indices.
 #[derive(Default)]
 struct Written {
     acknowledged: BTreeSet<u64>,
     unknown: usize,
 }
 
-/// Writes numbers to a few keys for as long as it is not stopped, through whatever happens.
+/// Writes numbers to a few keys until it is stopped, despite failures.
 async fn write_on(kv: Kv, mut stop: tokio::sync::oneshot::Receiver<()>) -> Outcome<Written> {
     let mut written = Written::default();
     for number in 0_u64.. {
@@ -55,7 +57,7 @@ async fn write_on(kv: Kv, mut stop: tokio::sync::oneshot::Receiver<()>) -> Outco
     Ok(written)
 }
 
-/// Reads events until the one that says that the writer is done.
+/// Reads events until the one that marks the end of the writes.
 async fn collect(cx: &Context, events: &mut Events) -> Outcome<Vec<Event>> {
     let mut seen = Vec::new();
     loop {
@@ -67,7 +69,7 @@ async fn collect(cx: &Context, events: &mut Events) -> Outcome<Vec<Event>> {
     }
 }
 
-/// Runs a writer and a watch through a fault, and judges what the watch has seen.
+/// Runs a writer and a watch during a fault and judges the events of the watch.
 async fn watched_through(cx: &Context, fault: impl Future<Output = Outcome>) -> Outcome {
     let (writer, watcher) = (cx.client().await?, cx.client().await?);
     let mut events = watcher.watch("k/", 0).await?;
@@ -104,7 +106,7 @@ async fn watched_through(cx: &Context, fault: impl Future<Output = Outcome>) -> 
     Ok(())
 }
 
-/// Sets a key, again and again until it is certain that it is set.
+/// Sets a key, with retries until a write certainly succeeded.
 async fn set_in_the_end(cx: &Context, client: &Client, key: &str) -> Outcome {
     cx.until("A6", "a write succeeds", || async { Ok(client.set(key, "").await.ok()) }).await.map(drop)
 }
@@ -226,7 +228,7 @@ async fn a_wait_survives_a_restart(cx: Context) -> Outcome {
         async move {
             loop {
                 match waiter.lock("lock", ttl).await {
-                    // The server was gone before the wait had begun; what it may have left lapses.
+                    // The server was gone before the wait began; what the request may have left behind lapses.
                     Err(Error::Unavailable { .. } | Error::Indeterminate { .. }) => {}
                     result => return result,
                 }

@@ -1,29 +1,30 @@
-//! Keys, prefixes and directories: clauses K1 and K2.
+//! Keys, prefixes and directories: clauses [K1](kv_core::contract) and [K2](kv_core::contract).
 
 use std::collections::BTreeSet;
 
 use kv_core::{Error, EventType};
 
-use crate::case::{Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "keys":
-    every_character_is_data ["K1"] "Keys full of characters that URLs, shells and paths give a meaning round-trip exactly."
+    every_character_is_data ["K1"] "Keys with special characters of URLs, shells and paths round-trip exactly."
     similar_keys_are_different ["K1"] "Keys that differ in case, normalisation, encoding or order of segments are different keys."
-    events_carry_exact_keys ["K1", "E2"] "Keys with characters that need encoding arrive in events as they were written."
-    invalid_keys_are_refused ["K1"] "Every verb refuses what is not a key, and nothing is written."
-    invalid_prefixes_are_refused ["K1", "K2"] "Reads, watches and deletions refuse what is no prefix or no directory."
+    events_carry_exact_keys ["K1", "E2"] "Keys with characters that need encoding appear in events as written."
+    invalid_keys_are_refused ["K1"] "Every verb refuses an invalid key, and nothing is written."
+    invalid_prefixes_are_refused ["K1", "K2"] "Reads, watches and deletions refuse an invalid prefix or directory."
     the_longest_key ["K1"] "A key of exactly the limit works in every verb, and one byte more is refused."
-    a_prefix_is_a_string ["K2"] "A prefix matches keys that begin with it, within a segment too."
-    a_prefix_is_no_pattern ["K2"] "Characters that patterns and ranges give a meaning match only themselves in a prefix."
-    a_directory_is_no_string ["K2", "W4"] "A directory means what is below it, never a sibling whose name begins alike."
+    a_prefix_is_a_string ["K2"] "A prefix matches keys that begin with it, also within a segment."
+    a_prefix_is_no_pattern ["K2"] "Special characters of patterns and ranges match only themselves in a prefix."
+    a_directory_is_no_string ["K2", "W4"] "A directory means the keys below it, never a sibling whose name has it as a prefix."
     the_empty_prefix_is_everything ["K2"] "The empty prefix and the empty directory mean everything."
     a_dot_begins_a_prefix ["K2"] "A prefix may stop after a dot, where a key may not."
-    a_key_may_be_a_directory_too ["K1", "R3"] "A key and keys below it live side by side, each with its own value."
-    a_watched_prefix_is_a_string ["K2", "E1"] "A watch sees the keys that begin with its prefix, and no other."
+    a_key_may_be_a_directory_too ["K1", "R3"] "A key and the keys below it coexist, each with its own value."
+    a_watched_prefix_is_a_string ["K2", "E1"] "A watch sees the keys that begin with its prefix, and no others."
 }
 
-/// Keys that something between a client and its store is likely to change, if anything is.
+/// Keys that an intermediate layer between client and store would most likely change.
 const ODD_KEYS: &[&str] = &[
     " ",
     "a b",
@@ -183,7 +184,7 @@ async fn the_longest_key(cx: Context) -> Outcome {
     let kv = cx.client().await?;
     let limit = kv.kv().limits().key_bytes;
     check!("K1", limit > 0, "no key at all is allowed below {:?}", kv.kv().root());
-    // Characters of more than one byte would tell a limit in characters from one in bytes.
+    // Multi-byte characters distinguish a limit in bytes from a limit in characters.
     let longest = format!("{}{}", "é".repeat(limit / 2), "x".repeat(limit % 2));
     let index = kv.set(&longest, "1").await.keeps("K1")?;
     same!("K1", kv.get(&longest).await.keeps("K1")?.index, index, "the index of the longest key");

@@ -1,4 +1,4 @@
-//! Many at a time, again and again, for long: everyone is served, and afterwards nothing is left behind.
+//! Load: many concurrent clients, repeated for a long time, are all served and leave nothing behind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,18 +9,19 @@ use futures_util::future::try_join_all;
 use kv_core::{Error, EventType, Kv, Value};
 use tokio::task::JoinSet;
 
-use crate::case::{Broke, Keeps as _, Outcome, all_end, cases, check, same};
+use crate::case::cases;
 use crate::context::Context;
 use crate::fixture::Census;
+use crate::outcome::{Broke, Keeps as _, Outcome, all_end, check, same};
 use crate::random::Random;
 
 cases! { "load":
-    many_at_a_time ["A6", "E1", "L4", "L5", "W2"] needs [Faults] "A thousand tasks, a thousand watches and 500 waiters for one lock are served at the same time, and leave nothing behind."
+    many_at_a_time ["A6", "E1", "L4", "L5", "W2"] needs [Faults] "A thousand tasks, a thousand watches and 500 waiters for one lock are served concurrently and leave nothing behind."
     clients_come_and_go ["A6", "L7", "E4"] needs [Faults] "Clients that connect, watch, lock, and are dropped leave no task, connection, lease or key behind."
-    a_soak_leaves_memory_flat ["E5", "L7"] needs [Faults] "Under all kinds of calls for a while, memory does not grow."
+    a_soak_leaves_memory_flat ["E5", "L7"] needs [Faults] "Memory does not grow under a long mixture of calls."
 }
 
-/// What this process and the store hold on to.
+/// The resources that this process and the store hold.
 #[derive(Debug, Clone, Copy)]
 struct Held {
     tasks: usize,
@@ -52,7 +53,7 @@ impl Held {
 /// Waits until no more is held than before.
 async fn nothing_is_left(cx: &Context, before: &Held) -> Outcome {
     let began = Instant::now();
-    // A server goes on for a while with queries that nobody waits for any more.
+    // A server continues abandoned queries for a while.
     let limit = cx.expiry() * 3;
     loop {
         let now = Held::now(cx).await?;
@@ -65,7 +66,7 @@ async fn nothing_is_left(cx: &Context, before: &Held) -> Outcome {
     }
 }
 
-/// A client that notes nothing: its calls are too many.
+/// A client without a log, for very many calls.
 async fn connect(cx: &Context) -> Outcome<Kv> {
     Ok(cx.fixture().connect().await?.scoped(cx.directory())?)
 }
@@ -140,7 +141,7 @@ async fn clients_come_and_go(cx: Context) -> Outcome {
         let cx = &cx;
         async move {
             let kv = connect(cx).await?;
-            // Most only come and go; some are dropped with something in their hands.
+            // Most only connect; some are dropped while they hold a watch, a lock or a key.
             match number % 50 {
                 0 => drop(kv.watch("", 0).await?),
                 1 => drop(kv.try_lock(&format!("lock/{number}"), cx.long_ttl()).await?),
@@ -161,7 +162,7 @@ async fn clients_come_and_go(cx: Context) -> Outcome {
     Ok(())
 }
 
-/// The memory that this process occupies, in KiB, where the system tells.
+/// The resident memory of this process in KiB, where the system reports it.
 fn resident() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?.parse().ok()

@@ -1,37 +1,40 @@
-//! Locks: clauses L4 to L8.
+//! Locks: clauses [L4](kv_core::contract) to [L8](kv_core::contract).
+//!
+//! Longer than most files: it has one short function for each case of one subject.
 
 use std::time::{Duration, Instant};
 
 use kv_core::{Error, Lock, Value};
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::client::Client;
 use crate::context::Context;
+use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 
 cases! { "locks":
-    excludes_others ["L4"] "While a lock is held nobody else gets it, the holder's own client included."
-    try_lock_does_not_wait ["L4"] "Trying for a lock that is held answers at once that it is, as often as one tries."
-    lock_waits_its_turn ["L4", "L7"] "Waiting for a lock ends when it is unlocked, and not before."
-    many_waiters_each_get_it ["L4", "L7"] "Of many who wait each gets the lock once."
-    locks_are_independent ["L4"] "Locks of different names, however alike, have nothing to do with one another."
-    odd_names ["L4", "K1"] "A lock's name may hold every character that a key may."
-    an_abandoned_wait_leaves_nothing ["L4"] "Whoever stops waiting does not get the lock, and stands in nobody's way."
-    a_crashed_holders_lock_passes_on ["L4", "L1"] "A lock that is not renewed passes to one who waits, not before its time."
+    excludes_others ["L4"] "A held lock is not granted again, not even to the holder's own client."
+    try_lock_does_not_wait ["L4"] "Trying a held lock returns at once without it, every time."
+    lock_waits_its_turn ["L4", "L7"] "A wait for a lock ends when the lock is unlocked, and not before."
+    many_waiters_each_get_it ["L4", "L7"] "Each of many waiters gets the lock once."
+    locks_are_independent ["L4"] "Locks with different but similar names are independent."
+    odd_names ["L4", "K1"] "A lock's name may contain every character that a key may contain."
+    an_abandoned_wait_leaves_nothing ["L4"] "An abandoned wait does not get the lock and does not block other waiters."
+    a_crashed_holders_lock_passes_on ["L4", "L1"] "A lock that is not renewed passes to a waiter, but not before its time to live."
     a_value_is_no_lock ["L4"] "A key that holds a value cannot be locked, and keeps its value."
     a_lock_leaves_no_value ["L4", "L7"] "Once unlocked, the key may be used for a value, and locked again after that."
-    renewal_keeps_it ["L4", "L8"] "A lock that is renewed is kept for longer than its time to live."
-    tokens_grow ["L5"] "Each later holder has a greater token, whichever way the lock came to it."
-    the_guard_lets_the_holder_write ["L5", "W5"] "Writes guarded by a lock that is held are applied, with the other checks."
-    the_guard_refuses_after_unlock ["L5"] "Writes guarded by a lock that was unlocked since are refused by the store."
-    the_guard_refuses_the_former_holder ["L5", "W5"] "Writes guarded by a lock that another holds by now are refused as a whole."
-    the_guard_refuses_after_expiry ["L5"] "Writes guarded by a lock that has lapsed and passed on are refused by the store."
-    unlock_frees_at_once ["L7"] "An unlocked lock can be had at once."
-    unlock_tells_a_lost_lock ["L7", "L6"] "Unlocking a lock that has passed on says so, and does not disturb its new holder."
-    a_dropped_handle_frees_it ["L7"] "A lock whose handle was dropped can be had long before its time."
-    hold_keeps_and_returns ["L8"] "A lock is kept while a future is held, and the future's result comes back."
+    renewal_keeps_it ["L4", "L8"] "A renewed lock outlives its time to live."
+    tokens_grow ["L5"] "Each later holder has a greater token, however it got the lock."
+    the_guard_lets_the_holder_write ["L5", "W5"] "Writes guarded by a held lock are applied, together with other checks."
+    the_guard_refuses_after_unlock ["L5"] "The store refuses writes guarded by a lock that was unlocked."
+    the_guard_refuses_the_former_holder ["L5", "W5"] "The store refuses all writes guarded by a lock that has another holder now."
+    the_guard_refuses_after_expiry ["L5"] "The store refuses writes guarded by a lock that has lapsed and passed on."
+    unlock_frees_at_once ["L7"] "An unlocked lock can be taken at once."
+    unlock_tells_a_lost_lock ["L7", "L6"] "Unlocking a lock that has passed on reports the loss and does not affect its new holder."
+    a_dropped_handle_frees_it ["L7"] "A lock whose handle was dropped can be taken long before its time to live lapses."
+    hold_keeps_and_returns ["L8"] "Holding a future renews the lock and returns the future's result."
 }
 
-/// Takes the lock, which is free or about to be.
+/// Takes a lock that is free or about to be freed.
 async fn take(client: &Client, cx: &Context, clause: &'static str, key: &str) -> Outcome<Lock> {
     let waiting = tokio::time::timeout(cx.patience(), client.lock(key, cx.long_ttl()));
     waiting
@@ -172,7 +175,7 @@ async fn an_abandoned_wait_leaves_nothing(cx: Context) -> Outcome {
         })
         .await?;
     }
-    // One who stops waiting stands in nobody's way who waits behind.
+    // An abandoned wait does not block the waiters behind it.
     let lock = kv.lock("lock", cx.long_ttl()).await?;
     let behind = {
         let mut first = Box::pin(other.lock("lock", cx.long_ttl()));
@@ -308,7 +311,7 @@ async fn the_guard_lets_the_holder_write(cx: Context) -> Outcome {
 async fn the_guard_refuses_after_unlock(cx: Context) -> Outcome {
     let kv = cx.client().await?;
     let lock = kv.lock("lock", cx.long_ttl()).await?;
-    // Built while the lock is held, so that only the store can tell.
+    // Built while the lock is held, so that only the store can refuse it.
     let transaction = kv.kv().txn().held(&lock).set("guarded", "1");
     let only_guard = kv.kv().txn().held(&lock);
     kv.call("unlock", lock.unlock()).await?;

@@ -1,4 +1,4 @@
-//! Random sequences of operations against a plain map, cut down to the shortest that fails.
+//! Random sequences of operations against a plain map; a failing sequence is shrunk.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +9,15 @@ use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, same};
+use crate::case::cases;
 use crate::client::Client;
 use crate::context::Context;
 use crate::judge::{Completeness, judge_events};
+use crate::outcome::{Broke, Keeps as _, Outcome, check, same};
 
 cases! { "model":
     random_operations ["W1", "W2", "W3", "W4", "W5", "R1", "R2", "R3", "K2", "E2", "E3"]
-        "Random sequences of every verb have the results, and the events, that a plain map gives."
+        "Random sequences of all verbs have the same results and events as a plain map."
 }
 
 const SEQUENCES: u32 = 10;
@@ -49,7 +50,7 @@ async fn random_operations(cx: Context) -> Outcome {
     running.await.unwrap_or_else(|panic| Err(Broke { clause: None, what: panic.to_string() }))
 }
 
-/// Tells the failure of the shortest sequence that can be found.
+/// Returns the failure of the shortest failing sequence that was found.
 fn shortest(
     tree: &mut impl ValueTree<Value = Vec<Step>>,
     mut broke: Broke,

@@ -1,27 +1,28 @@
-//! Reads: clauses R1 to R3.
+//! Reads: clauses [R1](kv_core::contract) to [R3](kv_core::contract).
 
 use std::collections::BTreeSet;
 
 use kv_core::{Error, Value};
 
-use crate::case::{Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::client::Client;
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "reads":
-    other_clients_see_writes ["R1"] "Whatever one client has written, another sees at once, in every kind of read."
-    other_clients_see_deletions ["R1"] "Whatever one client has deleted, another misses at once, in every kind of read."
-    absent_keys ["R1", "A5"] "A key that was never there is not found, by name, and deleting it is no error."
+    other_clients_see_writes ["R1"] "After a write returns, every kind of read of another client sees it."
+    other_clients_see_deletions ["R1"] "After a deletion returns, no kind of read of another client sees the key."
+    absent_keys ["R1", "A5"] "Reading an absent key is an error that names it, and deleting it is no error."
     listings_hold_every_value ["R2", "W1"] "A listing has every key with its value and the index of its write, in order."
     listings_are_one_state ["R2"] "A listing never mixes two states of keys that change together."
     large_listings_are_one_state ["R2"] "A listing of many keys is complete and never mixes states, while its ends change together."
-    a_listing_is_a_point_in_history ["R2", "E1"] "A watch after the index of a listing has what came later, and nothing older."
+    a_listing_is_a_point_in_history ["R2", "E1"] "A watch after the index of a listing delivers later events only."
     a_listing_of_nothing ["R2"] "A prefix without keys lists nothing, at an index to watch from."
-    keys_lists_children ["R3"] "A directory shows its keys and sub-directories as full paths, and nothing deeper."
-    keys_lists_each_child_once ["R3"] "However many keys a sub-directory has, it is shown once."
+    keys_lists_children ["R3"] "A directory lists its keys and subdirectories as full paths, and nothing deeper."
+    keys_lists_each_child_once ["R3"] "A subdirectory is listed once, however many keys it has."
     keys_ignores_a_slash_at_the_end ["R3"] "A directory with and without a slash at its end is the same."
-    keys_of_an_absent_directory ["R3"] "What is no directory has no children, a plain key included."
-    keys_next_to_a_slash ["R3"] "Names whose characters sort next to the slash are told apart, and sorted."
+    keys_of_an_absent_directory ["R3"] "A path that is no directory, such as a plain key, has no children."
+    keys_next_to_a_slash ["R3"] "Names with characters that sort next to the slash are distinguished and sorted."
     no_directory_without_keys ["R3"] "A directory is gone with its last key."
 }
 

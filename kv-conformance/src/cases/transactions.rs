@@ -1,12 +1,13 @@
-//! Transactions: clause W5.
+//! Transactions: clause [W5](kv_core::contract).
 
 use std::collections::BTreeSet;
 
 use kv_core::{Error, TxnBuilder, Value};
 
-use crate::case::{Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::client::Client;
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "transactions":
     all_at_one_index ["W5"] "What a transaction sets has the index that it returned, and what it deletes is gone."
@@ -21,7 +22,7 @@ cases! { "transactions":
     one_key_twice_is_refused ["W5"] "A transaction that writes a key twice, by name or by its tree, is refused as a whole."
     as_many_operations_as_allowed ["W5"] needs [SmallLimits] "A transaction of exactly the limit is applied, and one more is refused as a whole."
     as_many_bytes_as_allowed ["W5"] needs [SmallTransactions] "A transaction of exactly the limit in bytes is applied, and one more is refused as a whole."
-    a_conflict_leaves_no_trace ["W5", "W2", "W3"] "Whatever is refused shows in no index, no listing and no watch."
+    a_conflict_leaves_no_trace ["W5", "W2", "W3"] "A refused transaction has no effect on indices, listings and watches."
 }
 
 async fn all_at_one_index(cx: Context) -> Outcome {

@@ -1,17 +1,18 @@
-//! Values: clause K3.
+//! Values: clause [K3](kv_core::contract).
 
 use bytes::Bytes;
 use kv_core::{Error, EventType, Value};
 
-use crate::case::{Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "values":
-    any_bytes ["K3"] "Values of every byte, of no text and of text that formats give a meaning round-trip exactly."
-    empty_is_not_absent ["K3"] "An empty value is there: read, listed, compared, and deleted like any other."
+    any_bytes ["K3"] "Values of all bytes, of invalid text and of special characters of formats round-trip exactly."
+    empty_is_not_absent ["K3"] "An empty value exists: it is read, listed, compared and deleted like any other."
     empty_events ["K3", "E2"] "Writing an empty value is a creation or an update, and not a deletion."
     the_largest_value ["K3"] needs [SmallLimits] "A value of exactly the limit round-trips through every way of writing it."
-    a_value_too_large ["K3"] needs [SmallLimits] "A value one byte over the limit is refused by every verb, and the old one stands."
+    a_value_too_large ["K3"] needs [SmallLimits] "Every verb refuses a value one byte over the limit, and the old value stays."
 }
 
 async fn any_bytes(cx: Context) -> Outcome {

@@ -1,32 +1,36 @@
-//! Watches: clauses E1 to E3 and E5, as far as one client at a time shows them.
+//! Watches: clauses [E1](kv_core::contract) to [E3](kv_core::contract) and [E5](kv_core::contract), as far as one
+//! client at a time shows them.
+//!
+//! Longer than most files: it has one short function for each case of one subject.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kv_core::{Error, Event, EventType, Value};
 
-use crate::case::{Keeps as _, Outcome, cases, check, same};
+use crate::case::cases;
 use crate::client::{Client, Events, is_deletion};
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, same};
 
 cases! { "watches":
-    nothing_is_missed_after_it_returned ["E1"] "Whatever is written right after a watch was opened is seen by it, every time."
-    only_later_events_after_zero ["E1"] "A watch after 0 sees nothing of what was there before."
-    every_event_after_an_index ["E1"] needs [EveryChange] "A watch after an index sees each change with a greater one, and none before."
-    no_silent_gap_after_an_index ["E1", "E3"] "A watch after an index long past shows how every key has ended up, or says that it cannot."
+    nothing_is_missed_after_it_returned ["E1"] "A watch sees every write made right after it was opened."
+    only_later_events_after_zero ["E1"] "A watch after 0 sees no earlier change."
+    every_event_after_an_index ["E1"] needs [EveryChange] "A watch after an index sees each change with a greater index, and no earlier change."
+    no_silent_gap_after_an_index ["E1", "E3"] "A watch after an old index delivers the final state of every key, or reports that it cannot."
     after_the_latest_index ["E1"] "A watch after the newest index waits for the next change."
-    types_tell_what_happened ["E2"] "Creation, update, deletion and creation again each arrive as what they are."
+    types_tell_what_happened ["E2"] "Creation, update, deletion and another creation each arrive with the right type."
     the_same_value_again_is_an_event ["E2", "W1"] "A write that repeats the value is an update with its own index."
-    a_deletion_has_an_index ["E2"] "A deletion carries no data, and an index above that of the value deleted."
-    events_have_the_index_of_the_write ["E2", "W1"] "The index of an event is that which the write returned, whichever verb it was."
+    a_deletion_has_an_index ["E2"] "A deletion event has no data, and a greater index than the deleted value."
+    events_have_the_index_of_the_write ["E2", "W1"] "The index of an event is the index that the write returned, for every verb."
     a_transaction_comes_together ["E2", "W5"] "The events of one transaction follow one another, at one index."
     a_tree_goes_together ["E2", "W4"] "The deletions of one tree follow one another, each key once."
-    what_changes_nothing_is_no_event ["E2"] "Deleting what does not exist makes no event."
-    every_change_is_delivered ["E3"] needs [EveryChange] "Of changes as fast as they can be made, each is delivered, in order."
-    the_last_state_is_delivered ["E3"] "However fast a key changes, its last state arrives."
+    what_changes_nothing_is_no_event ["E2"] "Deleting an absent key makes no event."
+    every_change_is_delivered ["E3"] needs [EveryChange] "Rapid changes are all delivered, in order."
+    the_last_state_is_delivered ["E3"] "The last state of a rapidly changing key is delivered."
     a_recreated_key_was_deleted ["E3", "E2"] "A key deleted and created again arrives as a deletion, then a creation."
-    a_short_life_leaves_no_key ["E3", "E2"] "Of keys that come and go at once, what a watch shows ends with them gone."
-    watches_are_independent ["E1"] "Many watches each see everything, and ending some does not disturb the others."
-    a_slow_consumer_is_no_burden ["E5", "E1"] "A watch that nobody reads holds up neither writers nor other watches, and has a gap only if it says so."
+    a_short_life_leaves_no_key ["E3", "E2"] "The events of keys that are created and deleted at once end with their deletion."
+    watches_are_independent ["E1"] "Each of many watches sees all events, and ending some does not affect the others."
+    a_slow_consumer_is_no_burden ["E5", "E1"] "A watch that is not read delays neither writers nor other watches, and has no gap that it does not report."
     a_watch_needs_no_other_call ["E1"] "Events arrive at a client that makes no call but the watch."
 }
 
@@ -393,7 +397,7 @@ async fn watches_are_independent(cx: Context) -> Outcome {
             let event = events.next("E1").await?;
             same!("E1", (&*event.key, event.index), ("k", index), "the event of round {round}");
         }
-        // Some go, whatever they have not read yet.
+        // Some watches are dropped with unread events.
         kv.set("k", "unread").await?;
         watches.truncate(watches.len() - 5);
         for events in &mut watches {
@@ -409,7 +413,7 @@ async fn watches_are_independent(cx: Context) -> Outcome {
 async fn a_slow_consumer_is_no_burden(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     let mut events = other.watch("", 0).await?;
-    // One that is read stands beside it, and is not held up either.
+    // Another watch is read and must not be delayed.
     let mut prompt = other.watch("k", 0).await?;
     let data = vec![b'x'; cx.limits().value_bytes.min(8 << 10)];
     for number in 0..400 {

@@ -1,33 +1,35 @@
-//! Writes of one key and of trees: clauses W1 to W4 and W6.
+//! Writes of one key and of trees: clauses [W1](kv_core::contract) to [W4](kv_core::contract) and
+//! [W6](kv_core::contract).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kv_core::{Error, Value};
 
-use crate::case::{Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "writes":
     every_write_raises_the_index ["W1"] "Each write of a key, by any client and any verb, has a greater index than the one before."
-    the_same_value_again_is_a_write ["W1", "W2"] "A write that repeats the value raises the index, and ends what was read before."
+    the_same_value_again_is_a_write ["W1", "W2"] "A write that repeats the value raises the index, so that updates at the old index fail."
     a_read_has_the_index_of_the_write ["W1"] "A read right after a write has the index that the write returned."
     indices_outlive_keys ["W1"] "A key created again has a greater index than before its deletion."
     update_creates ["W2"] "An update at index 0 creates a key, and is refused if it exists."
     update_compares ["W2"] "An update is applied at the current index only, and changes nothing otherwise."
     update_needs_the_key ["W2"] "An update at any index of a key that does not exist is refused, and creates nothing."
-    update_knows_a_recreated_key ["W2"] "The index of a deleted key is of no use for the key that took its place."
-    update_at_impossible_indices ["W2", "W3"] "Indices that no store can have given are refused like any other wrong one."
-    remove_compares ["W3"] "A removal is applied at the current index only, and once only."
+    update_knows_a_recreated_key ["W2"] "The index of a deleted key is not valid for a later key of the same name."
+    update_at_impossible_indices ["W2", "W3"] "Indices that no store can have returned are refused like any other wrong index."
+    remove_compares ["W3"] "A removal is applied only at the current index, and only once."
     remove_at_zero ["W3"] "A removal at index 0 succeeds if there is no key, and is refused if there is one."
     remove_needs_the_key ["W3"] "A removal at any other index of a key that does not exist is refused."
-    delete_is_unconditional ["W3", "R1"] "A deletion needs no index and no key."
-    delete_tree_takes_the_whole_tree ["W4"] "Deleting a tree takes the key, what is below it at any depth, and nothing beside it."
-    delete_tree_with_odd_names ["W4", "K1"] "Deleting a tree whose name has a meaning elsewhere takes just this tree."
-    delete_tree_is_atomic ["W4", "R2"] "A tree is there as a whole or gone as a whole, whoever looks."
-    delete_tree_of_a_large_tree ["W4"] "A tree of more keys than a transaction holds is deleted at once."
-    delete_tree_of_nothing ["W4"] "Deleting a tree that is not there is no error and no change."
-    cut_off_writes_tell_their_fate ["W6", "A6"] "A write that ran out of time says whether it may have been applied, and that is true."
+    delete_is_unconditional ["W3", "R1"] "Deleting needs no index, and the key need not exist."
+    delete_tree_takes_the_whole_tree ["W4"] "Deleting a tree removes the key and everything below it at any depth, and no sibling."
+    delete_tree_with_odd_names ["W4", "K1"] "Deleting a tree whose name has special characters removes exactly this tree."
+    delete_tree_is_atomic ["W4", "R2"] "Every reader sees the whole tree or nothing of it."
+    delete_tree_of_a_large_tree ["W4"] "A tree with more keys than a transaction may hold is deleted atomically."
+    delete_tree_of_nothing ["W4"] "Deleting an absent tree is no error and changes nothing."
+    cut_off_writes_tell_their_fate ["W6", "A6"] "A write that timed out reports truly whether it may have been applied."
 }
 
 async fn every_write_raises_the_index(cx: Context) -> Outcome {
@@ -77,7 +79,7 @@ async fn a_read_has_the_index_of_the_write(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     for round in 0..10 {
         let (a, b) = (kv.set("a", round.to_string()).await?, kv.set("b", round.to_string()).await?);
-        // What happens elsewhere must not show in it.
+        // Writes of other keys must not affect it.
         other.set("c", "").await?;
         other.delete("c").await?;
         same!("W1", kv.get("a").await?.index, a, "the index of \"a\"");
@@ -318,17 +320,18 @@ async fn delete_tree_of_nothing(cx: Context) -> Outcome {
 
 async fn cut_off_writes_tell_their_fate(cx: Context) -> Outcome {
     let kv = cx.client().await?;
-    // From what nobody can answer in, to what most can: somewhere between, writes are cut off on their way.
+    // From timeouts too short for any answer to timeouts long enough for most: in between, writes are cut off in
+    // flight.
     for round in 0..40_u32 {
         let (key, limit) = (format!("{round}"), Duration::from_micros(1) * 2_u32.pow(round / 3));
         let hurried = kv.kv().clone().with_timeout(limit);
         let written = kv.call(&format!("set {key:?} within {limit:?}"), hurried.set(&key, "1")).await;
-        // A new connection: what was cut off must not be in the way.
+        // A new connection, which the cut-off calls do not delay.
         let found = match &written {
             Ok(index) => Some(kv.get(&key).await.is_ok_and(|value| value.index == *index)),
             Err(Error::Unavailable { .. }) => Some(kv.get(&key).await.is_err_and(|error| error.is_key_not_found())),
             Err(Error::Indeterminate { .. }) => None,
-            Err(other) => return Err(crate::case::Broke::new("W6", format!("a write that was cut off: {other}"))),
+            Err(other) => return Err(crate::outcome::Broke::new("W6", format!("a write that was cut off: {other}"))),
         };
         check!("W6", found != Some(false), "the fate of the write is not what it was told: {written:?}");
         match kv.call("get in a hurry", hurried.get("absent")).await {

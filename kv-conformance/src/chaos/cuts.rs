@@ -1,17 +1,17 @@
-//! Connections that are cut, truncated, stalled and delayed, to a server that knows nothing of it.
+//! Connection faults through a proxy; the server itself is not affected.
 
 use async_trait::async_trait;
 
 use super::progress::Progress;
 use super::proxy::{Proxy, RandomFaults};
 use super::storm::{Role, Storm};
-use crate::case::{Broke, Outcome};
 use crate::context::Context;
+use crate::outcome::{Broke, Outcome};
 
-/// How many connections are ended, one way or another.
+/// How many connections the proxy ends.
 const CUTS: usize = 500;
 
-/// A proxy between all clients and the first member, which hurts connections at random.
+/// A proxy between all clients and the first member that injects random faults.
 pub(crate) struct Cuts {
     proxy: Proxy,
     seed: u64,

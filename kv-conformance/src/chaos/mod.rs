@@ -1,64 +1,64 @@
-//! Workloads that go on while the store is being hurt, and what is told of it.
+//! Workloads that run while faults are injected into the store.
 //!
-//! A run lets all workloads work at the same time, waits until every client is served, hurts the store, waits until
-//! every client is served again (with the fault in force, where a majority is left), heals it, waits once more, and
-//! ends. What the clients did and saw is then judged from their [`Recording`]; a run whose fault nobody has felt
+//! A run starts all workloads and waits until every client is served. It injects the fault, waits until every client is
+//! served again (with the fault in force, if a majority of the members is left), heals the fault, waits once more, and
+//! ends. Then it judges what the clients did and saw from their [`Recording`]. A run whose fault affected no client
 //! proves nothing, and fails.
 //!
 //! ```text
-//! cargo run -p kv-conformance --features servers -- --start etcd --start consul --members 3 --effort 5
+//! cargo run --bin kv-conformance -- --start etcd --start consul --members 3 --effort 5
 //! ```
-//! This runs all there is on three members of each store, every run of workloads five times over, with 10,000 clients
-//! that come and go and a soak of 50 seconds; `--filter clusters`, `--filter faults` or `--filter load` runs a part.
-//! `cargo test` runs the same once. Each run ends in a summary: what each workload's clients were answered, the longest
-//! that one of them had to wait for an answer before the fault and since, what was recorded, and who felt it. A history
-//! that breaks a clause is kept in a file, which the case names; `cargo run -p kv-conformance -- judge FILE` judges it
-//! once more.
+//! This runs all cases on three members of each store, and every run of workloads five times, with 10,000 clients that
+//! come and go and a soak of 50 seconds. `--filter clusters`, `--filter faults` or `--filter load` runs a part.
+//! `cargo test` runs each once. Each run ends with a summary: the answers of each workload's clients, the longest wait
+//! of a client for an answer before and after the fault began, what was recorded, and which workloads the fault
+//! affected. A history that breaks a clause is written to a file, which the case names. `cargo run --bin kv-conformance
+//! -- judge FILE` judges it again.
 //!
 //! # The workloads
-//! | workload | clients do | judged |
+//! | workload | clients | judgement |
 //! |---|---|---|
-//! | registers | 12 read, set, update, remove and delete single keys, four of them each | an order explains every answer: linearizable, with what is of unknown fate applied at any time or never |
-//! | bank | four transfer between five accounts in transactions, two look at all of them | the total is the same in every listing |
-//! | writers, observers | three set and delete keys, alone and together; three observe from the beginning, six begin at random moments | no event is late, repeated, untrue or out of order; listing and events add up to what is there; every acknowledged change is there where the store promises it |
-//! | lock | four raise a counter under a lock's guard; some stand still beyond their time to live | in the order of their indices guarded writes have ever greater tokens, and none is lost. A second counter is raised without guard: what is lost of that is counted and told, for no lock can promise it |
-//! | members | four register, renew, and are destroyed or die | none vanishes or is lost while its last renewal lasts, and all that die vanish |
+//! | registers | 12 read, set, update, remove and delete single keys, four clients per key | linearizable: one order of the operations explains every answer; an operation of unknown fate takes effect at any later time, or never |
+//! | bank | four transfer between five accounts in transactions, two read all accounts | the total is the same in every listing |
+//! | writers, observers | three set and delete keys, alone and in transactions; three observe from the beginning, six start at random moments | no event is late, repeated, wrong or out of order; listing and events add up to the final state; every acknowledged change is delivered where the store promises it |
+//! | lock | four increment a counter under a lock's guard; some pause beyond their time to live | guarded writes, ordered by index, have increasing tokens, and no increment is lost. A second counter is incremented without the guard: its lost increments are counted and reported, because no lock can prevent them |
+//! | members | four register, renew, and are destroyed or die | no key vanishes or is lost while its last renewal lasts, and the keys of all that die vanish |
 //!
-//! Clients share three connections, as tasks of a service do, so that what they ask at the same time travels together;
-//! observers have one each.
+//! Clients share three connections, like the tasks of a service, so that concurrent calls travel together. Each
+//! observer has a connection of its own.
 //!
-//! # What was run, and what it showed
-//! All workloads run under each fault; the numbers are the longest that any client of a single run waited for an
-//! answer on a machine of two cores, from etcd 3.5.30 and Consul 1.8.7 with three members each.
+//! # Results
+//! All workloads run under each fault. The numbers are the longest wait of any client of a run for an answer, on a
+//! machine with two cores, with three members of etcd 3.5.30 and Consul 1.8.7.
 //!
 //! | fault | etcd | Consul | clients |
 //! |---|---|---|---|
 //! | none (`in_peace`) | holds, 0.2 s | holds, 0.3 s | know every member |
 //! | the leader is killed | holds, 5.1 s | holds, 5.0 s | know every member |
-//! | the member they use is killed | holds, 0.3 s | holds, 0.4 s | all begin with that one |
+//! | the member they use is killed | holds, 0.3 s | holds, 0.4 s | all start with that member |
 //! | every member is restarted in turn | holds, 0.6 to 5.2 s | holds, 2.3 s | know every member |
-//! | the leader stands still for ten seconds | holds, 10.2 s (a watch that only listens; calls 5.4 s) | holds, 12.6 s (calls 9.7 s) | know every member |
-//! | the leader is cut off from its peers | holds, 5.4 s | holds, 9.6 s | know every member |
-//! | the member they use is cut off | holds, 5.2 s | holds, 7.7 s (calls 5.0 s) | all begin with that one |
-//! | history is compacted while the observers' member is away | holds: each watch says `Compacted` | keeps no history | observers know that member alone |
+//! | the leader is paused for ten seconds | holds, 10.2 s (an idle watch; calls 5.4 s) | holds, 12.6 s (calls 9.7 s) | know every member |
+//! | the leader is isolated from its peers | holds, 5.4 s | holds, 9.6 s | know every member |
+//! | the member they use is isolated | holds, 5.2 s | holds, 7.7 s (calls 5.0 s) | all start with that member |
+//! | history is compacted while the observers' member is down | holds: each watch ends with `Compacted` | keeps no history | observers know that member only |
 //! | 500 connections are cut, truncated, stalled or delayed | holds, 1.1 s | holds, 0.8 s | go through a proxy |
 //!
-//! Five seconds are the request timeout: what was under way at a leader that died is answered by nobody, and its fate
-//! is [`Indeterminate`](kv_core::Error::Indeterminate).
+//! Five seconds are the request timeout. A call in flight at a leader that dies gets no answer, and its fate is
+//! [`Indeterminate`](kv_core::Error::Indeterminate).
 //!
-//! Found by these runs, and mended in the backends:
-//! - etcd answers a transaction of conditions alone from what the member itself knows, so that a check could be
-//!   answered from the past (`isTxnSerializable`, in etcd since its pull request 4956; seen on 3.5.30 while members
-//!   were restarted). kv-etcd has such a transaction read a key, too, which makes the member catch up first.
-//! - A client of kv-etcd that connected during an election gave up, though the next leader was a second away.
-//! - Consul's leader answers a renewal from what it has applied so far, so that one that was only just elected may say
-//!   that a session does not exist (seen on 1.8.7 while members were restarted). kv-consul asks for the session
-//!   consistently before it gives a lease up.
-//! - Writes of kv-etcd and kv-consul that queued behind two that a dying leader had taken with it timed out with them.
+//! These runs found faults that the backends now avoid:
+//! - etcd answers a transaction that has conditions only from the member's own state, so the answer of a check could be
+//!   stale (`isTxnSerializable`, in etcd since its pull request 4956; seen on 3.5.30 while members were restarted).
+//!   kv-etcd adds a read to such a transaction, which makes the member catch up first.
+//! - A client of kv-etcd that connected during an election gave up, although the next leader was a second away.
+//! - Consul's leader answers a renewal from the entries that it has applied so far. A leader elected a moment ago may
+//!   therefore deny that a session exists (seen on 1.8.7 while members were restarted). kv-consul asks for the session
+//!   with a consistent read before it gives up a lease.
+//! - Writes of kv-etcd and kv-consul that queued behind two requests to a dying leader timed out with them.
 //!
-//! Known faults of servers that such runs may meet are etcd's 20418 (stale reads of a paused member, before 3.5.28),
-//! 19179 (an event missing at the revision of a compaction, before 3.5.18) and 20221 (watches from a revision to come,
-//! before 3.5.22); no run has met one.
+//! Such runs may meet known faults of servers: etcd's 20418 (stale reads of a paused member, before 3.5.28), 19179 (an
+//! event missing at the revision of a compaction, before 3.5.18) and 20221 (watches from a future revision, before
+//! 3.5.22). No run has met one.
 //!
 //! [`Recording`]: crate::judge::Recording
 
@@ -76,9 +76,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::case::{Broke, Outcome};
 use crate::context::Context;
 use crate::judge::{Recording, Watches};
+use crate::outcome::{Broke, Outcome};
 
 pub(crate) use cuts::Cuts;
 pub(crate) use nemesis::{Fault, Nemesis};
@@ -90,7 +90,7 @@ use storm::Role;
 use tally::Tally;
 use workload::{bank, ephemeral, lock, register, watch};
 
-/// Runs all workloads through a storm so many times over; each time a new one.
+/// Runs all workloads under a new storm, this many times.
 pub(crate) async fn weather<S: Storm, F: Future<Output = Outcome<S>> + Send>(
     cx: &Context,
     rounds: u32,
@@ -166,33 +166,33 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
     }
     let bitten: Vec<_> = tallies.all().into_iter().filter(|tally| tally.bitten()).map(|tally| tally.workload).collect();
     if storm.must_bite() && bitten.is_empty() {
-        let what = format!("nobody has felt the fault, so that nothing is proved:\n{}", told("no effect"));
+        let what = format!("the fault affected no client, so that nothing is proved:\n{}", told("no effect"));
         return Err(Broke { clause: None, what });
     }
     let events: usize = recording.watches.observations.iter().map(|one| one.events.len()).sum();
     Ok(told(&format!(
         "holds: {} register operations, {} audits, {} changes and {events} events in {} observations, {} critical \
-         sections ({lost_unguarded} unguarded increments lost), {} lives; felt by {}",
+         sections ({lost_unguarded} unguarded increments lost), {} lives; affected: {}",
         recording.registers.len(),
         recording.bank.audits.len(),
         recording.watches.changes.len(),
         recording.watches.observations.len(),
         recording.sections.len(),
         recording.lives.len(),
-        if bitten.is_empty() { "nobody".to_owned() } else { bitten.join(", ") },
+        if bitten.is_empty() { "none".to_owned() } else { bitten.join(", ") },
     )))
 }
 
-/// Keeps a history, and says how it is judged again.
+/// Writes a history to a file and returns how to judge it again.
 fn keep(recording: &Recording, directory: &Path) -> String {
-    let file = directory.join(format!("{}.json", crate::suite::unique_name()));
+    let file = directory.join(format!("{}.json", crate::names::unique_name()));
     match recording.keep(&file) {
-        Ok(()) => format!("the history is kept: `cargo run -p kv-conformance -- judge {}`", file.display()),
+        Ok(()) => format!("the history is kept: `cargo run --bin kv-conformance -- judge {}`", file.display()),
         Err(error) => format!("the history could not be kept: {error}"),
     }
 }
 
-/// Starts the workloads, has the storm strike, ends them, and gives what they recorded.
+/// Starts the workloads, injects the storm's fault, ends the workloads, and returns what they recorded.
 async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tallies) -> Outcome<(Recording, u64)> {
     let (sender, end) = tokio::sync::watch::channel(None);
     let observing = watch::observers(stage.clone(), tallies.observers.clone(), end);
@@ -243,11 +243,11 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
     Ok((recording, lock.lost_unguarded))
 }
 
-/// What is told of one run.
+/// The summary of one run.
 struct Summary {
     about: String,
     took: Duration,
-    /// A line for each.
+    /// One line for each workload.
     workloads: String,
     verdict: String,
 }

@@ -1,4 +1,4 @@
-//! What can happen to a cluster of three or more, one member of which is hurt at a time.
+//! Faults of a cluster of three or more members, one member at a time.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use async_trait::async_trait;
 
 use super::progress::Progress;
 use super::storm::{Role, Storm};
-use crate::case::Outcome;
 use crate::context::Context;
+use crate::outcome::Outcome;
 
-/// How long a paused leader stands still: longer than a connection's sign of life may take.
+/// How long a leader is paused: longer than a connection's keepalive timeout.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// The fault.
@@ -47,7 +47,7 @@ pub(crate) struct Nemesis {
 }
 
 impl Nemesis {
-    /// Chooses the victim: the leader, or one of its followers.
+    /// Chooses the victim: the leader or a follower.
     pub(crate) async fn new(cx: &Context, fault: Fault) -> Outcome<Self> {
         let endpoints = cx.faults()?.endpoints();
         let leader = cx.leader().await?;
@@ -60,7 +60,7 @@ impl Nemesis {
         Ok(Self { fault, victim, endpoints })
     }
 
-    /// All endpoints, this one first.
+    /// All endpoints, starting with this member's.
     fn beginning_with(&self, member: usize) -> Vec<String> {
         let mut endpoints = self.endpoints.clone();
         endpoints.rotate_left(member % self.endpoints.len());
@@ -102,7 +102,7 @@ impl Storm for Nemesis {
                 cx.hurt("pause a member", faults.pause(victim)).await?;
                 let (served, ()) = tokio::join!(
                     progress.everyone("while a member stands still"),
-                    // It is the pause itself that is to be this long.
+                    // The pause itself must last this long.
                     tokio::time::sleep(PAUSE)
                 );
                 served?;
@@ -122,14 +122,14 @@ impl Storm for Nemesis {
         }
     }
 
-    /// A member that is stopped in good order may hand everything on before anyone notices.
+    /// Clients may not notice a graceful restart: the member hands over its work first.
     fn must_bite(&self) -> bool {
         self.fault != Fault::EveryMemberRestarted
     }
 
     async fn mend(&self, cx: &Context) {
         let Ok(faults) = cx.faults() else { return };
-        // What is not hurt in this way says so, and no harm is done.
+        // An error only means that the member did not need this.
         for member in 0..self.endpoints.len() {
             let _ = faults.resume(member).await;
             let _ = faults.rejoin(member).await;

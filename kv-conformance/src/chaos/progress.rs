@@ -1,25 +1,26 @@
-//! Waiting for the clients of workloads to get on.
+//! Waits until the clients of workloads make progress.
 
 use super::tally::Tally;
-use crate::case::Outcome;
 use crate::context::Context;
+use crate::outcome::Outcome;
 
-/// How often each client must have been served before it counts as getting on.
+/// How often each client must be served to count as making progress.
 const TIMES: usize = 3;
 
-/// The workloads of a run, as seen by what hurts the store.
+/// The workloads of a run, as seen by the fault injection.
 pub(crate) struct Progress<'a> {
     pub(crate) cx: &'a Context,
     pub(crate) tallies: &'a [&'a Tally],
 }
 
 impl Progress<'_> {
-    /// Waits until every client of every workload was served a few more times; A6 is broken if that does not come.
+    /// Waits until every client of every workload was served a few more times. Otherwise [A6](kv_core::contract) is
+    /// broken.
     pub(crate) async fn everyone(&self, when: &str) -> Outcome {
         self.of(when, |_| true).await
     }
 
-    /// The same of those workloads only.
+    /// Like [`everyone`](Self::everyone), for some workloads only.
     pub(crate) async fn of(&self, when: &str, counts: impl Fn(&Tally) -> bool + Send + Sync) -> Outcome {
         let tallies: Vec<&Tally> = self.tallies.iter().copied().filter(|tally| counts(tally)).collect();
         for tally in &tallies {

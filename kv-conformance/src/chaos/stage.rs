@@ -1,4 +1,4 @@
-//! What the workloads of one run share: where they connect, when they end, what time it is.
+//! What the workloads of one run share: connections, the end of the run, the clock.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,14 +9,14 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::storm::{Role, Storm};
-use crate::case::Outcome;
 use crate::context::Context;
+use crate::outcome::Outcome;
 use crate::random::Random;
 
-/// How many connections all clients share that do not observe.
+/// How many connections all clients except observers share.
 const SHARED: usize = 3;
 
-/// One run of the workloads, on a directory of its own.
+/// One run of the workloads, in a directory of its own.
 #[derive(Clone)]
 pub(crate) struct Stage {
     pub(crate) cx: Context,
@@ -44,8 +44,8 @@ impl Stage {
         }
     }
 
-    /// A client at the endpoints that the storm gives to its role: an observer has a connection of its own, others
-    /// share a few, as the tasks of a service do, so that what they ask at the same time may travel together.
+    /// Connects to the endpoints that the storm assigns to a role. An observer has a connection of its own. Other
+    /// clients share a few, like the tasks of a service, so that their concurrent calls may travel together.
     pub(crate) async fn connect(&self, role: Role, number: usize) -> Result<Kv> {
         if role == Role::Observer {
             return self.open(role, number).await;
@@ -68,7 +68,7 @@ impl Stage {
         kv.scoped(&self.directory)
     }
 
-    /// Connects again and again until it succeeds, for clients that come while the store is being hurt.
+    /// Retries until the connection succeeds, for clients that connect during a fault.
     pub(crate) async fn connect_in_the_end(&self, role: Role, number: usize) -> Outcome<Kv> {
         self.cx.until("A6", "a client connects", || async { Ok(self.connect(role, number).await.ok()) }).await
     }
@@ -77,7 +77,7 @@ impl Stage {
         Random::new(self.cx.seed(), u64::from(self.round) << 32 | stream)
     }
 
-    /// A time to live that outlasts what a healthy cluster takes to elect another leader.
+    /// A time to live longer than a healthy cluster needs to elect another leader.
     pub(crate) fn ttl(&self) -> Duration {
         (self.cx.ttl() * 2).clamp(Duration::from_secs(4), self.cx.limits().max_ttl)
     }
@@ -90,9 +90,9 @@ impl Stage {
         *self.over.borrow()
     }
 
-    /// Returns when the workloads are to end.
+    /// Waits until the workloads should end.
     pub(crate) async fn over(&self) {
-        // The sender is part of this stage, so that it cannot be gone.
+        // The sender is part of this stage and cannot be gone.
         let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
 
@@ -100,7 +100,7 @@ impl Stage {
         self.over.send_replace(true);
     }
 
-    /// Since when no fault is in force; `None` while one is.
+    /// When the last fault ended; `None` while one is in force.
     pub(crate) fn calm_since(&self) -> Option<Instant> {
         *self.calm_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,8 +110,8 @@ impl Stage {
     }
 }
 
-/// The rate at which one client of a workload works: enough for many operations to be under way when a fault
-/// strikes, and few enough for a history that can be judged.
+/// The rate of one client of a workload: high enough that many operations are in flight when a fault begins, low enough
+/// that the history can be judged.
 pub(crate) fn pace(millis: u64) -> Interval {
     let mut interval = tokio::time::interval(Duration::from_millis(millis));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,12 +1,12 @@
-//! What a run of the workloads has to weather.
+//! The faults of one run of the workloads.
 
 use async_trait::async_trait;
 
 use super::progress::Progress;
-use crate::case::Outcome;
 use crate::context::Context;
+use crate::outcome::Outcome;
 
-/// What a client of a workload does.
+/// The role of a workload's client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Reads and writes.
@@ -15,26 +15,26 @@ pub(crate) enum Role {
     Observer,
 }
 
-/// Faults, in their order.
+/// A sequence of faults.
 #[async_trait]
 pub(crate) trait Storm: Send + Sync + 'static {
-    /// What happens, for the summary.
+    /// A description for the summary.
     fn about(&self) -> String;
 
-    /// Where a client connects; `None`: as the fixture does.
+    /// The endpoints of a client; `None` for the fixture's own connection.
     fn endpoints(&self, role: Role, number: usize) -> Option<Vec<String>>;
 
-    /// Hurts the store, lets the clients feel it, and heals it.
+    /// Injects the faults, waits until they affect the clients, and heals them.
     async fn strike(&self, cx: &Context, progress: &Progress<'_>) -> Outcome;
 
-    /// Heals whatever may be hurt, when the run failed in between.
+    /// Heals every fault that may be in force after a failed run.
     async fn mend(&self, cx: &Context);
 
-    /// Whether the run proves nothing unless clients have felt it.
+    /// Whether the run proves nothing unless the fault affected clients.
     fn must_bite(&self) -> bool;
 }
 
-/// No fault at all: what the workloads are worth by themselves.
+/// No fault: checks the workloads themselves.
 pub(crate) struct Calm;
 
 #[async_trait]

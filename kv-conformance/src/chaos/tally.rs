@@ -1,4 +1,4 @@
-//! What the clients of a workload were answered, and for how long each was not.
+//! Counts the answers to a workload's clients, and how long each waited.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use kv_core::Error;
 
-use crate::case::{Broke, Outcome};
+use crate::outcome::{Broke, Outcome};
 
-/// The answers of one workload's clients. Clones count together.
+/// The counts of one workload. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Tally {
     pub(crate) workload: &'static str,
@@ -28,9 +28,9 @@ struct Counts {
     compacted: usize,
     /// The fault has begun.
     struck: bool,
-    /// The run is over: who waits now waits for nothing.
+    /// The run is over; waits no longer count.
     over: bool,
-    /// Of `unavailable`, `indeterminate` and `compacted`, those since then.
+    /// How many of `unavailable`, `indeterminate` and `compacted` came since the fault began.
     trouble: usize,
     longest_before: Duration,
     longest_since: Duration,
@@ -39,12 +39,12 @@ struct Counts {
 #[derive(Debug)]
 struct Client {
     answered: Instant,
-    /// How often since the last [`Tally::mark`].
+    /// How often it was served since the last [`Tally::mark`].
     served: usize,
 }
 
 impl Tally {
-    /// Counts the clients from 0 up to this number in.
+    /// Creates a tally with this many clients, numbered from 0.
     pub(crate) fn new(workload: &'static str, clients: usize) -> Self {
         let tally = Self { workload, counts: Arc::default() };
         for client in 0..clients {
@@ -53,17 +53,17 @@ impl Tally {
         tally
     }
 
-    /// Counts a client in from now on: it is waited for when everyone is.
+    /// Adds a client; [`behind`](Self::behind) includes it from now on.
     pub(crate) fn enter(&self, client: usize) {
         self.counts().clients.insert(client, Client { answered: Instant::now(), served: 0 });
     }
 
-    /// Counts a client out.
+    /// Removes a client.
     pub(crate) fn leave(&self, client: usize) {
         self.counts().clients.remove(&client);
     }
 
-    /// Makes a call for a client, and counts what came of it.
+    /// Makes a call for a client and counts its result.
     pub(crate) async fn call<T>(
         &self,
         client: usize,
@@ -74,7 +74,7 @@ impl Tally {
         result
     }
 
-    /// Counts what came of a call that was made elsewhere.
+    /// Counts the result of a call that was made elsewhere.
     pub(crate) fn note(&self, client: usize, error: Option<&Error>) {
         let mut counts = self.counts();
         match error {
@@ -95,21 +95,21 @@ impl Tally {
         counts.answered(client);
     }
 
-    /// A client has done something else meanwhile: it is waiting for an answer from now on only.
+    /// Restarts a client's wait: it did something else and did not wait for an answer.
     pub(crate) fn rest(&self, client: usize) {
         if let Some(client) = self.counts().clients.get_mut(&client) {
             client.answered = Instant::now();
         }
     }
 
-    /// Counts an event that a client was given.
+    /// Counts an event that a client received.
     pub(crate) fn event(&self, client: usize) {
         let mut counts = self.counts();
         counts.events += 1;
         counts.answered(client);
     }
 
-    /// A watch ended, since the store has forgotten what comes next.
+    /// Counts a watch that ended because history was compacted.
     pub(crate) fn compacted(&self) {
         let mut counts = self.counts();
         counts.compacted += 1;
@@ -121,7 +121,7 @@ impl Tally {
         self.counts().struck = true;
     }
 
-    /// The run is over: what nobody is given any more is no lack of answers.
+    /// The run is over; missing answers no longer count.
     pub(crate) fn end(&self) {
         self.counts().over = true;
     }
@@ -185,7 +185,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Takes what a store that is being hurt may answer; anything else breaks A5.
+/// Takes what a store that is being hurt may answer; anything else breaks [A5](kv_core::contract).
 pub(crate) fn tolerate(error: Error) -> Outcome {
     match error {
         Error::Unavailable { .. } | Error::Indeterminate { .. } | Error::Conflict { .. } | Error::Lost { .. } => Ok(()),

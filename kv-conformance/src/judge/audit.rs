@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Judgement;
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// One look at all accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +19,8 @@ pub struct Audit {
 /// Judges the audits of accounts that are never opened, closed, or paid into.
 ///
 /// # Errors
-/// [`Broke`] with R2: no transfer is seen by halves, so that one of another sum is a mixture of states, or a
-/// transfer was applied by halves.
+/// [`Broke`] with [R2](kv_core::contract): no transfer is seen by halves, so that one of another sum is a mixture of
+/// states, or a transfer was applied by halves.
 pub fn judge_audits(audits: &[Audit], accounts: usize, total: i64) -> Judgement {
     match audits.iter().find(|audit| (audit.accounts, audit.total) != (accounts, total)) {
         Some(audit) => Err(Broke::new("R2", format!("of {total} on {accounts} accounts this was seen: {audit:?}"))),

@@ -7,7 +7,7 @@ use kv_core::{Event, EventType, Value, WatchHistory};
 use serde::{Deserialize, Serialize};
 
 use super::{Judgement, text};
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// A write that a store has acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +42,9 @@ impl From<WatchHistory> for Completeness {
 /// Judges the events of a watch that began at the state `before` and was read until the state was `after`.
 ///
 /// `changes` are the acknowledged writes in between, in any order. Properties, by clause: indices never go backwards
-/// and events of one index are together (E2, *ordered* and *atomic*); no event comes twice (E4, *unique*); types and
-/// data are right (E2, *true*); every change is there, or the last state of each key (E1, E3, *complete*).
+/// and events of one index are together ([E2](kv_core::contract), *ordered* and *atomic*); no event comes twice
+/// ([E4](kv_core::contract), *unique*); types and data are right ([E2](kv_core::contract), *true*); every change is
+/// there, or the last state of each key ([E1](kv_core::contract), [E3](kv_core::contract), *complete*).
 ///
 /// # Errors
 /// [`Broke`] with the clause of the property.

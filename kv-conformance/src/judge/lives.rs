@@ -1,18 +1,18 @@
-//! Ephemeral keys: how long each was kept alive, and when others saw it go.
+//! Lives of ephemeral keys: how long each was renewed, and when others saw it vanish.
 
 use serde::{Deserialize, Serialize};
 
 use super::Judgement;
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// One registration of a key, from its creation to its end. Times are milliseconds from the beginning of the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Life {
     /// The key.
     pub key: String,
-    /// Its data, by which this registration is told from others of the same key.
+    /// Its data, which distinguishes it from other registrations of the same key.
     pub data: String,
-    /// Until when the last renewal that succeeded keeps it: its time to live from when that renewal began.
+    /// The end of the last successful renewal's time to live, counted from when that renewal began.
     pub kept_until: u64,
     /// How it ended.
     pub end: End,
@@ -23,9 +23,9 @@ pub struct Life {
 pub enum End {
     /// The holder began to remove it then.
     Destroyed(u64),
-    /// The holder died, and renewed it no more.
+    /// The holder died and stopped renewing.
     Killed,
-    /// The holder was told then that it is lost.
+    /// The holder learned at this time that it is lost.
     Lost(u64),
 }
 
@@ -40,12 +40,13 @@ pub struct Vanishing {
     pub seen: u64,
 }
 
-/// Judges registrations: none vanishes, and none is lost, before its time, unless its holder removes it.
+/// Judges registrations: none vanishes or is lost before its time to live lapses, unless its holder removes it.
 ///
-/// That all of them vanish in the end is for the one who waits for it to see.
+/// The workload itself checks that all of them vanish in the end.
 ///
 /// # Errors
-/// [`Broke`] with L1 for a key that vanished, L2 for one that its holder was told to have lost.
+/// [`Broke`] with [L1](kv_core::contract) for a key that vanished, [L2](kv_core::contract) for a key that was reported
+/// lost to its holder.
 pub fn judge_lives(lives: &[Life], vanishings: &[Vanishing]) -> Judgement {
     for life in lives {
         if let End::Lost(at) = life.end

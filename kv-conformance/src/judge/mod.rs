@@ -1,4 +1,4 @@
-//! Record, then judge: what clients did to single keys, and pure functions that say whether a store may answer so.
+//! Recorded histories of clients, and pure functions that judge whether they keep the contract.
 //!
 //! A [`History`] is recorded while clients work at the same time; the judges read it afterwards, and know nothing of
 //! stores or time. Each gives the clause that is broken and the operations that show it.

@@ -1,11 +1,11 @@
-//! Indices against time, and winners of races: what can be told from a history without searching.
+//! Indices against time, and winners of races: what can be judged without a search.
 
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
 use super::{Judgement, Op, Outcome, Record};
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// Judges the indices of a history of unique values: positive, one value each, and growing with time.
 ///
@@ -13,7 +13,7 @@ use crate::Broke;
 /// and a write never the same one; of writes of different keys, the later never has the smaller index.
 ///
 /// # Errors
-/// [`Broke`] with W1 for indices of writes, R1 for reads.
+/// [`Broke`] with [W1](kv_core::contract) for indices of writes, [R1](kv_core::contract) for reads.
 pub fn judge_order(records: &[Record]) -> Judgement {
     one_value_an_index(records)?;
     let indexed: Vec<(&Record, u64, bool)> = records
@@ -29,7 +29,7 @@ pub fn judge_order(records: &[Record]) -> Judgement {
     let mut ended = by_end.into_iter().peekable();
     let mut newest_write: Option<(&Record, u64)> = None;
     let mut newest_of_key: HashMap<&str, (&Record, u64)> = HashMap::new();
-    // In the order of beginnings, against the greatest index of all that had ended before.
+    // Ordered by beginning; each is compared with the greatest index of those that had ended before.
     for (record, index, is_write) in indexed {
         if index == 0 {
             return Err(Broke::new(if is_write { "W1" } else { "R1" }, format!("index 0: {record}")));
@@ -62,7 +62,7 @@ pub fn judge_order(records: &[Record]) -> Judgement {
     Ok(())
 }
 
-/// No index of a key stands for two values, and no two writes of a key share one.
+/// No index of a key belongs to two values, and no two writes of a key share an index.
 fn one_value_an_index(records: &[Record]) -> Judgement {
     let mut values: HashMap<(&str, u64), (&Bytes, &Record)> = HashMap::new();
     let mut writes: HashMap<(&str, u64), &Record> = HashMap::new();
@@ -91,7 +91,7 @@ fn one_value_an_index(records: &[Record]) -> Judgement {
 /// Updates and removals at index 0 are left out: a key may be created again and again.
 ///
 /// # Errors
-/// [`Broke`] with W2, or W3 where both winners are removals.
+/// [`Broke`] with [W2](kv_core::contract), or [W3](kv_core::contract) where both winners are removals.
 pub fn judge_winners(records: &[Record]) -> Judgement {
     let mut winners: BTreeMap<(&str, u64), &Record> = BTreeMap::new();
     for record in records {

@@ -1,4 +1,4 @@
-//! A kept history: all that several workloads did and saw, to be judged at once and again later.
+//! A recorded run: everything that the workloads did and saw, to judge now and later.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,12 +10,12 @@ use super::{
     Audit, Change, Completeness, Judgement, Life, Record, Section, Vanishing, judge_audits, judge_events, judge_lives,
     judge_registers, judge_sections,
 };
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// What the workloads of one run did and saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recording {
-    /// What was tested, for whoever reads the file.
+    /// What was tested, for readers of the file.
     pub about: String,
     /// Single keys.
     pub registers: Vec<Record>,
@@ -25,7 +25,7 @@ pub struct Recording {
     pub watches: Watches,
     /// Critical sections under a lock.
     pub sections: Vec<Section>,
-    /// The counter that they raised, in the end.
+    /// The final value of their counter.
     pub counter: u64,
     /// Ephemeral keys.
     pub lives: Vec<Life>,
@@ -44,7 +44,7 @@ pub struct Bank {
     pub audits: Vec<Audit>,
 }
 
-/// What was written below a prefix, and what its observers saw of it.
+/// The writes below a prefix and what observers saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watches {
     /// The acknowledged writes.
@@ -66,7 +66,7 @@ pub struct Observation {
     pub index: u64,
     /// The events, to the end or to where the watch ended.
     pub events: Vec<Event>,
-    /// Whether the watch ended since the store had forgotten what comes next.
+    /// Whether the watch ended because history was compacted.
     pub compacted: bool,
 }
 
@@ -74,7 +74,7 @@ impl Recording {
     /// Judges everything that was recorded.
     ///
     /// # Errors
-    /// The first clause that is broken, and what shows it.
+    /// The first broken clause, with the evidence.
     pub fn judge(&self) -> Judgement {
         judge_registers(&self.registers)?;
         judge_audits(&self.bank.audits, self.bank.accounts, self.bank.total)?;
@@ -115,7 +115,7 @@ impl Watches {
         if !compacted {
             return judge_events(listing, events, &later, &self.last, self.completeness);
         }
-        // What the events come to is then known to nobody; up to the last of them nothing may be missing.
+        // The final state is unknown then; nothing may be missing up to the last event.
         let end = events.last().map_or(*index, |event| event.index);
         let seen: Vec<_> = later.into_iter().filter(|change| change.index <= end).collect();
         let mut state = listing.clone();
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_judged_alike() {
-        let file = std::env::temp_dir().join(format!("{}.json", crate::suite::unique_name()));
+        let file = std::env::temp_dir().join(format!("{}.json", crate::names::unique_name()));
         let kept = recording();
         kept.keep(&file).expect("a file");
         let read = Recording::read(&file);

@@ -1,17 +1,18 @@
-//! Everything that can be told from what clients did to single keys.
+//! All judgements of operations on single keys.
 
 use std::collections::BTreeMap;
 
 use super::{Judgement, Linearizability, Op, Record, judge_order, judge_winners, linearizable};
-use crate::Broke;
+use crate::outcome::Broke;
 
-/// How far the search for an order goes. A history that needs more is too large to be judged.
+/// Bound of the search for an order. A history that needs more is too large to judge.
 const STEPS: usize = 200_000;
 
-/// Judges a history of keys, each of them by itself: indices, winners of races, and whether it is linearizable.
+/// Judges each key of a history: indices, winners of races, and linearizability.
 ///
 /// # Errors
-/// [`Broke`] with R1, W1, W2 or W3, and the operations that show it; R1 also for a history that is too large.
+/// [`Broke`] with [R1](kv_core::contract), [W1](kv_core::contract), [W2](kv_core::contract) or [W3](kv_core::contract),
+/// and the operations that show it; [R1](kv_core::contract) also for a history that is too large.
 pub fn judge_registers(records: &[Record]) -> Judgement {
     judge_order(records)?;
     judge_winners(records)?;

@@ -1,18 +1,18 @@
-//! Critical sections: what holders of a lock wrote under its guard, and what without.
+//! Critical sections: what holders of a lock wrote with its guard and without.
 
 use serde::{Deserialize, Serialize};
 
 use super::Judgement;
-use crate::Broke;
+use crate::outcome::Broke;
 
-/// What one holder of the lock did: read a counter, and wrote it one higher.
+/// One critical section: the holder read a counter and wrote it incremented.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
     /// Who held the lock.
     pub client: usize,
     /// The fencing token.
     pub token: u64,
-    /// What the counter was raised to, under the lock's guard.
+    /// The counter's new value, written with the lock's guard.
     pub count: u64,
     /// What became of that.
     pub write: Write,
@@ -23,7 +23,7 @@ pub struct Section {
 pub enum Write {
     /// It was applied, at this index.
     Applied(u64),
-    /// It was refused: the lock had passed on.
+    /// The store refused it: the lock had passed on.
     Refused,
     /// It may have been applied.
     Unknown,
@@ -31,11 +31,11 @@ pub enum Write {
 
 /// Judges the critical sections of one lock, whose counter began at 0 and was `last` in the end.
 ///
-/// In the order of their indices the guarded writes have ever greater tokens and counts: a holder whose lock has passed
-/// on writes nothing more, so nobody's increment is lost. Only writes of unknown fate may be missing.
+/// Ordered by index, the guarded writes have increasing tokens and counts: a holder whose lock has passed on writes
+/// nothing more, so no increment is lost. Only writes of unknown fate may be missing.
 ///
 /// # Errors
-/// [`Broke`] with L5.
+/// [`Broke`] with [L5](kv_core::contract).
 pub fn judge_sections(sections: &[Section], last: u64) -> Judgement {
     let mut applied: Vec<(u64, &Section)> = sections
         .iter()

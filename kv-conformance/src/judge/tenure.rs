@@ -1,9 +1,9 @@
-//! Locks: who held one when, under which token.
+//! Tenures of locks: who held a lock when, with which token.
 
 use std::fmt;
 
 use super::Judgement;
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// One holder's time with a lock, in moments of a [`History`](super::History).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Tenure {
     pub token: u64,
     /// When the lock had been given.
     pub given: u64,
-    /// When the holder began to give it back.
+    /// When the holder began to release it.
     pub returned: u64,
 }
 
@@ -28,7 +28,8 @@ impl fmt::Display for Tenure {
 /// Judges the tenures of one lock: none overlap, and tokens grow from each to the next.
 ///
 /// # Errors
-/// [`Broke`] with L4 for two holders at a time, L5 for a token that does not grow.
+/// [`Broke`] with [L4](kv_core::contract) for two holders at a time, [L5](kv_core::contract) for a token that does not
+/// grow.
 pub fn judge_tenures(tenures: &[Tenure]) -> Judgement {
     let mut in_order = tenures.to_vec();
     in_order.sort_by_key(|tenure| tenure.given);

@@ -1,4 +1,4 @@
-//! Data in kept histories: as text, so that a history can be read.
+//! Data as text, so that people can read recorded histories.
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serializer, ser};

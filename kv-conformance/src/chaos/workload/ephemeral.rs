@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use kv_core::{EphemeralKey, Error, EventType, Kv};
 use tokio::task::JoinSet;
 
-use crate::case::{Broke, Outcome, all_end, check};
 use crate::chaos::stage::{Stage, pace};
 use crate::chaos::storm::Role;
 use crate::chaos::tally::{Tally, tolerate};
 use crate::judge::{End, Life, Vanishing};
+use crate::outcome::{Broke, Outcome, all_end, check};
 
 pub(crate) const MEMBERS: usize = 4;
 
@@ -112,7 +112,8 @@ async fn live(
     Ok(None)
 }
 
-/// Waits until the key of a dead member is gone; L1 is broken if it stays, not counting the time of faults.
+/// Waits until the key of a dead member is gone; [L1](kv_core::contract) is broken if it stays, not counting the time
+/// of faults.
 async fn vanishes(stage: &Stage, kv: &Kv, key: &str) -> Outcome {
     let died = Instant::now();
     let limit = stage.cx.beyond(stage.ttl()) + stage.cx.patience();
