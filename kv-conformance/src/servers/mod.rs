@@ -21,8 +21,9 @@
 //! # }
 //! ```
 //!
-//! The image is the one that `KV_ETCD_IMAGE` or `KV_CONSUL_IMAGE` names: as it is on this machine, else pulled. The
-//! images `kv-etcd:*` and `kv-consul:*`, which are the defaults, are made by `images/build` when they are missing.
+//! `KV_ETCD_IMAGE` and `KV_CONSUL_IMAGE` name an image, which is pulled if this machine does not have it. The images
+//! `kv-etcd:*` and `kv-consul:*` are made by `images/build` instead. The defaults are among them: etcd 3.7.3 or, where
+//! that cannot be made, the newest etcd that Debian has, and Consul 1.8.7.
 
 mod cluster;
 mod consul;
@@ -59,13 +60,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The image that servers of this kind are started from.
-    pub fn image(self) -> String {
-        let (variable, default) = match self {
-            Self::Etcd => ("KV_ETCD_IMAGE", "kv-etcd:latest"),
-            Self::Consul => ("KV_CONSUL_IMAGE", "kv-consul:1.8.7"),
+    /// The images that servers of this kind are started from: the first one that this machine has or can make.
+    pub fn images(self) -> Vec<String> {
+        let (variable, defaults): (_, &[&str]) = match self {
+            // Making the first one takes Go or a container registry. `latest` is the newest etcd that Debian has.
+            Self::Etcd => ("KV_ETCD_IMAGE", &["kv-etcd:3.7.3", "kv-etcd:latest"]),
+            Self::Consul => ("KV_CONSUL_IMAGE", &["kv-consul:1.8.7"]),
         };
-        non_empty(variable).unwrap_or_else(|| default.to_owned())
+        non_empty(variable).map_or_else(|| defaults.iter().copied().map(str::to_owned).collect(), |image| vec![image])
     }
 
     /// The environment variable that names a running server.
@@ -132,7 +134,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Another image than [`Kind::image`].
+    /// Another image than those of [`Kind::images`].
     #[must_use]
     pub fn image(mut self, reference: impl Into<String>) -> Self {
         self.image = Some(reference.into());
