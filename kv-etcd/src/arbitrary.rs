@@ -55,7 +55,7 @@ fn read_page(bytes: &[u8]) -> Option<RangeResponse> {
 /// Without what pages leave out.
 fn told_by_pages(mut answer: RangeResponse) -> RangeResponse {
     for kv in &mut answer.kvs {
-        (kv.create_revision, kv.lease) = (0, 0);
+        kv.create_revision = 0;
     }
     answer
 }
@@ -108,15 +108,12 @@ fn header() -> impl Strategy<Value = Option<ResponseHeader>> {
 }
 
 fn key_value() -> impl Strategy<Value = KeyValue> {
-    (any_bytes(), number(), number(), any_bytes(), number()).prop_map(
-        |(key, create_revision, mod_revision, value, lease)| KeyValue {
-            key,
-            create_revision,
-            mod_revision,
-            value,
-            lease,
-        },
-    )
+    (any_bytes(), number(), number(), any_bytes()).prop_map(|(key, create_revision, mod_revision, value)| KeyValue {
+        key,
+        create_revision,
+        mod_revision,
+        value,
+    })
 }
 
 fn range() -> impl Strategy<Value = RangeResponse> {

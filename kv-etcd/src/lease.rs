@@ -11,9 +11,9 @@ use tokio::time::{Instant, timeout};
 use crate::backoff::random;
 use crate::client::Client;
 use crate::error::Failed;
-use crate::proto::{CompareTarget, LeaseGrantRequest, LeaseRevokeRequest, Operand, PutRequest, Request, TxnRequest};
-use crate::range::{Range, index, revision, signed};
-use crate::txn::{absent, equal};
+use crate::proto::{Compare, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, Request, TxnRequest};
+use crate::range::{Range, index, revision};
+use crate::txn::{absent, owned_by};
 
 /// The longest time to live that etcd grants.
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
@@ -147,14 +147,21 @@ impl Leased {
         Error::Lost { key: self.key.clone() }
     }
 
+    /// What holds for as long as the key is this lease's own: who created it, and which lease it is on.
+    fn ownership(&self) -> Vec<Compare> {
+        owned_by(&self.owner, self.token, self.id)
+    }
+
     /// `Lost` if the key is gone, or another's.
     async fn check(&self) -> Result<()> {
-        let (key, end) = (self.owner.clone(), Bytes::new());
-        let mut request = Range { key, end }.request();
-        request.keys_only = true;
-        let answer = self.client.call(request).await?;
-        let ours = answer.kvs.first().is_some_and(|kv| index(kv.create_revision) == self.token && kv.lease == self.id);
-        if ours { Ok(()) } else { Err(self.lost()) }
+        let read = RangeRequest { key: self.owner.clone(), keys_only: true, ..RangeRequest::default() };
+        let request = TxnRequest {
+            compare: self.ownership(),
+            // A member answers comparisons alone from what it knows, however old; with a read it catches up first.
+            success: vec![Request::Range(read).into()],
+            failure: Vec::new(),
+        };
+        if self.client.call(request).await?.succeeded { Ok(()) } else { Err(self.lost()) }
     }
 
     async fn keep_alive(&self) -> Result<()> {
@@ -173,15 +180,8 @@ impl Lease for Leased {
     async fn set(&self, data: Bytes) -> Result<u64> {
         self.keep_alive().await?;
         let put = PutRequest { key: self.owner.clone(), value: data, lease: self.id };
-        let created = Operand::CreateRevision(signed(self.token));
-        let request = TxnRequest {
-            compare: vec![
-                equal(CompareTarget::Create, self.owner.clone(), created),
-                equal(CompareTarget::Lease, self.owner.clone(), Operand::Lease(self.id)),
-            ],
-            success: vec![Request::Put(put).into()],
-            failure: Vec::new(),
-        };
+        let request =
+            TxnRequest { compare: self.ownership(), success: vec![Request::Put(put).into()], failure: Vec::new() };
         match self.client.call(request).await {
             Ok(answer) if answer.succeeded => Ok(revision(answer.header.as_ref())?),
             Ok(_) => Err(self.lost()),

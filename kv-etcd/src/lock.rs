@@ -20,8 +20,8 @@ use crate::proto::{
     Compare, KeyValue, PutRequest, RangeRequest, Request, RequestOp, Response, ResponseOp, SortOrder, SortTarget,
     TxnRequest,
 };
-use crate::range::{Range, index, revision, signed};
-use crate::txn::absent;
+use crate::range::{Range, revision, signed};
+use crate::txn::{absent, owned_by};
 
 /// What an attempt to queue up came to.
 enum Entry {
@@ -153,16 +153,17 @@ impl Shared {
             max_create_revision: signed(place.token) - 1,
             ..Range::prefix(&contenders(place.name)).request()
         };
-        let own = RangeRequest { keys_only: true, ..Range::key(place.owner).request() };
-        let look = [own, before].map(|range| RequestOp::from(Request::Range(range)));
-        let answer = self.client.call(TxnRequest { success: look.into(), ..TxnRequest::default() }).await?;
-        let at = revision(answer.header.as_ref())?;
-        let mut seen = answer.responses.into_iter().map(first_found);
-        let own = seen.next().flatten();
-        if !own.is_some_and(|own| index(own.create_revision) == place.token && own.lease == place.lease) {
+        let request = TxnRequest {
+            compare: owned_by(&Range::key(place.owner).key, place.token, place.lease),
+            success: vec![Request::Range(before).into()],
+            failure: Vec::new(),
+        };
+        let answer = self.client.call(request).await?;
+        if !answer.succeeded {
             return Ok(Some(false));
         }
-        let Some(before) = seen.next().flatten() else { return Ok(Some(true)) };
+        let at = revision(answer.header.as_ref())?;
+        let Some(before) = answer.responses.into_iter().find_map(first_found) else { return Ok(Some(true)) };
         let mut events = self.hub().open(Range { key: before.key, end: Bytes::new() }, at).await?;
         while let Some(event) = events.next().await {
             match event {

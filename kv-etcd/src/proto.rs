@@ -78,6 +78,10 @@ pub(crate) struct ResponseHeader {
     pub(crate) revision: i64,
 }
 
+/// An entry as ranges and events bring it.
+///
+/// A range with `keys_only` promises the key and its revisions, and nothing else: `value` is empty, and from etcd 3.7 on
+/// so is the lease. So the lease is not among these fields; who must know it compares it (`CompareTarget::Lease`).
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct KeyValue {
     #[prost(bytes = "bytes", tag = "1")]
@@ -88,8 +92,6 @@ pub(crate) struct KeyValue {
     pub(crate) mod_revision: i64,
     #[prost(bytes = "bytes", tag = "5")]
     pub(crate) value: Bytes,
-    #[prost(int64, tag = "6")]
-    pub(crate) lease: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]

@@ -55,8 +55,8 @@ impl Cluster {
         }
         let engine = docker::engine().await?;
         prepare_process(&engine).await;
-        let image = options.image.clone().unwrap_or_else(|| kind.image());
-        docker::provide_image(&engine, &image).await?;
+        let images = options.image.clone().map_or_else(|| kind.images(), |image| vec![image]);
+        let image = docker::provide_image(&engine, &images).await?;
 
         let mut run = Run::new(engine.clone());
         let labels = HashMap::from([

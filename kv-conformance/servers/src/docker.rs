@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::Once;
 
 use testcontainers::bollard::Docker;
 use testcontainers::bollard::models::{
@@ -33,8 +34,26 @@ pub(crate) async fn engine() -> Result<Docker, Error> {
     })
 }
 
-/// Makes an image available: the local one, else pulled, else built by `images/build`.
-pub(crate) async fn provide_image(engine: &Docker, reference: &str) -> Result<(), Error> {
+/// Makes one of these images available, and returns the first one for which that works.
+pub(crate) async fn provide_image(engine: &Docker, references: &[String]) -> Result<String, Error> {
+    let mut failures = Vec::new();
+    for reference in references {
+        match provide(engine, reference).await {
+            Ok(()) => {
+                if !failures.is_empty() {
+                    static ONCE: Once = Once::new();
+                    ONCE.call_once(|| eprintln!("{}\n{reference} is used instead", failures.join("\n")));
+                }
+                return Ok(reference.clone());
+            }
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    Err(Error::new(failures.join("\n")))
+}
+
+/// Makes an image available: as it is here, else built by `images/build` or pulled.
+async fn provide(engine: &Docker, reference: &str) -> Result<(), Error> {
     if engine.inspect_image(reference).await.is_ok() {
         return Ok(());
     }

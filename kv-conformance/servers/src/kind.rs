@@ -15,13 +15,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The image of servers of this kind.
-    pub fn image(self) -> String {
-        let (variable, default) = match self {
-            Self::Etcd => ("KV_ETCD_IMAGE", "kv-etcd:latest"),
-            Self::Consul => ("KV_CONSUL_IMAGE", "kv-consul:1.8.7"),
+    /// The images that servers of this kind are started from: the first one that this machine has or can make.
+    pub fn images(self) -> Vec<String> {
+        let (variable, defaults): (_, &[&str]) = match self {
+            // Making the first one takes Go or a container registry. `latest` is the newest etcd that Debian has.
+            Self::Etcd => ("KV_ETCD_IMAGE", &["kv-etcd:3.7.3", "kv-etcd:latest"]),
+            Self::Consul => ("KV_CONSUL_IMAGE", &["kv-consul:1.8.7"]),
         };
-        non_empty(variable).unwrap_or_else(|| default.to_owned())
+        non_empty(variable).map_or_else(|| defaults.iter().copied().map(str::to_owned).collect(), |image| vec![image])
     }
 
     /// The environment variable that names a running server.

@@ -20,8 +20,9 @@
 //! # }
 //! ```
 //!
-//! `KV_ETCD_IMAGE` and `KV_CONSUL_IMAGE` choose the images. A local image is used as it is; a missing one is pulled.
-//! The defaults `kv-etcd:*` and `kv-consul:*` are built by `kv-conformance/images/build` if they are missing.
+//! `KV_ETCD_IMAGE` and `KV_CONSUL_IMAGE` name an image, which is pulled if this machine does not have it. The images
+//! `kv-etcd:*` and `kv-consul:*` are made by `images/build` instead. The defaults are among them: etcd 3.7.3 or, where
+//! that cannot be made, the newest etcd that Debian has, and Consul 1.8.7.
 
 mod cluster;
 mod consul;

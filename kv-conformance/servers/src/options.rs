@@ -24,7 +24,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Sets another image than [`Kind::image`](super::Kind::image).
+    /// Another image than those of [`Kind::images`](crate::Kind::images).
     #[must_use]
     pub fn image(mut self, reference: impl Into<String>) -> Self {
         self.image = Some(reference.into());

@@ -32,13 +32,28 @@ pub(super) enum End {
 /// watch that was stopped cannot be taken for what it gets once it is started again.
 struct Session {
     requests: UnboundedSender<WatchRequest>,
-    /// The hub's number of each watch, by the server's.
+    /// The hub's number of each confirmed watch, by the server's.
     ids: HashMap<i64, u64>,
-    /// The server's number of each watch, by the hub's.
+    /// The server's number of each confirmed watch, by the hub's.
     numbers: HashMap<u64, i64>,
-    /// What the server has not confirmed yet; it does so in the order of the requests.
-    unconfirmed: VecDeque<i64>,
+    /// The watches that the server has not confirmed yet, with the numbers asked for; it confirms them in order.
+    unconfirmed: VecDeque<(u64, i64)>,
+    /// The watches that are requested once the server has confirmed one more.
+    waiting: VecDeque<u64>,
+    numbering: Numbering,
     next_number: i64,
+}
+
+/// Who numbers the watches.
+///
+/// etcd uses the numbers that it is asked for, and confirms watches in the order of the requests. `etcd grpc-proxy`
+/// does neither, so with it only one watch at a time is requested, and is known by the number that comes back. Until
+/// the first answer it is not known which of the two is there.
+#[derive(PartialEq, Eq)]
+enum Numbering {
+    Unknown,
+    Ours,
+    Theirs,
 }
 
 /// Carries the watches until something happens to the stream.
@@ -54,6 +69,8 @@ pub(super) async fn run(
         ids: HashMap::new(),
         numbers: HashMap::new(),
         unconfirmed: VecDeque::new(),
+        waiting: VecDeque::new(),
+        numbering: Numbering::Unknown,
         next_number: 1,
     };
     for (id, watch) in watches.iter().filter(|(_, watch)| !watch.stopped) {
@@ -89,19 +106,27 @@ pub(super) async fn run(
                 }
             },
         }
-        if session.numbers.is_empty() {
+        if session.is_idle(watches) {
             return End::Idle;
         }
     }
 }
 
 impl Session {
+    /// Whether the server has no watch that somebody still wants.
+    fn is_idle(&self, watches: &Watches) -> bool {
+        let mut coming = self.unconfirmed.iter().map(|(id, _)| id).chain(&self.waiting);
+        self.numbers.is_empty() && !coming.any(|id| watches.contains_key(id))
+    }
+
     fn create(&mut self, id: u64, watch: &super::hub::Watch) {
+        if self.numbering != Numbering::Ours && !self.unconfirmed.is_empty() {
+            self.waiting.push_back(id);
+            return;
+        }
         let number = self.next_number;
         self.next_number += 1;
-        self.ids.insert(number, id);
-        self.numbers.insert(id, number);
-        self.unconfirmed.push_back(number);
+        self.unconfirmed.push_back((id, number));
         self.send(WatchCommand::Create(WatchCreateRequest {
             key: watch.range.key.clone(),
             range_end: watch.range.end.clone(),
@@ -111,6 +136,30 @@ impl Session {
         }));
     }
 
+    /// Takes the confirmation, or refusal, of the oldest request; says which watch it is for.
+    fn confirm(&mut self, watches: &Watches, answer: &WatchResponse) -> Option<u64> {
+        let (id, number) = self.unconfirmed.pop_front()?;
+        // A watch that is refused may be answered without its number.
+        if !answer.canceled {
+            self.numbering = if answer.watch_id == number { Numbering::Ours } else { Numbering::Theirs };
+            if watches.contains_key(&id) {
+                self.ids.insert(answer.watch_id, id);
+                self.numbers.insert(id, answer.watch_id);
+            } else {
+                // It was closed meanwhile.
+                self.send(WatchCommand::Cancel(WatchCancelRequest { watch_id: answer.watch_id }));
+            }
+        }
+        while self.numbering == Numbering::Ours || self.unconfirmed.is_empty() {
+            let Some(next) = self.waiting.pop_front() else { break };
+            if let Some(watch) = watches.get(&next) {
+                self.create(next, watch);
+            }
+        }
+        Some(id)
+    }
+
+    /// Ends a watch at the server; one that is not confirmed yet is ended once it is.
     fn cancel(&mut self, id: u64) {
         if let Some(number) = self.numbers.remove(&id) {
             self.ids.remove(&number);
@@ -143,15 +192,14 @@ impl Session {
     }
 
     async fn take(&mut self, client: &Client, watches: &mut Watches, answer: WatchResponse) -> Result<(), End> {
-        // A watch that is refused may be answered without its number.
-        let confirms = if answer.created { self.unconfirmed.pop_front() } else { None };
-        let number = confirms.unwrap_or(answer.watch_id);
-        // Not one of those that are left: it was closed, or stopped, while this was under way.
-        let Some(&id) = self.ids.get(&number) else { return Ok(()) };
+        let confirmed = if answer.created { self.confirm(watches, &answer) } else { None };
+        // Otherwise it was closed, or stopped, while this was under way.
+        let Some(id) = confirmed.or_else(|| self.ids.get(&answer.watch_id).copied()) else { return Ok(()) };
         let Some(watch) = watches.get_mut(&id) else { return Ok(()) };
         if answer.canceled {
-            self.ids.remove(&number);
-            self.numbers.remove(&id);
+            if let Some(number) = self.numbers.remove(&id) {
+                self.ids.remove(&number);
+            }
             return end_of_watch(client, watches, id, answer).await;
         }
         if answer.created {

@@ -2,7 +2,9 @@
 //! amount of memory, and leaves a client that works once the server does.
 
 mod answers;
+mod frugal;
 mod message;
+mod minimal;
 mod server;
 mod streams;
 mod transport;

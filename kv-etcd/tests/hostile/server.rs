@@ -154,11 +154,13 @@ pub(crate) struct Call {
     request: Request<RecvStream>,
     pub(crate) respond: SendResponse<Bytes>,
     pub(crate) counts: Counts,
+    /// The bytes of the request that have arrived and belong to no complete message yet.
+    arrived: Vec<u8>,
 }
 
 impl Call {
     pub(crate) fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, counts: Counts) -> Self {
-        Self { request, respond, counts }
+        Self { request, respond, counts, arrived: Vec::new() }
     }
 
     pub(crate) fn method(&self) -> &str {
@@ -185,6 +187,25 @@ impl Call {
         }
         if writes {
             self.counts.writes.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// The next message of the request; `None` once there are no more. No byte is lost if the future is dropped.
+    pub(crate) async fn message(&mut self) -> Option<Vec<u8>> {
+        /// The flag for compression and the length.
+        const HEAD: usize = 5;
+        loop {
+            if let [_, a, b, c, d, ..] = *self.arrived {
+                let end = HEAD + usize::try_from(u32::from_be_bytes([a, b, c, d])).expect("a length");
+                if self.arrived.len() >= end {
+                    let rest = self.arrived.split_off(end);
+                    return Some(std::mem::replace(&mut self.arrived, rest).split_off(HEAD));
+                }
+            }
+            let body = self.request.body_mut();
+            let data = body.data().await?.ok()?;
+            let _ = body.flow_control().release_capacity(data.len());
+            self.arrived.extend_from_slice(&data);
         }
     }
 
