@@ -9,7 +9,7 @@
 //!
 //! ```toml
 //! [dev-dependencies]
-//! kv-conformance = { version = "0.1", default-features = false }
+//! kv-conformance = { path = "../kv/kv-conformance" }
 //!
 //! [[test]]
 //! name = "conformance"

@@ -65,7 +65,13 @@ pub use watch::Watch;
 #[doc(hidden)]
 pub use inventory;
 
-/// The programs of the front page compile, and run.
+/// The code blocks of these pages compile and run.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../../README.md")]
+    struct FrontPage;
+    #[doc = include_str!("../../CONTRACT.md")]
+    struct Contract;
+    #[doc = include_str!("../README.md")]
+    struct Crate;
+}

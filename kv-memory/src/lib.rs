@@ -37,10 +37,10 @@ mod state;
 mod store;
 mod watch;
 
-/// The programs of the front page, compiled and run.
+/// The code blocks of the crate's page compile and run.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct FrontPage;
+#[doc = include_str!("../README.md")]
+struct Page;
 
 pub use backend::MemoryBackend;
 pub use connect::REGISTRATION;
