@@ -81,7 +81,7 @@ fn takes_from_registry(line: &str, ours: &BTreeSet<String>) -> bool {
         // A table such as `[dependencies.kv-core]` spreads the entry over lines, which nothing here reads.
         return ours.iter().any(|name| line.trim_end().ends_with(&format!("dependencies.{name}]")));
     };
-    let key = key.trim().trim_matches(['"', '`']);
+    let key = key.trim_end().trim_end_matches('"').rsplit([' ', '`', '"']).next().unwrap_or_default();
     let name = value.split_once("package = \"").and_then(|(_, rest)| rest.split('"').next()).unwrap_or(key);
     let is_dependency = value.trim_start().starts_with(['"', '{']) && ours.contains(name);
     let elsewhere = ["path = ", "git = ", "workspace = true"].iter().any(|source| value.contains(source));
@@ -112,6 +112,7 @@ fn registry_lines_are_recognised() {
         "kv-core = { path = \"kv-core\", version = \"0.1\" }",
         "kv = { package = \"kv-core\", version = \"0.1\" }",
         "[dev-dependencies.kv-core]",
+        "add `kv-core = \"0.1\"` to the manifest",
         "run `cargo add kv-core@0.1`",
         "cargo install kv-core --locked",
     ];
