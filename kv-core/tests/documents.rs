@@ -231,6 +231,18 @@ fn links_lead_to_files() {
     assert_none(&problems);
 }
 
+#[test]
+fn broken_links_are_recognised() {
+    let page = root().join("README.md");
+    for target in ["CONTRACT.md", "#addresses", "kv-etcd/README.md#a-server-to-try", "kv-core", "https://example.com/"]
+    {
+        assert_eq!(broken(&page, target), None, "{target}");
+    }
+    for target in ["CONTRAST.md", "#no-such-heading", "kv-etcd/README.md#a-server", "../../actions/workflows/no.yml"] {
+        assert!(broken(&page, target).is_some(), "{target}");
+    }
+}
+
 /// Paths in backticks are from the workspace's root, so that a reader can open them.
 #[test]
 fn files_that_pages_name_exist() {
