@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use kv_core::{EphemeralKey, Event, EventType, Kv, Listing, Lock, Result, TxnBuilder, Value, Watch};
 
-use crate::case::{Broke, Outcome, check};
 use crate::log::{Log, shortened};
+use crate::outcome::{Broke, Outcome, check};
 
 /// A [`Kv`] whose calls are noted.
 #[derive(Debug, Clone)]

@@ -7,10 +7,10 @@ use std::time::Duration;
 use kv_core::{Kv, Limits};
 use tokio::time::Instant;
 
-use crate::case::{Broke, Outcome};
 use crate::client::Client;
 use crate::fixture::{Faults, Fixture};
 use crate::log::Log;
+use crate::outcome::{Broke, Outcome};
 
 /// What a case is given.
 #[derive(Clone)]

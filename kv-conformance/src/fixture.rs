@@ -153,7 +153,7 @@ impl AddressFixture {
         let told = |error: Error| error.to_string();
         let first = registry.connect(address).await.map_err(told)?;
         let second = registry.connect(address).await.map_err(told)?;
-        let key = format!("{}/here", crate::suite::unique_name());
+        let key = format!("{}/here", crate::names::unique_name());
         first.set(&key, "").await.map_err(told)?;
         let shared = second.get(&key).await;
         first.delete(&key).await.map_err(told)?;

@@ -90,8 +90,6 @@
 //! | finding a secret that is logged or shown | `secrets` (feature `secrets`) |
 //! | measuring a store | `bench` (feature `bench`) |
 
-#[cfg(feature = "bench")]
-pub mod bench;
 mod case;
 mod cases;
 pub mod chaos;
@@ -103,20 +101,22 @@ pub mod guide {}
 pub mod judge;
 mod log;
 mod marks;
+mod names;
+mod outcome;
 mod random;
 mod runner;
 #[cfg(feature = "secrets")]
 pub mod secrets;
-#[cfg(feature = "servers")]
-pub mod servers;
 mod suite;
 mod table;
+pub mod testing;
 
-pub use case::{Broke, Case, Need, Outcome};
+pub use case::{Case, Need};
 pub use cases::CASES;
 pub use context::Context;
 pub use fixture::{AddressFixture, Census, Faults, Fixture};
 pub use marks::write_between_marks;
+pub use outcome::{Broke, Outcome};
 pub use runner::run;
 pub use suite::{Report, Suite, Verdict};
 pub use table::{Column, Table};

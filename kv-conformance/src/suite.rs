@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use kv_core::{Limits, WatchHistory, contract};
 use tokio::sync::RwLock;
 
-use crate::case::{Broke, Case, Need};
+use crate::case::{Case, Need};
 use crate::context::Context;
 use crate::fixture::{Fixture, is_remote};
 use crate::log::Log;
+use crate::names::{since_epoch, unique_name};
+use crate::outcome::Broke;
 
 /// A fixture with a directory in its store, in which cases run.
 ///
@@ -143,17 +144,6 @@ impl fmt::Debug for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Suite").field("fixture", &self.name()).field("seed", &self.seed).finish_non_exhaustive()
     }
-}
-
-/// A name that no other run uses, in this process or another.
-pub(crate) fn unique_name() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("conformance-{:x}-{:x}-{count}", since_epoch().as_nanos(), std::process::id())
-}
-
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Far more than any case takes that does not hang.

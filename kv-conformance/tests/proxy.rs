@@ -4,15 +4,10 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use kv_conformance::chaos::proxy::{Counts, Cut, Proxy, RandomFaults};
+use kv_conformance::testing::soon;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
-}
 
 /// A server that says back what it is told, and a proxy to it.
 async fn echo() -> Proxy {
@@ -55,7 +50,7 @@ async fn everything_passes_unharmed_at_first() {
     writing.await.expect("written");
     assert!(heard == expected, "{} bytes of {}", heard.len(), expected.len());
     let counts = soon("it is closed", proxy.wait_for(|counts| counts.open == 0)).await;
-    assert_eq!(counts, Counts { connections: 1, ..Counts::default() });
+    assert_eq!(counts, Counts { connections: 1, most_open: 1, ..Counts::default() });
 }
 
 #[tokio::test]
@@ -98,6 +93,22 @@ async fn a_stall_keeps_connections_and_passes_nothing_on() {
     assert_eq!(proxy.counts().cuts(), 0);
 }
 
+#[tokio::test]
+async fn refusing_closes_whoever_says_something() {
+    let proxy = echo().await;
+    let mut before = connect(&proxy).await;
+    assert_eq!(soon("an echo", say(&mut before)).await.expect("an echo"), 1);
+    proxy.refuse();
+    let mut during = connect(&proxy).await;
+    for stream in [&mut before, &mut during] {
+        assert_eq!(soon("the end", say(stream)).await.expect("a close"), 0);
+    }
+    proxy.heal();
+    assert_eq!(soon("an echo", say(&mut connect(&proxy).await)).await.expect("it passes on"), 1);
+    let counts = proxy.counts();
+    assert_eq!((counts.closes, counts.most_open), (2, 2));
+}
+
 /// How many echoes each connection heard before it was ended.
 async fn lives(proxy: &Proxy, connections: usize) -> Vec<usize> {
     let mut lives = Vec::new();
@@ -126,7 +137,7 @@ async fn random_faults_are_of_every_kind_and_repeated_by_their_seed() {
     assert_ne!(first, lives(&other, 60).await);
 
     let counts = soon("all are ended", one.wait_for(|counts| counts.cuts() == 60)).await;
-    let Counts { connections, open, resets, closes, truncations, stalls, delays } = counts;
+    let Counts { connections, open, resets, closes, truncations, stalls, delays, .. } = counts;
     assert_eq!((connections, open, resets + closes + truncations), (60, 0, 60));
     assert!([resets, closes, truncations, stalls, delays].iter().all(|count| *count > 0), "{counts:?}");
 }

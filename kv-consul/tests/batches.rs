@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use kv_conformance::servers::{Access, Options};
+use kv_conformance_servers::{Access, Options};
 use kv_core::{Error, Value};
 use support::{Proxy, connect, start};
 use tokio::task::JoinSet;

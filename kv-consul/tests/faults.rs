@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use kv_conformance::servers::{Cluster, Kind, Options};
+use kv_conformance_servers::{Cluster, Kind, Options};
 use kv_core::Error;
 use support::{connect, registry, start, until};
 

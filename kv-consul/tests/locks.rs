@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use kv_conformance::servers::{Cluster, Options};
+use kv_conformance_servers::{Cluster, Options};
 use kv_core::Error;
 use support::{Proxy, ask, connect, sessions, soon, start, until};
 

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use kv_conformance::servers::{Access, Credential, Options, Tls};
+use kv_conformance_servers::{Access, Credential, Options, Tls};
 use kv_core::{Environment, Error, Kv, Registry};
 use support::{connect, registry, start};
 

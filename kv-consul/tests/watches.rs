@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use kv_conformance::servers::Options;
+use kv_conformance_servers::Options;
 use kv_core::{Event, EventType, Kv, Watch};
 use support::{PATIENCE, Proxy, connect, soon, start};
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use kv_conformance::servers::{Kind, Options, ServerFixture};
+use kv_conformance_servers::{Kind, Options, ServerFixture};
 
 fn main() -> ExitCode {
     kv_conformance::run(ServerFixture::start(Kind::Etcd, 1, Options::default(), kv_etcd::REGISTRATION))

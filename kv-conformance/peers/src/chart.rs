@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use kv_conformance::bench::Spread;
+use kv_conformance_program::bench::Spread;
 
 use crate::report::Report;
 

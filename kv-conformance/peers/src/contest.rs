@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use kv_conformance::bench::{Caller, Failure, Plan, Sample, Spread, Summary, measure};
+use kv_conformance_program::bench::{Caller, Failure, Plan, Sample, Spread, Summary, measure};
 
 type Run = Box<dyn Fn(Plan) -> BoxFuture<'static, Result<Sample, Failure>>>;
 

@@ -1,7 +1,7 @@
 //! What every contender writes and reads.
 
 use bytes::Bytes;
-use kv_conformance::bench::{Keys, OwnKeys};
+use kv_conformance_program::bench::{Keys, OwnKeys};
 
 /// The keys and the value of every contest.
 #[derive(Clone)]

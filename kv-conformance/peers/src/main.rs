@@ -6,6 +6,7 @@ mod chart;
 mod consul;
 mod contest;
 mod etcd;
+mod http;
 mod load;
 mod memory;
 mod ours;
@@ -18,9 +19,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use kv_conformance::bench::Failure;
-use kv_conformance::servers::{Cluster, Kind, Options};
 use kv_conformance::write_between_marks;
+use kv_conformance_program::bench::Failure;
+use kv_conformance_servers::{Cluster, Kind, Options};
 use kv_core::{Kv, Registry};
 
 use crate::contest::{Contest, Outcome};
@@ -45,15 +46,6 @@ struct Arguments {
     /// Writes the table to this crate's README.md, and the chart beside it.
     #[arg(long)]
     write: bool,
-}
-
-/// What reqwest does by default, TCP_NODELAY included, but no proxy: what is compared is what is sent to the server.
-fn http() -> Result<reqwest::Client, Failure> {
-    let builder = reqwest::Client::builder().no_proxy();
-    let provider = rustls::crypto::ring::default_provider();
-    let roots = rustls::RootCertStore::empty();
-    let tls = rustls::ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions()?;
-    Ok(builder.tls_backend_preconfigured(tls.with_root_certificates(roots).with_no_client_auth()).build()?)
 }
 
 #[tokio::main]

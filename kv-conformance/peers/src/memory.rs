@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use kv_conformance::bench::{Answer, Caller, Failure, OwnKeys};
+use kv_conformance_program::bench::{Answer, Caller, Failure, OwnKeys};
 use kv_core::Kv;
 use opendal::{Operator, services};
 

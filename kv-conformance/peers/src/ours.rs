@@ -1,6 +1,6 @@
 //! This project: the callers of a `Kv`, for any store.
 
-use kv_conformance::bench::callers::{Get, List, Notice, Set, Update};
+use kv_conformance_program::bench::callers::{Get, List, Notice, Set, Update};
 use kv_core::Kv;
 
 use crate::contest::Contender;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use kv_conformance::bench::Spread;
+use kv_conformance_program::bench::Spread;
 
 use crate::contest::{Figure, Outcome};
 
@@ -70,7 +70,7 @@ pub(crate) fn line(outcome: &Outcome) -> String {
     )
 }
 
-fn figure(outcome: &Outcome, summary: &kv_conformance::bench::Summary) -> String {
+fn figure(outcome: &Outcome, summary: &kv_conformance_program::bench::Summary) -> String {
     match outcome.figure {
         Figure::Rate => format!("{}/s", thousands(summary.rate().median)),
         Figure::Latency => format!("{:.2} ms", summary.latency(0.5).as_secs_f64() * 1e3),

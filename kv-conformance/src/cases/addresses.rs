@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use kv_core::{Error, Registry};
 use tokio::net::TcpListener;
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::context::Context;
+use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 
 cases! { "addresses":
     the_root_is_the_path ["A1", "K4"] needs [Address] "The path of an address is the root of its keys, encoded or not."

@@ -4,9 +4,10 @@
 
 use kv_core::Error;
 
-use crate::case::{Outcome, cases, refused};
+use crate::case::cases;
 use crate::chaos::{Calm, Fault, Nemesis, weather};
 use crate::context::Context;
+use crate::outcome::{Outcome, refused};
 
 cases! { "clusters":
     in_peace ["R1", "R2", "W1", "W2", "W3", "W5", "E1", "E2", "E3", "E6", "L1", "L2", "L4", "L5"] "All workloads at the same time, without any fault: registers, a bank, watches, a lock, members."

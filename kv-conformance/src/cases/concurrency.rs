@@ -7,10 +7,11 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use kv_core::{Error, Event, Value};
 
-use crate::case::{Broke, Keeps as _, Outcome, all_end, cases, check, refused, same};
+use crate::case::cases;
 use crate::client::{Client, Events};
 use crate::context::Context;
 use crate::judge::{self, Change, Completeness, History, Op, Tenure, judge_events, judge_registers, judge_tenures};
+use crate::outcome::{Broke, Keeps as _, Outcome, all_end, check, refused, same};
 use crate::random::Random;
 
 cases! { "concurrency":

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use kv_core::{EphemeralKey, Error, EventType, Value};
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::client::{Client, is_deletion};
 use crate::context::Context;
+use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 
 cases! { "ephemeral":
     creates_an_empty_key ["L1"] "An ephemeral key is a key with an empty value that everyone can read, list and watch."

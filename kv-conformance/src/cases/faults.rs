@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use kv_core::{Error, Event, EventType, Kv, WatchHistory};
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::chaos::{Cuts, weather};
 use crate::client::{Client, Events};
 use crate::context::Context;
+use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 
 cases! { "faults":
     a_watch_survives_a_restart ["E4"] needs [Faults] "A watch goes on after its server was killed and started again, without loss or repetition."

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use kv_core::{Error, EventType};
 
-use crate::case::{Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "keys":
     every_character_is_data ["K1"] "Keys full of characters that URLs, shells and paths give a meaning round-trip exactly."

@@ -9,9 +9,10 @@ use futures_util::future::try_join_all;
 use kv_core::{Error, EventType, Kv, Value};
 use tokio::task::JoinSet;
 
-use crate::case::{Broke, Keeps as _, Outcome, all_end, cases, check, same};
+use crate::case::cases;
 use crate::context::Context;
 use crate::fixture::Census;
+use crate::outcome::{Broke, Keeps as _, Outcome, all_end, check, same};
 use crate::random::Random;
 
 cases! { "load":

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use kv_core::{Error, Lock, Value};
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::client::Client;
 use crate::context::Context;
+use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 
 cases! { "locks":
     excludes_others ["L4"] "While a lock is held nobody else gets it, the holder's own client included."

@@ -9,10 +9,11 @@ use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::case::{Broke, Keeps as _, Outcome, cases, check, same};
+use crate::case::cases;
 use crate::client::Client;
 use crate::context::Context;
 use crate::judge::{Completeness, judge_events};
+use crate::outcome::{Broke, Keeps as _, Outcome, check, same};
 
 cases! { "model":
     random_operations ["W1", "W2", "W3", "W4", "W5", "R1", "R2", "R3", "K2", "E2", "E3"]

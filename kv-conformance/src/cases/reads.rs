@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use kv_core::{Error, Value};
 
-use crate::case::{Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::client::Client;
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "reads":
     other_clients_see_writes ["R1"] "Whatever one client has written, another sees at once, in every kind of read."

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use kv_core::{Error, EventType};
 
-use crate::case::{Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "roots":
     keys_are_relative ["K4"] "Below a root, results and events name keys relative to it, and the whole store has them below it."

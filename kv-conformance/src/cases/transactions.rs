@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use kv_core::{Error, TxnBuilder, Value};
 
-use crate::case::{Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::client::Client;
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "transactions":
     all_at_one_index ["W5"] "What a transaction sets has the index that it returned, and what it deletes is gone."

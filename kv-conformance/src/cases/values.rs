@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use kv_core::{Error, EventType, Value};
 
-use crate::case::{Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "values":
     any_bytes ["K3"] "Values of every byte, of no text and of text that formats give a meaning round-trip exactly."

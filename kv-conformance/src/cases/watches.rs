@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kv_core::{Error, Event, EventType, Value};
 
-use crate::case::{Keeps as _, Outcome, cases, check, same};
+use crate::case::cases;
 use crate::client::{Client, Events, is_deletion};
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, same};
 
 cases! { "watches":
     nothing_is_missed_after_it_returned ["E1"] "Whatever is written right after a watch was opened is seen by it, every time."

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use kv_core::{Error, Value};
 
-use crate::case::{Keeps as _, Outcome, cases, check, refused, same};
+use crate::case::cases;
 use crate::context::Context;
+use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "writes":
     every_write_raises_the_index ["W1"] "Each write of a key, by any client and any verb, has a greater index than the one before."
@@ -328,7 +329,7 @@ async fn cut_off_writes_tell_their_fate(cx: Context) -> Outcome {
             Ok(index) => Some(kv.get(&key).await.is_ok_and(|value| value.index == *index)),
             Err(Error::Unavailable { .. }) => Some(kv.get(&key).await.is_err_and(|error| error.is_key_not_found())),
             Err(Error::Indeterminate { .. }) => None,
-            Err(other) => return Err(crate::case::Broke::new("W6", format!("a write that was cut off: {other}"))),
+            Err(other) => return Err(crate::outcome::Broke::new("W6", format!("a write that was cut off: {other}"))),
         };
         check!("W6", found != Some(false), "the fate of the write is not what it was told: {written:?}");
         match kv.call("get in a hurry", hurried.get("absent")).await {

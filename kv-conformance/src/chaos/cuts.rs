@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use super::progress::Progress;
 use super::proxy::{Proxy, RandomFaults};
 use super::storm::{Role, Storm};
-use crate::case::{Broke, Outcome};
 use crate::context::Context;
+use crate::outcome::{Broke, Outcome};
 
 /// How many connections are ended, one way or another.
 const CUTS: usize = 500;

@@ -76,9 +76,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::case::{Broke, Outcome};
 use crate::context::Context;
 use crate::judge::{Recording, Watches};
+use crate::outcome::{Broke, Outcome};
 
 pub(crate) use cuts::Cuts;
 pub(crate) use nemesis::{Fault, Nemesis};
@@ -185,7 +185,7 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
 
 /// Keeps a history, and says how it is judged again.
 fn keep(recording: &Recording, directory: &Path) -> String {
-    let file = directory.join(format!("{}.json", crate::suite::unique_name()));
+    let file = directory.join(format!("{}.json", crate::names::unique_name()));
     match recording.keep(&file) {
         Ok(()) => format!("the history is kept: `cargo run -p kv-conformance -- judge {}`", file.display()),
         Err(error) => format!("the history could not be kept: {error}"),

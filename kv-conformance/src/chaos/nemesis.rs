@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use super::progress::Progress;
 use super::storm::{Role, Storm};
-use crate::case::Outcome;
 use crate::context::Context;
+use crate::outcome::Outcome;
 
 /// How long a paused leader stands still: longer than a connection's sign of life may take.
 const PAUSE: Duration = Duration::from_secs(10);

@@ -1,8 +1,8 @@
 //! Waiting for the clients of workloads to get on.
 
 use super::tally::Tally;
-use crate::case::Outcome;
 use crate::context::Context;
+use crate::outcome::Outcome;
 
 /// How often each client must have been served before it counts as getting on.
 const TIMES: usize = 3;

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::storm::{Role, Storm};
-use crate::case::Outcome;
 use crate::context::Context;
+use crate::outcome::Outcome;
 use crate::random::Random;
 
 /// How many connections all clients share that do not observe.

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 
 use super::progress::Progress;
-use crate::case::Outcome;
 use crate::context::Context;
+use crate::outcome::Outcome;
 
 /// What a client of a workload does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kv_core::Error;
 
-use crate::case::{Broke, Outcome};
+use crate::outcome::{Broke, Outcome};
 
 /// The answers of one workload's clients. Clones count together.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Judgement;
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// One look at all accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

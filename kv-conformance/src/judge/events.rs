@@ -7,7 +7,7 @@ use kv_core::{Event, EventType, Value, WatchHistory};
 use serde::{Deserialize, Serialize};
 
 use super::{Judgement, text};
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// A write that a store has acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Judgement;
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// One registration of a key, from its creation to its end. Times are milliseconds from the beginning of the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 
 use super::{Judgement, Op, Outcome, Record};
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// Judges the indices of a history of unique values: positive, one value each, and growing with time.
 ///

@@ -10,7 +10,7 @@ use super::{
     Audit, Change, Completeness, Judgement, Life, Record, Section, Vanishing, judge_audits, judge_events, judge_lives,
     judge_registers, judge_sections,
 };
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// What the workloads of one run did and saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_judged_alike() {
-        let file = std::env::temp_dir().join(format!("{}.json", crate::suite::unique_name()));
+        let file = std::env::temp_dir().join(format!("{}.json", crate::names::unique_name()));
         let kept = recording();
         kept.keep(&file).expect("a file");
         let read = Recording::read(&file);

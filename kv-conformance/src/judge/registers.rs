@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Judgement, Linearizability, Op, Record, judge_order, judge_winners, linearizable};
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// How far the search for an order goes. A history that needs more is too large to be judged.
 const STEPS: usize = 200_000;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Judgement;
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// What one holder of the lock did: read a counter, and wrote it one higher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Judgement;
-use crate::Broke;
+use crate::outcome::Broke;
 
 /// One holder's time with a lock, in moments of a [`History`](super::History).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

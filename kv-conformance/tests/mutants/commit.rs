@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 
 use crate::fault::Fault;
 use crate::lease::restore_tokens;
-use crate::store::{Faulty, lock};
+use crate::shared::lock;
+use crate::store::Faulty;
 
 type Committed = Result<Option<u64>>;
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kv_core::{Backend as _, Check, Error, Grant, Lease, Operation, Result, Txn};
 
 use crate::fault::Fault;
-use crate::store::{Shared, lock};
+use crate::shared::{Shared, lock};
 
 /// Puts the fault into a grant, if it is one of leases.
 pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant: Grant) -> Grant {

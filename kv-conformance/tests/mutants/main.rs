@@ -3,6 +3,7 @@
 mod commit;
 mod fault;
 mod lease;
+mod shared;
 mod store;
 mod stream;
 
@@ -19,7 +20,8 @@ use kv_conformance::{AddressFixture, CASES, Fixture, Suite, Verdict};
 use kv_core::{Address, Backend, Error, Kv, Limits, Registration, Registry};
 use kv_memory::MemoryBackend;
 use libtest_mimic::{Arguments, Failed, Trial};
-use store::{Faulty, Shared};
+use shared::Shared;
+use store::Faulty;
 
 /// A memory store, every client of which is wrong in the same way.
 struct FaultyFixture {

@@ -1,30 +1,17 @@
 //! The memory store behind one fault.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_core::{Backend, Error, EventStream, Grant, Lease, Limits, Operation, Result, Snapshot, Txn, Value};
+use kv_core::{Backend, Error, EventStream, Grant, Limits, Operation, Result, Snapshot, Txn, Value};
 use kv_memory::MemoryBackend;
-use tokio::sync::mpsc;
 
 use crate::fault::Fault;
 use crate::lease::faulty_grant;
+use crate::shared::{Shared, lock};
 use crate::stream;
-
-/// What the clients of one store share.
-#[derive(Default)]
-pub(crate) struct Shared {
-    pub(crate) store: MemoryBackend,
-    /// The queues of the watches for which writers wait.
-    pub(crate) queues: Mutex<Vec<mpsc::WeakSender<Result<kv_core::Event>>>>,
-    /// Leases that nobody gives back.
-    pub(crate) kept: Mutex<Vec<Box<dyn Lease>>>,
-    pub(crate) writes: AtomicUsize,
-}
 
 /// One client of a store that is wrong in one way, if any.
 pub(crate) struct Faulty {
@@ -32,10 +19,6 @@ pub(crate) struct Faulty {
     pub(crate) shared: Arc<Shared>,
     /// What this client has read.
     read: Mutex<HashMap<String, Value>>,
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Faulty {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kv_conformance::servers::{Cluster, Kind, Options};
+use kv_conformance_servers::{Cluster, Kind, Options};
 use kv_core::{Environment, Kv, Registry};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};

@@ -1,6 +1,6 @@
 //! Users, passwords and tokens that lapse.
 
-use kv_conformance::servers::{Access, Credential, Options};
+use kv_conformance_servers::{Access, Credential, Options};
 use kv_core::Error;
 
 use crate::support::{connect, servers, soon, try_connect, until};

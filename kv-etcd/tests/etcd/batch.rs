@@ -1,6 +1,6 @@
 //! Operations that travel together: each has the outcome that it would have had alone.
 
-use kv_conformance::servers::{Access, Options};
+use kv_conformance_servers::{Access, Options};
 use kv_core::{Error, Kv, Result, Value};
 use tokio::task::JoinSet;
 

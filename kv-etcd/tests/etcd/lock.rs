@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kv_conformance::servers::{Cluster, Tool};
+use kv_conformance_servers::{Cluster, Tool};
 use kv_core::{Error, Kv};
 
 use crate::support::{connect, leases, server, soon, until};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kv_conformance::servers::{Cluster, Kind, Options};
+use kv_conformance_servers::{Cluster, Kind, Options};
 use kv_core::{Environment, Kv, Registry, Result};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;

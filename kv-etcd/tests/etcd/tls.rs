@@ -1,6 +1,6 @@
 //! TLS: whom to trust, and whom the server trusts.
 
-use kv_conformance::servers::{Options, Tls};
+use kv_conformance_servers::{Options, Tls};
 use kv_core::Error;
 
 use crate::support::{connect, server, servers, try_connect};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kv_conformance::servers::{Cluster, Kind, Options};
+use kv_conformance_servers::{Cluster, Kind, Options};
 use kv_core::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kv_conformance::servers::{Cluster, Options};
+use kv_conformance_servers::{Cluster, Options};
 use kv_core::{Error, Event, EventType, Kv, Watch};
 use tokio::time::sleep;
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use kv_conformance::bench::{Answer, Caller, Failure, OwnKeys};
+use kv_conformance_program::bench::{Answer, Caller, Failure, OwnKeys};
 
 use crate::contest::Contender;
 use crate::load::Load;
@@ -25,7 +25,7 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(endpoint: &str) -> Result<Self, Failure> {
-        Ok(Self { http: crate::http()?, base: format!("http://{endpoint}/v1/").into(), flags: Arc::default() })
+        Ok(Self { http: crate::http::http()?, base: format!("http://{endpoint}/v1/").into(), flags: Arc::default() })
     }
 
     fn flags(&self) -> u64 {

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kv_conformance::bench::{Answer, Caller, OwnKeys};
+use kv_conformance_program::bench::{Answer, Caller, OwnKeys};
 use rs_consul::{Config, ConsistencyMode, Consul, CreateOrUpdateKeyRequest, ReadKeyRequest};
 
 use crate::contest::Contender;

@@ -3,7 +3,7 @@
 mod bare;
 mod client;
 
-use kv_conformance::bench::Failure;
+use kv_conformance_program::bench::Failure;
 use kv_core::Kv;
 
 use crate::contest::{Contest, Figure};

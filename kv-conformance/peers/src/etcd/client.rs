@@ -6,7 +6,7 @@ use std::time::Instant;
 use etcd_client::{
     Client, Compare, CompareOp, GetOptions, KeyValue, KvClient, ResponseHeader, Txn, TxnOp, WatchStream,
 };
-use kv_conformance::bench::{Answer, Caller, Failure, OwnKeys};
+use kv_conformance_program::bench::{Answer, Caller, Failure, OwnKeys};
 
 use crate::contest::Contender;
 use crate::load::Load;

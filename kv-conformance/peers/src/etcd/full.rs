@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use bytes::Bytes;
-use kv_conformance::bench::{Answer, Caller, OwnKeys};
+use kv_conformance_program::bench::{Answer, Caller, OwnKeys};
 use prost::{Message, Oneof};
 use tonic::transport::Channel;
 

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use kv_conformance::bench::{Answer, Caller, Failure, OwnKeys};
+use kv_conformance_program::bench::{Answer, Caller, Failure, OwnKeys};
 use serde::{Deserialize, Serialize};
 
 use crate::contest::Contender;
@@ -42,7 +42,7 @@ struct KeyValue {
 
 impl Gateway {
     pub(crate) fn new(endpoint: &str) -> Result<Self, Failure> {
-        Ok(Self { http: crate::http()?, base: format!("http://{endpoint}/v3/kv/") })
+        Ok(Self { http: crate::http::http()?, base: format!("http://{endpoint}/v3/kv/") })
     }
 
     async fn ask(&self, what: &str, body: &impl Serialize) -> Result<Bytes, Failure> {

@@ -5,7 +5,7 @@ mod full;
 mod gateway;
 mod tonic;
 
-use kv_conformance::bench::Failure;
+use kv_conformance_program::bench::Failure;
 use kv_core::Kv;
 
 use crate::contest::{Contender, Contest, Figure};

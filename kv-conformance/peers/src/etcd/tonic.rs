@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::uri::PathAndQuery;
-use kv_conformance::bench::{Answer, Caller, Failure, OwnKeys};
+use kv_conformance_program::bench::{Answer, Caller, Failure, OwnKeys};
 use prost::Message;
 use tokio::sync::mpsc;
 use tonic::client::Grpc;

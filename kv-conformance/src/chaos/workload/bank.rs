@@ -3,11 +3,11 @@
 use kv_core::{TxnBuilder, Value};
 use tokio::task::JoinSet;
 
-use crate::case::{Outcome, all_end};
 use crate::chaos::stage::{Stage, pace};
 use crate::chaos::storm::Role;
 use crate::chaos::tally::{Tally, tolerate};
 use crate::judge::{Audit, Bank};
+use crate::outcome::{Outcome, all_end};
 
 const ACCOUNTS: u32 = 5;
 const EACH: i64 = 100;

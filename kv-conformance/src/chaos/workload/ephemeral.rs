@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use kv_core::{EphemeralKey, Error, EventType, Kv};
 use tokio::task::JoinSet;
 
-use crate::case::{Broke, Outcome, all_end, check};
 use crate::chaos::stage::{Stage, pace};
 use crate::chaos::storm::Role;
 use crate::chaos::tally::{Tally, tolerate};
 use crate::judge::{End, Life, Vanishing};
+use crate::outcome::{Broke, Outcome, all_end, check};
 
 pub(crate) const MEMBERS: usize = 4;
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 use kv_core::{Error, Kv, Lock, Value};
 use tokio::task::JoinSet;
 
-use crate::case::{Outcome, all_end, check};
 use crate::chaos::stage::{Stage, pace};
 use crate::chaos::storm::Role;
 use crate::chaos::tally::{Tally, tolerate};
 use crate::judge::{Section, Write};
+use crate::outcome::{Outcome, all_end, check};
 
 const CLIENTS: usize = 4;
 /// One holder in so many stands still for longer than its time to live.

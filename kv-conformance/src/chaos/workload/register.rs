@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kv_core::{Error, Value};
 use tokio::task::JoinSet;
 
-use crate::case::{Outcome, all_end};
 use crate::chaos::stage::{Stage, pace};
 use crate::chaos::storm::Role;
 use crate::chaos::tally::{Tally, tolerate};
 use crate::judge::{self, History, Op, Record};
+use crate::outcome::{Outcome, all_end};
 
 /// How many keys are in use at a time.
 const GROUPS: usize = 3;

@@ -9,11 +9,11 @@ use kv_core::{Error, Kv, Value};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::case::{Broke, Outcome, all_end, check};
 use crate::chaos::stage::{Stage, pace};
 use crate::chaos::storm::Role;
 use crate::chaos::tally::{Tally, tolerate};
 use crate::judge::{Change, Observation};
+use crate::outcome::{Broke, Outcome, all_end, check};
 
 pub(crate) const WRITERS: usize = 3;
 /// Those from the beginning.

@@ -1,0 +1,174 @@
+//! What is particular to Consul: how a server is configured, asked, and given tokens.
+
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use kv_conformance::Census;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::credential::{Access, Credential};
+use crate::error::{Doing, Error};
+use crate::http::Http;
+use crate::options::Tls;
+use crate::plan::Plan;
+use crate::tls::{CA, CLIENT_CERTIFICATE, CLIENT_KEY, SERVER_CERTIFICATE, SERVER_KEY};
+
+const CONFIGURATION: &str = "/kv/consul.json";
+
+pub(crate) fn arguments() -> Vec<String> {
+    vec!["agent".to_owned(), format!("-config-file={CONFIGURATION}")]
+}
+
+/// The configuration file, with the path where a member looks for it.
+pub(crate) fn configuration(plan: &Plan<'_>, management: Option<&Credential>) -> Result<(String, Vec<u8>), Error> {
+    let mut configuration = json!({
+        "server": true,
+        "bootstrap_expect": plan.peers.len(),
+        "node_name": format!("m{}", plan.member),
+        "data_dir": "/data",
+        "client_addr": "0.0.0.0",
+        // A member joins its peers' network after it has started, so it cannot bind to that address alone.
+        "bind_addr": "0.0.0.0",
+        "advertise_addr": plan.peers[plan.member],
+        "retry_join": plan.peers.iter().filter(|peer| **peer != plan.peers[plan.member]).collect::<Vec<_>>(),
+        "retry_interval": "250ms",
+        "ports": { "dns": -1 },
+        "disable_update_check": true,
+        "leave_on_terminate": false,
+        "log_level": "info",
+        // Without it the agent tells nobody how many files it has open.
+        "telemetry": { "prometheus_retention_time": "1h" },
+        // Sessions end after twice their TTL; the usual least TTL of ten seconds would make each such test take 20.
+        "session_ttl_min": "100ms",
+        "performance": { "raft_multiplier": 1 },
+        "gossip_lan": { "probe_interval": "500ms", "probe_timeout": "250ms", "suspicion_mult": 3 },
+        // A killed server is meant to come back; removing it would leave two, of which none may fail.
+        "autopilot": { "cleanup_dead_servers": false },
+    });
+    if plan.options.tls != Tls::Off {
+        configuration["ports"] = json!({ "dns": -1, "http": -1, "https": 8501 });
+        configuration["cert_file"] = json!(SERVER_CERTIFICATE);
+        configuration["key_file"] = json!(SERVER_KEY);
+        configuration["ca_file"] = json!(CA);
+        configuration["verify_incoming_https"] = json!(plan.options.tls == Tls::Mutual);
+    }
+    if let Some(Credential::Token(token)) = management {
+        configuration["acl"] = json!({
+            "enabled": true,
+            "default_policy": "deny",
+            "tokens": { "master": token, "agent": token },
+        });
+    }
+    let text = serde_json::to_vec_pretty(&configuration).doing("cannot write a configuration")?;
+    Ok((CONFIGURATION.to_owned(), text))
+}
+
+/// For the `consul` command in a member's container, so that it needs no options.
+pub(crate) fn environment(tls: Tls) -> Vec<(&'static str, &'static str)> {
+    match tls {
+        Tls::Off => vec![],
+        Tls::Server | Tls::Mutual => vec![
+            ("CONSUL_HTTP_ADDR", "https://127.0.0.1:8501"),
+            ("CONSUL_CACERT", CA),
+            ("CONSUL_CLIENT_CERT", CLIENT_CERTIFICATE),
+            ("CONSUL_CLIENT_KEY", CLIENT_KEY),
+        ],
+    }
+}
+
+fn header(token: Option<&Credential>) -> Option<(&str, &str)> {
+    match token {
+        Some(Credential::Token(token)) => Some(("X-Consul-Token", token)),
+        _ => None,
+    }
+}
+
+/// Whether a member serves: it knows all its peers and answers a consistent read.
+pub(crate) async fn serves(
+    http: &Http,
+    member: usize,
+    members: usize,
+    management: Option<&Credential>,
+) -> Result<bool, Error> {
+    let peers = http.ask_json(member, Method::GET, "/v1/status/peers", None, header(management)).await?;
+    if peers.as_array().map_or(0, Vec::len) < members {
+        return Err(Error::new(format!("it knows of these servers: {peers}")));
+    }
+    let path = "/v1/kv/kv-conformance/ready?consistent";
+    let (status, text) = http.ask(member, Method::GET, path, None, header(management)).await?;
+    // No such key is an answer too.
+    if status.is_success() || status == StatusCode::NOT_FOUND {
+        return Ok(true);
+    }
+    Err(Error::new(format!("a consistent read: {status}: {}", text.trim())))
+}
+
+pub(crate) async fn version(http: &Http, management: Option<&Credential>) -> Result<String, Error> {
+    let answer = http.ask_json(0, Method::GET, "/v1/agent/self", None, header(management)).await?;
+    Ok(answer["Config"]["Version"].as_str().unwrap_or("unknown").to_owned())
+}
+
+/// The leader that each member sees, by its number; `None` where it sees none or does not answer.
+pub(crate) async fn leaders(http: &Http, peers: &[Ipv4Addr]) -> Vec<Option<usize>> {
+    let asked = (0..peers.len()).map(|member| http.ask_json(member, Method::GET, "/v1/status/leader", None, None));
+    let position = |answer: &Value| {
+        let (address, _port) = answer.as_str()?.rsplit_once(':')?;
+        peers.iter().position(|peer| peer.to_string() == address)
+    };
+    let answers = futures_util::future::join_all(asked).await;
+    answers.into_iter().map(|answer| position(&answer.ok()?)).collect()
+}
+
+pub(crate) async fn census(http: &Http, members: Range<usize>, token: Option<&Credential>) -> Result<Census, Error> {
+    let count = async |path: &str| {
+        let (status, text) = http.ask(members.start, Method::GET, path, None, header(token)).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(0);
+        }
+        let listed: Vec<Value> = serde_json::from_str(&text).doing(format!("{path}: {text}"))?;
+        Ok::<_, Error>(listed.len())
+    };
+    let keys = count("/v1/kv/?keys&consistent").await?;
+    let leases = count("/v1/session/list?consistent").await?;
+    let connections = http.open_files(members.clone(), "/v1/agent/metrics?format=prometheus", header(token)).await?;
+    Ok(Census { connections, leases, keys })
+}
+
+/// Makes a member that was cut off and its peers find one another now: by themselves they try only now and then.
+pub(crate) async fn join(http: &Http, member: usize, peers: &[Ipv4Addr], management: Option<&Credential>) -> bool {
+    for peer in peers.iter().enumerate().filter(|(other, _)| *other != member).map(|(_, peer)| peer) {
+        let path = format!("/v1/agent/join/{peer}");
+        let answer = http.ask(member, Method::PUT, &path, None, header(management)).await;
+        if answer.is_ok_and(|(status, _)| status.is_success()) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Makes a token that may only do `access` below `prefix`.
+pub(crate) async fn grant(
+    http: &Http,
+    management: &Credential,
+    name: &str,
+    prefix: &str,
+    access: Access,
+) -> Result<Credential, Error> {
+    let quoted = json!(prefix);
+    let rules = match access {
+        Access::Read => format!("key_prefix {quoted} {{ policy = \"read\" }}"),
+        Access::Write => {
+            format!("key_prefix {quoted} {{ policy = \"write\" }} session_prefix \"\" {{ policy = \"write\" }}")
+        }
+    };
+    let header = header(Some(management));
+    let policy = json!({"Name": name, "Rules": rules});
+    http.ask_json(0, Method::PUT, "/v1/acl/policy", Some(&policy), header).await?;
+    let token = json!({"Description": name, "Policies": [{"Name": name}]});
+    let made = http.ask_json(0, Method::PUT, "/v1/acl/token", Some(&token), header).await?;
+    match made["SecretID"].as_str() {
+        Some(secret) => Ok(Credential::Token(secret.to_owned())),
+        None => Err(Error::new("Consul made a token and did not tell it")),
+    }
+}

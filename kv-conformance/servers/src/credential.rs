@@ -1,0 +1,52 @@
+//! What a client of a server with access control shows, and what it may do.
+
+use std::fmt;
+
+use crate::kind::Kind;
+use crate::random::random;
+
+/// What a client shows to a server with access control.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Credential {
+    /// etcd's.
+    User {
+        /// The user.
+        name: String,
+        /// The user's password.
+        password: String,
+    },
+    /// Consul's.
+    Token(String),
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User { name, .. } => f.debug_struct("User").field("name", name).finish_non_exhaustive(),
+            Self::Token(_) => f.debug_tuple("Token").finish_non_exhaustive(),
+        }
+    }
+}
+
+/// What a granted credential may do below its prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read.
+    Read,
+    /// Read and write, sessions included.
+    Write,
+}
+
+/// A new credential of this name, with a random password or token.
+pub(crate) fn credential(kind: Kind, name: &str) -> Credential {
+    match kind {
+        Kind::Etcd => Credential::User { name: name.to_owned(), password: format!("pass/{}", random()) },
+        Kind::Consul => {
+            let (first, second) = (random(), random());
+            let uuid =
+                format!("{}-{}-4{}-8{}-{}", &first[..8], &first[8..12], &first[13..], &second[1..4], &second[4..]);
+            Credential::Token(uuid)
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! A fixture for the suite: one server or a cluster that this process starts, or one that runs already.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kv_conformance::{Census, Faults, Fixture};
+use kv_core::{Environment, Kv, Limits, Registration, Registry};
+
+use crate::cluster::Cluster;
+use crate::error::Error;
+use crate::kind::{Kind, address_from_environment};
+use crate::options::Options;
+
+/// etcd or Consul as a [`Fixture`], with every fault that a [`Cluster`] knows.
+///
+/// The server that `KV_ETCD_ADDR` or `KV_CONSUL_ADDR` names is used as it is, and is not hurt.
+#[derive(Debug)]
+pub struct ServerFixture {
+    kind: Kind,
+    name: String,
+    registry: Registry,
+    address: String,
+    cluster: Option<Cluster>,
+    effort: u32,
+}
+
+impl ServerFixture {
+    /// Starts a store of this kind, unless one runs already, to be reached through the given backend.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no server, and what to start or install.
+    pub async fn start(kind: Kind, members: usize, options: Options, backend: Registration) -> Result<Self, Error> {
+        let registry = Registry::new().with(backend);
+        if let Some(address) = address_from_environment(kind) {
+            return Ok(Self { kind, name: kind.to_string(), registry, address, cluster: None, effort: 1 });
+        }
+        let cluster = Cluster::start(kind, members, options).await?;
+        let mut name = format!("{kind} {}", cluster.version().await?);
+        if members > 1 {
+            name = format!("{name} x {members}");
+        }
+        Ok(Self { kind, name, registry, address: cluster.address(), cluster: Some(cluster), effort: 1 })
+    }
+
+    /// Has the random cases, and those with faults, try this many times over.
+    #[must_use]
+    pub fn with_effort(mut self, effort: u32) -> Self {
+        self.effort = effort;
+        self
+    }
+}
+
+#[async_trait]
+impl Fixture for ServerFixture {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn connect(&self) -> kv_core::Result<Kv> {
+        self.registry.connect(&self.address).await
+    }
+
+    fn effort(&self) -> u32 {
+        self.effort
+    }
+
+    fn ttl(&self, limits: &Limits) -> Duration {
+        // etcd grants two seconds at least, whatever is asked for.
+        let shortest = if self.kind == Kind::Etcd { 2000 } else { 500 };
+        limits.min_ttl.max(Duration::from_millis(shortest))
+    }
+
+    fn address(&self) -> Option<(Registry, String)> {
+        Some((self.registry.clone(), self.address.clone()))
+    }
+
+    fn environment(&self) -> Option<(Environment, String)> {
+        let endpoints = self.cluster.as_ref()?.endpoints();
+        let (variable, nowhere) = match self.kind {
+            Kind::Etcd => ("ETCDCTL_ENDPOINTS", "etcd:///"),
+            Kind::Consul => ("CONSUL_HTTP_ADDR", "consul:///"),
+        };
+        Some((Environment::from([(variable, endpoints.first()?.as_str())]), nowhere.to_owned()))
+    }
+
+    fn faults(&self) -> Option<&dyn Faults> {
+        self.cluster.as_ref().map(|_| self as &dyn Faults)
+    }
+}
+
+impl ServerFixture {
+    fn cluster(&self) -> Result<&Cluster, String> {
+        self.cluster.as_ref().ok_or_else(|| "this server was not started here".to_owned())
+    }
+}
+
+#[async_trait]
+impl Faults for ServerFixture {
+    fn endpoints(&self) -> Vec<String> {
+        self.cluster.as_ref().map(Cluster::endpoints).unwrap_or_default()
+    }
+
+    async fn connect_to(&self, endpoints: &[String]) -> kv_core::Result<Kv> {
+        let cluster = self.cluster().map_err(kv_core::Error::invalid_address)?;
+        self.registry.connect(&cluster.address_at(endpoints)).await
+    }
+
+    async fn census(&self) -> Result<Census, String> {
+        self.cluster()?.census().await.map_err(|error| error.to_string())
+    }
+
+    async fn leader(&self) -> Result<usize, String> {
+        self.cluster()?.await_leader(None).await.map_err(|error| error.to_string())
+    }
+
+    async fn kill(&self, member: usize) -> Result<(), String> {
+        self.cluster()?.kill(member).await.map_err(|error| error.to_string())
+    }
+
+    async fn start_again(&self, member: usize) -> Result<(), String> {
+        self.cluster()?.start_again(member).await.map_err(|error| error.to_string())
+    }
+
+    async fn restart(&self, member: usize) -> Result<(), String> {
+        self.cluster()?.restart(member).await.map_err(|error| error.to_string())
+    }
+
+    async fn pause(&self, member: usize) -> Result<(), String> {
+        self.cluster()?.pause(member).await.map_err(|error| error.to_string())
+    }
+
+    async fn resume(&self, member: usize) -> Result<(), String> {
+        self.cluster()?.resume(member).await.map_err(|error| error.to_string())?;
+        self.cluster()?.await_member(member).await.map_err(|error| error.to_string())
+    }
+
+    async fn isolate(&self, member: usize) -> Result<(), String> {
+        self.cluster()?.isolate(member).await.map_err(|error| error.to_string())
+    }
+
+    async fn rejoin(&self, member: usize) -> Result<(), String> {
+        self.cluster()?.rejoin(member).await.map_err(|error| error.to_string())?;
+        self.cluster()?.await_member(member).await.map_err(|error| error.to_string())
+    }
+    async fn compact(&self) -> Result<(), String> {
+        self.cluster()?.compact().await.map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,88 @@
+//! The HTTP client by which servers are asked how they are.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use reqwest::{Client, Method, StatusCode};
+use serde_json::Value;
+
+use crate::error::{Doing, Error};
+use crate::tls::{self, Certificates};
+
+/// Asks one cluster's members, each by its number.
+#[derive(Debug)]
+pub(crate) struct Http {
+    client: Client,
+    /// `https://127.0.0.1:PORT` and the like, one for each member.
+    bases: Vec<String>,
+}
+
+impl Http {
+    pub(crate) fn new(bases: Vec<String>, certificates: Option<&Certificates>) -> Result<Self, Error> {
+        let tls = certificates.map_or_else(tls::no_tls, Certificates::client_config)?;
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .timeout(Duration::from_secs(2))
+            // A connection kept from before a fault would answer for the connection, not for the server.
+            .pool_max_idle_per_host(0)
+            .build()
+            .doing("cannot set an HTTP client up")?;
+        Ok(Self { client, bases })
+    }
+
+    /// Sends a request to a member, with a JSON body and a header if there are any; gives status and body.
+    pub(crate) async fn ask(
+        &self,
+        member: usize,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        header: Option<(&str, &str)>,
+    ) -> Result<(StatusCode, String), Error> {
+        let url = format!("{}{path}", self.bases[member]);
+        let mut request = self.client.request(method, &url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let response = request.send().await.doing(&url)?;
+        let status = response.status();
+        Ok((status, response.text().await.doing(&url)?))
+    }
+
+    /// The same, where anything but success is an error and the answer is JSON.
+    pub(crate) async fn ask_json(
+        &self,
+        member: usize,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        header: Option<(&str, &str)>,
+    ) -> Result<Value, Error> {
+        let (status, text) = self.ask(member, method, path, body, header).await?;
+        if !status.is_success() {
+            return Err(Error::new(format!("{path}: {status}: {}", text.trim())));
+        }
+        serde_json::from_str(&text).doing(format!("{path}: {text}"))
+    }
+    /// How many files members have open, connections among them, as their metrics tell at `path`.
+    pub(crate) async fn open_files(
+        &self,
+        members: Range<usize>,
+        path: &str,
+        header: Option<(&str, &str)>,
+    ) -> Result<usize, Error> {
+        let mut open = 0;
+        for member in members {
+            let (_, text) = self.ask(member, Method::GET, path, None, header).await?;
+            let told = text.lines().find_map(|line| line.strip_prefix("process_open_fds "));
+            open += told
+                .and_then(|number| number.trim().parse::<usize>().ok())
+                .ok_or_else(|| Error::new(format!("{path} does not tell how many files are open: {text}")))?;
+        }
+        Ok(open)
+    }
+}

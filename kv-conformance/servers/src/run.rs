@@ -1,0 +1,48 @@
+//! What a cluster holds at the Docker engine, and how it is given back.
+
+use std::process;
+
+use futures_util::future::join_all;
+use testcontainers::bollard::Docker;
+use testcontainers::{ContainerAsync, GenericImage};
+
+use crate::owner::{self, CLUSTER_LABEL};
+use crate::random::random;
+
+/// The containers of a cluster, removed on drop together with whatever else carries its label.
+pub(crate) struct Run {
+    pub(crate) engine: Docker,
+    pub(crate) name: String,
+    pub(crate) containers: Vec<ContainerAsync<GenericImage>>,
+    ended: bool,
+}
+
+impl Run {
+    pub(crate) fn new(engine: Docker) -> Self {
+        let name = format!("kv-{}-{}", process::id(), random());
+        Self { engine, name, containers: Vec::new(), ended: false }
+    }
+
+    pub(crate) async fn end(&mut self) {
+        let containers = std::mem::take(&mut self.containers);
+        dispose(self.engine.clone(), self.name.clone(), containers).await;
+        self.ended = true;
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        // testcontainers would panic here where there is no runtime, and leaves networks to whoever made them.
+        let containers = std::mem::take(&mut self.containers);
+        owner::block_on_thread(dispose(self.engine.clone(), self.name.clone(), containers));
+    }
+}
+
+async fn dispose(engine: Docker, name: String, containers: Vec<ContainerAsync<GenericImage>>) {
+    join_all(containers.into_iter().map(ContainerAsync::rm)).await;
+    // What a start that failed half-way left behind, and the networks.
+    owner::remove_labelled(&engine, &format!("{CLUSTER_LABEL}={name}")).await;
+}
