@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_core::{Backend, EventStream, ExpiryLag, Grant, Guard, Limits, Result, Snapshot, Txn, Value, WatchHistory};
+use kv_core::backend::{Backend, EventStream, Grant, Guard, Snapshot, Txn};
+use kv_core::{ExpiryLag, Limits, Result, Value, WatchHistory};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::history::History;
 use crate::lease::MemoryLease;
-use crate::state::LeaseId;
-use crate::store::Store;
+use crate::leases::LeaseId;
+use crate::shared::Shared;
 use crate::watch::MemoryWatch;
 
 /// An in-memory store. Clones share it.
@@ -29,22 +30,21 @@ use crate::watch::MemoryWatch;
 /// ```
 #[derive(Clone)]
 pub struct MemoryBackend {
-    store: Arc<Store>,
+    shared: Arc<Shared>,
 }
 
 impl MemoryBackend {
     /// Makes an empty store that keeps the last 10,000 events.
     pub fn new() -> Self {
-        Self::of(Store::new(History::DEFAULT_EVENTS))
+        Self::of(Shared::new(History::DEFAULT_EVENTS))
     }
 
-    pub(crate) fn of(store: Arc<Store>) -> Self {
-        Self { store }
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 
     fn lease(&self, key: &str, id: LeaseId) -> MemoryLease {
-        self.store.watch_clock();
-        MemoryLease { store: self.store.clone(), key: key.to_owned(), id }
+        MemoryLease { shared: self.shared.clone(), key: key.to_owned(), id }
     }
 }
 
@@ -56,7 +56,7 @@ impl Default for MemoryBackend {
 
 impl std::fmt::Debug for MemoryBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let state = self.store.read();
+        let state = self.shared.read();
         f.debug_struct("MemoryBackend")
             .field("keys", &state.entries.len())
             .field("revision", &state.revision)
@@ -89,33 +89,30 @@ impl Backend for MemoryBackend {
     }
 
     async fn get(&self, key: &str) -> Result<Value> {
-        self.store.get(key)
+        self.shared.get(key)
     }
 
     async fn list(&self, prefix: &str) -> Result<Snapshot> {
-        Ok(self.store.list(prefix).await)
+        Ok(self.shared.list(prefix).await)
     }
 
     async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
-        Ok(self.store.keys(prefix))
+        Ok(self.shared.keys(prefix))
     }
 
     async fn commit(&self, txn: Txn) -> Result<Option<u64>> {
-        self.store.write().commit(txn)
+        self.shared.write().commit(txn)
     }
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<EventStream> {
-        let watch = MemoryWatch::open(&self.store, prefix, after)?;
-        self.store.watch_clock();
-        Ok(watch.into_stream())
+        Ok(MemoryWatch::open(&self.shared, prefix, after)?.into_stream())
     }
 
     async fn observe(&self, prefix: &str) -> Result<(Snapshot, EventStream)> {
         loop {
-            let snapshot = self.store.list(prefix).await;
-            // Compacted: the writers outran the history just now, so that a new snapshot is due.
-            if let Ok(watch) = MemoryWatch::open(&self.store, prefix, snapshot.index) {
-                self.store.watch_clock();
+            let snapshot = self.shared.list(prefix).await;
+            // Otherwise writers have outrun the history since the snapshot, and a new one is needed.
+            if let Ok(watch) = MemoryWatch::open(&self.shared, prefix, snapshot.index) {
                 return Ok((snapshot, watch.into_stream()));
             }
         }
@@ -123,28 +120,28 @@ impl Backend for MemoryBackend {
 
     async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<Grant> {
         let since = Instant::now();
-        let (id, index) = self.store.write().create_leased(key, ttl, since)?;
+        let (id, index) = self.shared.write().create_leased(key, ttl, since)?;
         Ok(grant(self.lease(key, id), ttl, since, index))
     }
 
     async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant> {
         loop {
             let granted = Arc::new(Notify::new());
-            let id = self.store.write().queue(key, ttl, granted.clone(), Instant::now())?;
-            // From here on, dropping this future leaves the queue, or frees the lock.
+            let id = self.shared.write().queue(key, ttl, granted.clone(), Instant::now())?;
+            // From here on, dropping this future leaves the queue or frees the lock.
             let lease = self.lease(key, id);
-            granted.notified().await;
-            let holding = self.store.read().holding(key, id);
+            self.shared.wait(&granted).await;
+            let holding = self.shared.read().holding(key, id);
             if let Some(holding) = holding {
                 return Ok(grant(lease, ttl, holding.since, holding.token));
             }
-            // It was granted, but lapsed before this task ran: the wait begins anew.
+            // The lock was granted and lapsed before this task ran, so it queues again.
         }
     }
 
     async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
         let since = Instant::now();
-        let mut state = self.store.write();
+        let mut state = self.shared.write();
         if state.is_locked(key) {
             return Ok(None);
         }

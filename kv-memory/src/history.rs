@@ -1,11 +1,11 @@
-//! The last events of a store, for watches that look back and for snapshots that are read in pieces.
+//! The latest changes of a store: for watches that begin in the past, and for snapshots that are read in pieces.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use kv_core::{Event, EventType, Value};
 
-/// One change of one key, with what it replaced.
+/// One change of one key, with the value that it replaced.
 pub(crate) struct Record {
     pub(crate) key: String,
     pub(crate) event_type: EventType,
@@ -19,20 +19,20 @@ impl Record {
         Event { key: self.key.clone(), event_type: self.event_type, data: self.data.clone(), index: self.index }
     }
 
-    /// What keeping it costs, at most: previous data is often the data of an older record.
+    /// The most memory that it takes: the previous data is often shared with an older record.
     fn bytes(&self) -> usize {
         self.key.len() + self.data.len() + self.previous.as_ref().map_or(0, |value| value.data.len())
     }
 }
 
-/// A ring of records, bounded in number and in bytes. Every record has a position; the first ever is at 1.
+/// A ring of records, bounded in number and in bytes. Every record has a position; the first one ever has position 1.
 pub(crate) struct History {
     records: VecDeque<Record>,
     limit: usize,
     bytes: usize,
-    /// The position of the oldest record that is kept, or of the next one.
+    /// The position of the oldest record, or of the next one if there is none.
     begin: u64,
-    /// The index of the youngest record that was dropped.
+    /// The index of the latest record that was dropped.
     compacted: u64,
 }
 
@@ -51,7 +51,7 @@ impl History {
     pub(crate) fn push(&mut self, record: Record) {
         self.bytes += record.bytes();
         self.records.push_back(record);
-        // The youngest always stays, however large: a watch that keeps up sees everything.
+        // The latest stays, however large it is: a watch that keeps up sees every change.
         while self.records.len() > self.limit || (self.bytes > Self::MAX_BYTES && self.records.len() > 1) {
             let Some(oldest) = self.records.pop_front() else { break };
             self.bytes -= oldest.bytes();
@@ -60,12 +60,12 @@ impl History {
         }
     }
 
-    /// The position that the next record will have.
+    /// The position of the next record.
     pub(crate) fn end(&self) -> u64 {
         self.begin + self.records.len() as u64
     }
 
-    /// The smallest index after which every event is still here.
+    /// The smallest index after which every event is still kept.
     pub(crate) fn compacted(&self) -> u64 {
         self.compacted
     }
@@ -75,7 +75,7 @@ impl History {
         self.begin + self.records.partition_point(|record| record.index <= after) as u64
     }
 
-    /// The records from a position on, each with its own position; `None` if some of them are gone.
+    /// The records from a position on, each with its position; `None` if some of them were dropped.
     pub(crate) fn from(
         &self,
         position: u64,
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_records_go_first_and_are_missed() {
+    fn the_oldest_records_are_dropped_first_and_the_gap_is_noticed() {
         let mut history = History::new(3);
         for index in 1..=5 {
             history.push(record(index * 10, 0));

@@ -1,18 +1,19 @@
-//! Leases, as handles see them: each ends with what it keeps alive, or with the wait for it, when it is dropped.
+//! A lease as its handle sees it.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use kv_core::{Error, Lease, Result};
+use kv_core::backend::Lease;
+use kv_core::{Error, Result};
 use tokio::time::Instant;
 
-use crate::state::LeaseId;
-use crate::store::Store;
+use crate::leases::LeaseId;
+use crate::shared::Shared;
 
-/// A lease on a key or a lock, or a place in the queue for a lock.
+/// A lease on a key or a lock, or a place in the queue for a lock. Dropping it ends it.
 pub(crate) struct MemoryLease {
-    pub(crate) store: Arc<Store>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) key: String,
     pub(crate) id: LeaseId,
 }
@@ -26,12 +27,12 @@ impl MemoryLease {
 #[async_trait]
 impl Lease for MemoryLease {
     async fn renew(&self) -> Result<()> {
-        let renewed = self.store.write().renew(self.id, Instant::now());
+        let renewed = self.shared.write().renew(self.id, Instant::now());
         if renewed { Ok(()) } else { Err(self.lost()) }
     }
 
     async fn set(&self, data: Bytes) -> Result<u64> {
-        let mut state = self.store.write();
+        let mut state = self.shared.write();
         if !state.renew(self.id, Instant::now()) {
             return Err(self.lost());
         }
@@ -39,14 +40,14 @@ impl Lease for MemoryLease {
     }
 
     async fn release(&self) -> Result<()> {
-        let ended = self.store.write().end(self.id, Instant::now());
+        let ended = self.shared.write().end(self.id, Instant::now());
         if ended { Ok(()) } else { Err(self.lost()) }
     }
 }
 
 impl Drop for MemoryLease {
     fn drop(&mut self) {
-        let mut state = self.store.write();
+        let mut state = self.shared.write();
         if !state.end(self.id, Instant::now()) {
             state.leave(&self.key, self.id);
         }

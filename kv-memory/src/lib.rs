@@ -1,21 +1,30 @@
 //! The embedded in-memory store behind [`kv_core::Kv`]: the default for tests and for a single process.
 //!
-//! It keeps the whole contract of [`kv_core::contract`], with an exact history for watches. It runs on tokio's
-//! clock, so `tokio::time::pause` makes times to live lapse at once in a test.
+//! It keeps the whole contract of [`kv_core::contract`], and its watches deliver every change.
 //!
+//! # Runtimes and time
+//! The store runs no task: whoever reads, writes or waits ends the leases that have lapsed. A handle works from any
+//! number of runtimes, and a lock or a key that was taken in one lapses for the others although that runtime is idle
+//! or gone. A runtime needs tokio's time driver (`enable_time`) for calls that wait: a watch or a lock that waits
+//! while leases exist.
+//!
+//! Times to live run on tokio's clock, so `tokio::time::pause` makes them lapse at once in a test. Runtimes that share
+//! a store must share a clock: pause it in none of them or use one runtime.
+//!
+//! # Addresses
 //! | address | store |
 //! |---|---|
 //! | `memory://` | a new one, private to the handle and its clones |
-//! | `memory://NAME` | shared by all who name it in this process; gone with the last handle |
+//! | `memory://NAME` | shared in this process by all who use the name; removed with its last handle |
 //! | `memory://NAME/root` | the same, with every key below `root/` |
 //!
 //! | parameter | meaning | default |
 //! |---|---|---|
-//! | `history` | how many events are kept for watches; they also hold at most 64 MiB | 10000 |
+//! | `history` | how many events are kept for watches, within 64 MiB | 10000 |
 //! | `timeout` | the request timeout of the handle | `5s` |
 //!
-//! A watch that falls behind the kept history ends with [`Error::Compacted`](kv_core::Error::Compacted): a slow
-//! consumer costs no memory of its own.
+//! A watch that falls behind the history ends with [`Error::Compacted`](kv_core::Error::Compacted), so a slow consumer
+//! costs no memory of its own.
 //!
 //! ```
 //! use kv_memory as _;
@@ -33,8 +42,11 @@ mod backend;
 mod connect;
 mod history;
 mod lease;
+mod leases;
+mod read;
+mod shared;
 mod state;
-mod store;
+mod subscriptions;
 mod watch;
 
 /// The code blocks of the crate's page compile and run.

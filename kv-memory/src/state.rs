@@ -1,33 +1,30 @@
-//! Everything a store holds, changed under one lock: entries, history, leases, locks and watches.
+//! The data of a store: entries, history, leases, locks and subscriptions, changed together under one lock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_core::{Check, Error, EventType, Operation, Result, Txn, Value};
+use bytes::Bytes;
+use kv_core::backend::{Check, Operation, Txn};
+use kv_core::{Error, EventType, Result, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::history::{History, Record};
-use crate::watch::Subscriptions;
-
-/// The number of a lease; also its place in the queue for a lock.
-pub(crate) type LeaseId = u64;
+use crate::leases::{LeaseId, Leased, Leases};
+use crate::subscriptions::Subscriptions;
 
 pub(crate) struct State {
     pub(crate) entries: BTreeMap<String, Entry>,
-    /// The index of the last change. It begins at 1, so that the index of an empty listing is one to watch from.
+    /// The index of the last change. It begins at 1, because a watch cannot begin at index 0 of an empty listing.
     pub(crate) revision: u64,
     pub(crate) history: History,
     pub(crate) subscriptions: Subscriptions,
-    leases: HashMap<LeaseId, LeaseState>,
-    /// The same leases by when they lapse.
-    deadlines: BTreeSet<(Instant, LeaseId)>,
+    leases: Leases,
     locks: HashMap<String, Queue>,
-    last_lease: LeaseId,
-    /// Notified when a lease will lapse sooner than any other.
-    deadlines_changed: Arc<Notify>,
+    /// Notified when a new lease lapses sooner than any other.
+    earlier_deadline: Arc<Notify>,
 }
 
 pub(crate) struct Entry {
@@ -35,19 +32,7 @@ pub(crate) struct Entry {
     lease: Option<LeaseId>,
 }
 
-/// What a lease keeps alive.
-enum Leased {
-    Entry(String),
-    Lock(String),
-}
-
-struct LeaseState {
-    leased: Leased,
-    ttl: Duration,
-    deadline: Instant,
-}
-
-/// Who holds a lock, and who waits for it, in the order they came.
+/// Who holds a lock, and who waits for it, in the order in which they asked.
 struct Queue {
     holder: LeaseId,
     token: u64,
@@ -60,28 +45,26 @@ struct Waiter {
     granted: Arc<Notify>,
 }
 
-/// A lock that was granted: its fencing token, and when its time to live began.
+/// A granted lock: its fencing token, and when its time to live began.
 pub(crate) struct Holding {
     pub(crate) token: u64,
     pub(crate) since: Instant,
 }
 
 impl State {
-    pub(crate) fn new(history: usize, deadlines_changed: Arc<Notify>) -> Self {
+    pub(crate) fn new(history: usize, earlier_deadline: Arc<Notify>) -> Self {
         Self {
             entries: BTreeMap::new(),
             revision: 1,
             history: History::new(history),
             subscriptions: Subscriptions::default(),
-            leases: HashMap::new(),
-            deadlines: BTreeSet::new(),
+            leases: Leases::default(),
             locks: HashMap::new(),
-            last_lease: 0,
-            deadlines_changed,
+            earlier_deadline,
         }
     }
 
-    /// The entries whose keys begin with a string, from a bound on.
+    /// The entries whose keys begin with `prefix`, starting at a bound.
     pub(crate) fn below<'a>(
         &'a self,
         prefix: &'a str,
@@ -95,11 +78,11 @@ impl State {
             self.verify(check)?;
         }
         let index = self.revision + 1;
-        let mut set = false;
+        let mut has_set = false;
         for operation in txn.operations {
             match operation {
                 Operation::Set { key, data } => {
-                    set = true;
+                    has_set = true;
                     self.put(key, Value { data, index }, None);
                 }
                 Operation::Delete { key } => self.delete(key, index),
@@ -112,7 +95,7 @@ impl State {
                 }
             }
         }
-        Ok(set.then_some(index))
+        Ok(has_set.then_some(index))
     }
 
     fn verify(&self, check: &Check) -> Result<()> {
@@ -122,13 +105,13 @@ impl State {
                 if found == *index { Ok(()) } else { Err(Error::Conflict { key: key.clone() }) }
             }
             Check::Held(guard) => {
-                let held = self.locks.get(&guard.key).is_some_and(|queue| queue.token == guard.token);
-                if held { Ok(()) } else { Err(Error::Lost { key: guard.key.clone() }) }
+                let is_held = self.locks.get(&guard.key).is_some_and(|queue| queue.token == guard.token);
+                if is_held { Ok(()) } else { Err(Error::Lost { key: guard.key.clone() }) }
             }
         }
     }
 
-    /// Writes an entry; a lease that it has stays, unless another is given.
+    /// Writes an entry. It keeps the lease that it has, unless another is given.
     fn put(&mut self, key: String, value: Value, lease: Option<LeaseId>) {
         let (index, data) = (value.index, value.data.clone());
         let (event_type, previous) = if let Some(entry) = self.entries.get_mut(&key) {
@@ -144,9 +127,9 @@ impl State {
     fn delete(&mut self, key: String, index: u64) {
         let Some(entry) = self.entries.remove(&key) else { return };
         if let Some(lease) = entry.lease {
-            self.forget(lease);
+            self.leases.end(lease);
         }
-        let (data, previous) = (bytes::Bytes::new(), Some(entry.value));
+        let (data, previous) = (Bytes::new(), Some(entry.value));
         self.record(Record { key, event_type: EventType::Delete, data, index, previous });
     }
 
@@ -158,14 +141,14 @@ impl State {
 
     pub(crate) fn create_leased(&mut self, key: &str, ttl: Duration, now: Instant) -> Result<(LeaseId, u64)> {
         self.verify(&Check::Index { key: key.to_owned(), index: 0 })?;
-        let (id, index) = (self.next_lease(), self.revision + 1);
+        let (id, index) = (self.leases.next_id(), self.revision + 1);
         self.grant(id, Leased::Entry(key.to_owned()), ttl, now);
         self.put(key.to_owned(), Value::new("", index), Some(id));
         Ok((id, index))
     }
 
-    pub(crate) fn set_leased(&mut self, id: LeaseId, key: &str, data: bytes::Bytes) -> Result<u64> {
-        match self.leases.get(&id).map(|lease| &lease.leased) {
+    pub(crate) fn set_leased(&mut self, id: LeaseId, key: &str, data: Bytes) -> Result<u64> {
+        match self.leases.leased(id) {
             Some(Leased::Entry(_)) => {
                 let index = self.revision + 1;
                 self.put(key.to_owned(), Value { data, index }, Some(id));
@@ -175,10 +158,10 @@ impl State {
         }
     }
 
-    /// Takes a lock or queues for it; `granted` is notified once [`holding`](Self::holding) answers.
+    /// Takes a lock, or queues for it. `granted` is notified once [`holding`](Self::holding) returns something.
     pub(crate) fn queue(&mut self, key: &str, ttl: Duration, granted: Arc<Notify>, now: Instant) -> Result<LeaseId> {
         self.verify(&Check::Index { key: key.to_owned(), index: 0 })?;
-        let id = self.next_lease();
+        let id = self.leases.next_id();
         let waiter = Waiter { ttl, granted };
         match self.locks.get_mut(key) {
             Some(queue) => {
@@ -193,7 +176,7 @@ impl State {
         self.locks.contains_key(key)
     }
 
-    /// Whether this lease holds the lock by now.
+    /// The lock's grant to this lease, if the lease holds the lock now.
     pub(crate) fn holding(&self, key: &str, id: LeaseId) -> Option<Holding> {
         let queue = self.locks.get(key).filter(|queue| queue.holder == id)?;
         Some(Holding { token: queue.token, since: queue.since })
@@ -207,37 +190,19 @@ impl State {
         waiters: BTreeMap<LeaseId, Waiter>,
         since: Instant,
     ) {
-        // A token is an index that no write has: it grows with each holder, and with each write between them.
+        // The token is an index that no write has: it grows with each holder and with each write between two holders.
         self.revision += 1;
         self.grant(holder, Leased::Lock(key.clone()), waiter.ttl, since);
         self.locks.insert(key, Queue { holder, token: self.revision, since, waiters });
         waiter.granted.notify_one();
     }
 
-    /// Passes a lock on to whoever waited longest.
+    /// Grants a lock that has become free to whoever has waited longest.
     fn pass_on(&mut self, key: &str, now: Instant) {
         let Some(mut queue) = self.locks.remove(key) else { return };
         if let Some((id, waiter)) = queue.waiters.pop_first() {
             self.hold(key.to_owned(), id, &waiter, queue.waiters, now);
         }
-    }
-
-    pub(crate) fn renew(&mut self, id: LeaseId, now: Instant) -> bool {
-        let Some(lease) = self.leases.get_mut(&id) else { return false };
-        self.deadlines.remove(&(lease.deadline, id));
-        lease.deadline = now + lease.ttl;
-        self.deadlines.insert((lease.deadline, id));
-        true
-    }
-
-    /// Ends a lease with what it kept alive; `false` if it had ended before.
-    pub(crate) fn end(&mut self, id: LeaseId, now: Instant) -> bool {
-        let Some(leased) = self.forget(id) else { return false };
-        match leased {
-            Leased::Entry(key) => self.delete(key, self.revision + 1),
-            Leased::Lock(key) => self.pass_on(&key, now),
-        }
-        true
     }
 
     /// Leaves the queue for a lock.
@@ -247,34 +212,44 @@ impl State {
         }
     }
 
-    /// Ends the leases that have lapsed, and says when the next one will.
-    pub(crate) fn expire(&mut self, now: Instant) -> Option<Instant> {
-        while let Some((deadline, id)) = self.deadlines.first().copied() {
-            if deadline > now {
-                return Some(deadline);
-            }
+    fn grant(&mut self, id: LeaseId, leased: Leased, ttl: Duration, now: Instant) {
+        let before = self.leases.next_deadline();
+        self.leases.grant(id, leased, ttl, now);
+        if self.leases.next_deadline() != before {
+            self.earlier_deadline.notify_waiters();
+        }
+    }
+
+    /// Starts a lease's time to live anew; `false` if it has ended.
+    pub(crate) fn renew(&mut self, id: LeaseId, now: Instant) -> bool {
+        self.leases.renew(id, now)
+    }
+
+    /// Ends a lease and what it kept alive; `false` if it had ended before.
+    pub(crate) fn end(&mut self, id: LeaseId, now: Instant) -> bool {
+        let Some(leased) = self.leases.end(id) else { return false };
+        match leased {
+            Leased::Entry(key) => self.delete(key, self.revision + 1),
+            Leased::Lock(key) => self.pass_on(&key, now),
+        }
+        true
+    }
+
+    /// When the next lease lapses.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.leases.next_deadline()
+    }
+
+    /// Whether a lease has lapsed and not been ended yet.
+    pub(crate) fn has_lapsed(&self) -> bool {
+        // Where there is no lease, no clock is read.
+        self.next_deadline().is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Ends the leases that have lapsed, in the order in which they did.
+    pub(crate) fn end_lapsed(&mut self, now: Instant) {
+        while let Some(id) = self.leases.lapsed(now) {
             self.end(id, now);
         }
-        None
-    }
-
-    fn next_lease(&mut self) -> LeaseId {
-        self.last_lease += 1;
-        self.last_lease
-    }
-
-    fn grant(&mut self, id: LeaseId, leased: Leased, ttl: Duration, now: Instant) {
-        let deadline = now + ttl;
-        self.deadlines.insert((deadline, id));
-        self.leases.insert(id, LeaseState { leased, ttl, deadline });
-        if self.deadlines.first() == Some(&(deadline, id)) {
-            self.deadlines_changed.notify_one();
-        }
-    }
-
-    fn forget(&mut self, id: LeaseId) -> Option<Leased> {
-        let lease = self.leases.remove(&id)?;
-        self.deadlines.remove(&(lease.deadline, id));
-        Some(lease.leased)
     }
 }
