@@ -9,7 +9,7 @@
 //!
 //! ```toml
 //! [dev-dependencies]
-//! kv-conformance = { git = "<this repository>" }
+//! kv-conformance = { path = "../kv/kv-conformance" }
 //!
 //! [[test]]
 //! name = "conformance"

@@ -1,4 +1,4 @@
-//! The table of stores and clauses.
+//! The table of clauses by stores, which CONTRACT.md shows: how many cases proved each clause on each store.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -51,9 +51,9 @@ impl Column {
         });
         let reason = || {
             if claiming().next().is_some() {
-                "its cases failed before they came to it"
+                "its cases failed before they reached it"
             } else if CASES.iter().any(|case| case.clauses.contains(&clause)) {
-                "no case of this run is about it"
+                "this run has no case for it"
             } else {
                 "shown by the backend's own tests, with the store's own tools"
             }
@@ -98,7 +98,7 @@ impl fmt::Display for Table<'_> {
             write!(f, " {} |", column.name)?;
         }
         writeln!(f, "\n|---|{}", "--:|".repeat(self.0.len()))?;
-        write!(f, "{rows}\nA number says how many cases proved the clause.")?;
+        write!(f, "{rows}\nA number is how many cases proved the clause.")?;
         let mut notes: Vec<_> = notes.into_iter().collect();
         notes.sort_by_key(|(_, number)| *number);
         for (reason, number) in notes {

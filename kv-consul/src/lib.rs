@@ -108,3 +108,8 @@ pub const REGISTRATION: Registration = Registration {
 };
 
 kv_core::register!(REGISTRATION);
+
+/// The code blocks of the crate's page compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Page;

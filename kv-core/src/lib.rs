@@ -70,7 +70,13 @@ pub use backend::{
 #[doc(hidden)]
 pub use inventory;
 
-/// Compiles and runs the programs of the front page.
+/// The code blocks of these pages compile and run.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../../README.md")]
+    struct FrontPage;
+    #[doc = include_str!("../../CONTRACT.md")]
+    struct Contract;
+    #[doc = include_str!("../README.md")]
+    struct Crate;
+}

@@ -103,3 +103,8 @@ kv_core::register!(REGISTRATION);
 fn connect(address: &Address) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(EtcdBackend::new(address)?))
 }
+
+/// The code blocks of the crate's page compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Page;

@@ -49,10 +49,10 @@ mod state;
 mod subscriptions;
 mod watch;
 
-/// Compiles and runs the programs of the front page.
+/// The code blocks of the crate's page compile and run.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct FrontPage;
+#[doc = include_str!("../README.md")]
+struct Page;
 
 pub use backend::MemoryBackend;
 pub use connect::REGISTRATION;

@@ -1,4 +1,4 @@
-//! The ratios as a picture: a bar for each outcome with a target, longer for what is faster.
+//! The ratios as a picture: a bar for each outcome with a target; more is faster.
 
 use std::fmt::Write as _;
 
@@ -28,10 +28,10 @@ pub(crate) fn svg(report: &Report) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <title>How many times as fast as its peers this project is</title>\n\
+         <title>Speed relative to other clients</title>\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
-         <text x=\"10\" y=\"20\" font-size=\"14\" font-weight=\"bold\">How many times as fast as its peers \
-         (median of rounds; line: least to most)</text>\n",
+         <text x=\"10\" y=\"20\" font-size=\"14\" font-weight=\"bold\">Speed relative to other clients: more is \
+         better (bar: median of rounds, line: range)</text>\n",
     );
     for tick in [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0] {
         let (at, colour) = (x(tick), if tick == 1.0 { "#000" } else { "#ddd" });

@@ -43,7 +43,7 @@ struct Arguments {
     /// Has the servers keep their data on Docker's disk instead of in memory: then the disk is measured, too.
     #[arg(long)]
     on_disk: bool,
-    /// Writes the table and the chart to this crate's README.md and the project's.
+    /// Writes the table to this crate's README.md, and the chart beside it.
     #[arg(long)]
     write: bool,
 }
@@ -75,7 +75,6 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         std::fs::write(here.join("speed.svg"), chart::svg(&report))?;
         write_between_marks(&here.join("README.md"), "speed", &report.table())?;
-        write_between_marks(&here.join("../../README.md"), "speed", &report.summary())?;
     }
     Ok(())
 }

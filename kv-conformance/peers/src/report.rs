@@ -52,24 +52,6 @@ impl Report {
         let _ = writeln!(table, "\n{}.", self.about);
         table
     }
-
-    /// Those outcomes that have a target.
-    pub(crate) fn summary(&self) -> String {
-        let mut table = String::from(
-            "| store | call | callers | beside | ratio | from .. to | target |\n|---|---|--:|---|--:|--:|--:|\n",
-        );
-        for outcome in self.outcomes.iter().filter(|outcome| outcome.target.is_some()) {
-            let Spread { least, median, most } = outcome.ratio();
-            let (store, call, callers, peer) = (outcome.store, outcome.call, outcome.callers, outcome.peer);
-            let target = target(outcome);
-            let _ = writeln!(
-                table,
-                "| {store} | {call} | {callers} | {peer} | **{median:.2}** | {least:.2} .. {most:.2} | {target} |"
-            );
-        }
-        let _ = writeln!(table, "\n{}.", self.about);
-        table
-    }
 }
 
 /// An outcome on one line, for who waits for the end of the run.
