@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// What a store accepts, and what it promises where stores differ.
 ///
-/// [`Kv`](crate::Kv) and the conformance suite check the same values, so the two agree.
-/// A backend states every field. A new field breaks backends on purpose, so that none overlooks it.
+/// [`Kv`](crate::Kv) and the conformance suite check the same values, so the two agree. A backend states
+/// every field. A new field breaks backends on purpose, so that none overlooks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The longest key, in bytes ([clause K1](crate::contract::CLAUSES#K1)). From [`Kv::limits`](crate::Kv::limits):
@@ -36,7 +36,7 @@ pub struct Limits {
 
 /// How late the store may notice that a lease has lapsed: a fixed time plus a multiple of its time to live.
 ///
-/// The bound holds while the store has a stable leader; a new leader may start every lease's time anew.
+/// The bound holds while the store has a stable leader; a new leader may restart the time of every lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpiryLag {
     /// The part that does not depend on the time to live.

@@ -32,8 +32,8 @@ pub type Connecting = BoxFuture<'static, Result<Arc<dyn Backend>>>;
 ///    store for longer than a time to live.
 /// 3. **Fate.** [`Error::Unavailable`] means that the call was certainly not applied. A write that may have been
 ///    applied is [`Error::Indeterminate`], and it is not sent again unless that cannot change the outcome
-///    ([clause W6](crate::contract::CLAUSES#W6); see [`fate`](super::fate)). A backend that knows
-///    before the request timeout, from a refused connection for example, returns at once.
+///    ([clause W6](crate::contract::CLAUSES#W6); see [`fate`](super::fate)). A backend that knows before the
+///    request timeout, from a refused connection for example, returns at once.
 /// 4. **Endpoints.** A call that failed before it was sent goes to the next endpoint within the same call.
 /// 5. **Secrets** appear in no error, `Debug` or span ([clause A4](crate::contract::CLAUSES#A4)).
 /// 6. **Resources.** Dropping the last reference ends every task and connection of the backend.
