@@ -3,19 +3,19 @@
 //! `cargo bench -p kv-etcd --bench decode`. The messages are compiled into this program as they stand: they need nothing
 //! else of the crate, and need not be public for being measured.
 
-#[expect(dead_code, reason = "not all that a page says is looked at")]
-#[path = "../src/page.rs"]
-mod page;
 #[expect(dead_code, reason = "not every message is measured")]
-#[path = "../src/proto.rs"]
-mod proto;
+#[path = "../src/api/messages.rs"]
+mod messages;
+#[expect(dead_code, reason = "not all that a page says is looked at")]
+#[path = "../src/api/page.rs"]
+mod page;
 
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{AllocProfiler, Bencher, black_box};
+use messages::{KeyValue, RangeResponse, ResponseHeader};
 use page::{Malformed, Page};
 use prost::Message as _;
-use proto::{KeyValue, RangeResponse, ResponseHeader};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();

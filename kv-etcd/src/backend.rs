@@ -1,19 +1,16 @@
 //! The backend: what `kv-core` asks for, by the modules that do it.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_core::{
-    Address, Backend, Error, EventStream, ExpiryLag, Grant, Limits, Result, Snapshot, Txn, Value, WatchHistory,
-};
+use kv_core::backend::{Backend, EventStream, Grant, Snapshot, Txn};
+use kv_core::{Error, ExpiryLag, Limits, Result, Value, WatchHistory};
 
-use crate::client::Client;
-use crate::config::Config;
-use crate::error::Failed;
-use crate::range::Range;
-use crate::watch::{Events, Hub};
-use crate::{lease, txn};
+use crate::api::range::Range;
+use crate::config::{Config, NAME};
+use crate::lease::{self, ephemeral_key};
+use crate::shared::Shared;
+use crate::txn;
 
 /// What the limits of etcd come to: see the table in the crate's documentation.
 const LIMITS: Limits = Limits {
@@ -29,63 +26,22 @@ const LIMITS: Limits = Limits {
     watch_history: WatchHistory::Every,
 };
 
-/// An etcd cluster as a backend of [`kv_core::Kv`].
-///
-/// Usually [`kv_core::connect`] makes one. Dropping the last reference ends its connection and tasks.
-pub struct EtcdBackend {
-    shared: Arc<Shared>,
+/// An etcd cluster as a backend of [`kv_core::Kv`]. Dropping the last reference ends its connections and tasks.
+pub(crate) struct Etcd {
+    shared: Shared,
 }
 
-/// What the backend's handles share: leases outlive the call that granted them.
-pub(crate) struct Shared {
-    pub(crate) client: Arc<Client>,
-    hub: Mutex<Option<Arc<Hub>>>,
-}
-
-impl EtcdBackend {
-    /// Reads an address with its certificates; connects when the first call needs it.
-    ///
-    /// # Errors
-    /// [`Error::InvalidAddress`], naming the parameter that cannot be used.
-    pub fn new(address: &Address) -> Result<Self> {
-        let client = Arc::new(Client::new(Config::read(address)?));
-        Ok(Self { shared: Arc::new(Shared { client, hub: Mutex::default() }) })
-    }
-}
-
-impl std::fmt::Debug for EtcdBackend {
-    /// Shows neither user nor password.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let endpoints: Vec<&str> =
-            self.shared.client.config.endpoints.iter().map(|endpoint| endpoint.address.as_str()).collect();
-        f.debug_struct("EtcdBackend").field("endpoints", &endpoints).finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    /// The task that keeps the watches, started when the first watch needs it.
-    pub(crate) fn hub(&self) -> Arc<Hub> {
-        let mut hub = self.hub.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*hub {
-            Some(running) if running.is_running() => Arc::clone(running),
-            _ => Arc::clone(hub.insert(Arc::new(Hub::start(Arc::clone(&self.client))))),
-        }
-    }
-
-    async fn watch(&self, prefix: &str, after: u64) -> Result<Events> {
-        let range = Range::prefix(prefix);
-        // "Now" is what the cluster agrees on: a member that lags would take a watch without a revision to begin
-        // with what is already past. It also shows at once if the cluster cannot be reached.
-        let after = if after == 0 { self.client.present(&range).await? } else { after };
-        self.client.connection().await.map_err(Failed::from)?;
-        self.hub().open(range, after).await
+impl Etcd {
+    /// Connects when the first call needs it.
+    pub(crate) fn new(config: Config) -> Self {
+        Self { shared: Shared::new(config) }
     }
 }
 
 #[async_trait]
-impl Backend for EtcdBackend {
+impl Backend for Etcd {
     fn name(&self) -> &'static str {
-        crate::REGISTRATION.name
+        NAME
     }
 
     fn limits(&self) -> Limits {
@@ -102,19 +58,19 @@ impl Backend for EtcdBackend {
     }
 
     async fn get(&self, key: &str) -> Result<Value> {
-        self.shared.client.get(key).await
+        self.shared.reader.get(key).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Snapshot> {
-        self.shared.client.list(prefix).await
+        self.shared.reader.list(prefix).await
     }
 
     async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
-        self.shared.client.keys(prefix).await
+        self.shared.reader.keys(prefix).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Option<u64>> {
-        self.shared.client.commit(txn).await
+        self.shared.writer.commit(txn).await
     }
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<EventStream> {
@@ -123,7 +79,7 @@ impl Backend for EtcdBackend {
 
     async fn observe(&self, prefix: &str) -> Result<(Snapshot, EventStream)> {
         loop {
-            let snapshot = self.shared.client.list(prefix).await?;
+            let snapshot = self.shared.reader.list(prefix).await?;
             match self.shared.watch(prefix, snapshot.index).await {
                 // Compacted in between; there is a newer state to begin with.
                 Err(Error::Compacted { .. }) => {}
@@ -133,14 +89,14 @@ impl Backend for EtcdBackend {
     }
 
     async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<Grant> {
-        lease::ephemeral_key(&self.shared.client, key, ttl).await
+        ephemeral_key::ephemeral_key(&self.shared.leases, key, ttl).await
     }
 
     async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant> {
-        self.shared.lock(key, ttl).await
+        self.shared.locks.lock(key, ttl).await
     }
 
     async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
-        self.shared.try_lock(key, ttl).await
+        self.shared.locks.try_lock(key, ttl).await
     }
 }

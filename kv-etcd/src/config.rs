@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
-use kv_core::{Address, Credentials, Error, HostPort, Result};
+use kv_core::backend::{Address, Credentials, HostPort};
+use kv_core::{Error, Result};
 
-use crate::tls::{self, Tls};
+use crate::transport::tls::{self, Tls};
+
+/// As addresses, errors and events name this backend.
+pub(crate) const NAME: &str = "etcd";
 
 /// etcd's own port for clients.
 const PORT: u16 = 2379;

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 
 use kv_core::Error;
+use kv_core::backend::fate::Idempotence;
 use tonic::{Code, Status};
 
 /// Why a call has no answer to give.
@@ -13,8 +14,8 @@ pub(crate) enum Failed {
     /// It was sent, or was about to be.
     Status {
         status: Status,
-        /// Whether the call may change the store.
-        writes: bool,
+        /// Whether the call may be sent again although its fate is unknown.
+        idempotence: Idempotence,
     },
 }
 
@@ -68,7 +69,7 @@ enum Verdict {
     /// A write may have been applied.
     Unsure,
     /// A write may have been applied, and a read need not be tried again.
-    Odd,
+    Unexpected,
 }
 
 /// The table: what the codes and messages of etcd's API mean for the fate of the call.
@@ -95,7 +96,7 @@ fn judge(code: Code, message: &str) -> Verdict {
     }
     // This side's own words: an answer came, and the call may have been applied.
     if code == Code::OutOfRange && message.contains(TOO_LARGE) {
-        return Verdict::Odd;
+        return Verdict::Unexpected;
     }
     match code {
         Code::Unauthenticated | Code::PermissionDenied => Verdict::Denied,
@@ -111,25 +112,25 @@ fn judge(code: Code, message: &str) -> Verdict {
         | Code::Unimplemented
         | Code::DataLoss => Verdict::Refused,
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => Verdict::Unsure,
-        Code::Ok | Code::Unknown | Code::Internal => Verdict::Odd,
+        Code::Ok | Code::Unknown | Code::Internal => Verdict::Unexpected,
     }
 }
 
 impl Failed {
     /// An answer that etcd does not give.
-    pub(crate) fn odd(what: &str) -> Self {
-        Self::Status { status: Status::internal(what), writes: false }
+    pub(crate) fn unexpected(what: &str) -> Self {
+        Self::Status { status: Status::internal(what), idempotence: Idempotence::Repeatable }
     }
 
     /// The answer was not waited for any longer.
-    pub(crate) fn given_up(writes: bool) -> Self {
+    pub(crate) fn given_up(idempotence: Idempotence) -> Self {
         let why = std::io::Error::other("it was given up");
-        Self::Status { status: Status::from_error(why.into()), writes }
+        Self::Status { status: Status::from_error(why.into()), idempotence }
     }
 
     /// Whether the server refused the request for what it asks, so that nothing was applied.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Status { status, .. } if !transport(status)
+        matches!(self, Self::Status { status, .. } if is_from_server(status)
             && matches!(judge(status.code(), status.message()), Verdict::Denied | Verdict::Refused))
     }
 
@@ -137,18 +138,20 @@ impl Failed {
     pub(crate) fn moves_on(&self) -> bool {
         match self {
             Self::Unreachable(_) => false,
-            Self::Status { status, writes } if transport(status) => not_sent(status) || !writes,
-            Self::Status { status, writes } => match judge(status.code(), status.message()) {
+            Self::Status { status, idempotence } if !is_from_server(status) => {
+                not_sent(status) || idempotence.is_repeatable()
+            }
+            Self::Status { status, idempotence } => match judge(status.code(), status.message()) {
                 Verdict::NotNow => status.code() == Code::Unavailable,
-                Verdict::Unsure => !writes,
-                Verdict::Denied | Verdict::Refused | Verdict::Odd => false,
+                Verdict::Unsure => idempotence.is_repeatable(),
+                Verdict::Denied | Verdict::Refused | Verdict::Unexpected => false,
             },
         }
     }
 
     /// Whether the credentials are good, but the token is stale, so that a new one may help: nothing was applied.
     pub(crate) fn is_stale_token(&self) -> bool {
-        matches!(self, Self::Status { status, .. } if !transport(status) && is_stale_token(status.code(), status.message()))
+        matches!(self, Self::Status { status, .. } if is_from_server(status) && is_stale_token(status.code(), status.message()))
     }
 
     /// Whether etcd does not know the lease of the call.
@@ -201,24 +204,24 @@ impl From<Unreachable> for Failed {
 
 impl From<Failed> for Error {
     fn from(failed: Failed) -> Self {
-        let (status, writes) = match failed {
+        let (status, idempotence) = match failed {
             Failed::Unreachable(unreachable) => return unreachable.into(),
-            Failed::Status { status, writes } => (status, writes),
+            Failed::Status { status, idempotence } => (status, idempotence),
         };
-        let reason = if transport(&status) {
+        let reason = if !is_from_server(&status) {
             format!("no answer came: {}", chain(&status))
         } else {
             format!("the server answered {:?}: {}", status.code(), excerpt(status.message()))
         };
-        let verdict = match transport(&status) {
-            false => judge(status.code(), status.message()),
-            true if not_sent(&status) => Verdict::NotNow,
-            true => Verdict::Unsure,
+        let verdict = match is_from_server(&status) {
+            true => judge(status.code(), status.message()),
+            false if not_sent(&status) => Verdict::NotNow,
+            false => Verdict::Unsure,
         };
         let error = match verdict {
-            Verdict::Unsure | Verdict::Odd if writes => Self::indeterminate(reason),
+            Verdict::Unsure | Verdict::Unexpected if !idempotence.is_repeatable() => Self::indeterminate(reason),
             Verdict::NotNow | Verdict::Unsure => Self::unavailable(reason),
-            Verdict::Refused | Verdict::Odd => Self::unexpected_answer(reason),
+            Verdict::Refused | Verdict::Unexpected => Self::unexpected_answer(reason),
             Verdict::Denied => Self::permission_denied(reason),
         };
         error.with_source(status)
@@ -230,9 +233,9 @@ pub(crate) fn excerpt(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
-/// A status that a server sent has nothing below it.
-fn transport(status: &Status) -> bool {
-    status.source().is_some()
+/// Whether a status is the server's own word. One that was made on this side has an error as its source.
+fn is_from_server(status: &Status) -> bool {
+    status.source().is_none()
 }
 
 fn not_sent(status: &Status) -> bool {
@@ -281,12 +284,12 @@ impl Unreachable {
     /// What it says about a server that the first call on a new connection failed, and why the connection ended if
     /// it did.
     pub(crate) fn from_first_call(status: &Status, ended: Option<&str>, encrypted: bool) -> Self {
-        if !transport(status) {
+        if is_from_server(status) {
             let said = format!("it answered {:?}: {}", status.code(), excerpt(status.message()));
             return match judge(status.code(), status.message()) {
                 Verdict::NotNow | Verdict::Unsure => Self::for_now(said),
                 Verdict::Denied => Self::denied(said),
-                Verdict::Refused | Verdict::Odd => Self::wrong(said),
+                Verdict::Refused | Verdict::Unexpected => Self::wrong(said),
             };
         }
         let said = ended.map_or_else(|| chain(status), str::to_owned);
@@ -329,8 +332,8 @@ mod tests {
 
     use super::*;
 
-    fn error(code: Code, message: &str, writes: bool) -> Error {
-        Failed::Status { status: Status::new(code, message), writes }.into()
+    fn error(code: Code, message: &str, idempotence: Idempotence) -> Error {
+        Failed::Status { status: Status::new(code, message), idempotence }.into()
     }
 
     #[test]
@@ -366,15 +369,15 @@ mod tests {
             (Code::Internal, "what a proxy makes up", "indeterminate", "unexpected"),
         ];
         for (code, message, write, read) in table {
-            for (writes, expected) in [(true, write), (false, read)] {
-                let got = match error(code, message, writes) {
+            for (idempotence, expected) in [(Idempotence::Once, write), (Idempotence::Repeatable, read)] {
+                let got = match error(code, message, idempotence) {
                     Error::Unavailable { .. } => "unavailable",
                     Error::Indeterminate { .. } => "indeterminate",
                     Error::PermissionDenied { .. } => "denied",
                     Error::UnexpectedAnswer { .. } => "unexpected",
                     other => panic!("{other}"),
                 };
-                assert_eq!(got, expected, "{code:?} {message}, writes: {writes}");
+                assert_eq!(got, expected, "{code:?} {message}, {idempotence:?}");
             }
         }
     }
@@ -386,17 +389,27 @@ mod tests {
             status.set_source(Arc::new(std::io::Error::other("reset")));
             status
         };
-        assert!(matches!(Failed::Status { status: cut(), writes: true }.into(), Error::Indeterminate { .. }));
-        assert!(matches!(Failed::Status { status: cut(), writes: false }.into(), Error::Unavailable { .. }));
-        assert!(!Failed::Status { status: cut(), writes: true }.moves_on());
-        assert!(Failed::Status { status: cut(), writes: false }.moves_on());
+        assert!(matches!(
+            Failed::Status { status: cut(), idempotence: Idempotence::Once }.into(),
+            Error::Indeterminate { .. }
+        ));
+        assert!(matches!(
+            Failed::Status { status: cut(), idempotence: Idempotence::Repeatable }.into(),
+            Error::Unavailable { .. }
+        ));
+        assert!(!Failed::Status { status: cut(), idempotence: Idempotence::Once }.moves_on());
+        assert!(Failed::Status { status: cut(), idempotence: Idempotence::Repeatable }.moves_on());
     }
 
     #[test]
     fn a_member_without_a_leader_is_left_for_another() {
-        let no_leader = |writes| Failed::Status { status: Status::unavailable("etcdserver: no leader"), writes };
-        assert!(no_leader(true).moves_on() && no_leader(false).moves_on());
-        let leader_changed = Failed::Status { status: Status::unavailable("etcdserver: leader changed"), writes: true };
+        let no_leader =
+            |idempotence| Failed::Status { status: Status::unavailable("etcdserver: no leader"), idempotence };
+        assert!(no_leader(Idempotence::Once).moves_on() && no_leader(Idempotence::Repeatable).moves_on());
+        let leader_changed = Failed::Status {
+            status: Status::unavailable("etcdserver: leader changed"),
+            idempotence: Idempotence::Once,
+        };
         assert!(!leader_changed.moves_on());
     }
 

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use kv_core::{Error, Result, Snapshot, Value};
+use kv_core::backend::Snapshot;
+use kv_core::backend::fate::Idempotence;
+use kv_core::{Error, Result, Value};
 
-use crate::batch::{Job, Lane, submit};
-use crate::client::Client;
+use crate::api::messages::{KeyValue, List, RangeRequest, Request, RequestOp, Response};
+use crate::api::page::{Entry, Malformed, Page};
+use crate::api::range::{Keys, Range, after_prefix, index, revision, signed};
+use crate::batch::{Batcher, Job};
 use crate::error::Failed;
-use crate::page::{Entry, Malformed, Page};
-use crate::proto::{KeyValue, List, RangeRequest, Request, RequestOp, Response};
-use crate::range::{Keys, Range, after_prefix, index, revision, signed};
+use crate::transport::client::Client;
 
 /// How many entries the first page of a snapshot asks for: most snapshots fit into it.
 const FIRST_PAGE: i64 = 10_000;
@@ -24,23 +26,34 @@ const MOST_KEYS: i64 = 50_000;
 /// The most that one listing may take, in bytes, so that no server can fill the memory.
 const LISTING: usize = 1 << 30;
 
-impl Client {
-    /// A page of a listing as it came, linearizable unless the address asks for less.
-    async fn page(&self, mut request: RangeRequest) -> Result<Bytes, Failed> {
-        request.serializable = self.config.serializable;
-        Ok(self.call(List(request)).await?.0)
+/// Reading, on whatever runtime the caller is.
+pub(crate) struct Reader {
+    client: Arc<Client>,
+    /// Reads of single keys.
+    reads: Batcher<Get>,
+}
+
+impl Reader {
+    pub(crate) fn new(client: &Arc<Client>) -> Self {
+        Self { client: Arc::clone(client), reads: Batcher::new(client) }
     }
 
-    pub(crate) async fn get(self: &Arc<Self>, key: &str) -> Result<Value> {
-        let job = Get { key: Range::key(key).key, serializable: self.config.serializable };
-        submit(self, job).await?.map(value).ok_or_else(|| Error::NotFound { key: key.to_owned() })
+    /// A page of a listing as it came, linearizable unless the address asks for less.
+    async fn page(&self, mut request: RangeRequest) -> Result<Bytes, Failed> {
+        request.serializable = self.client.config.serializable;
+        Ok(self.client.call(List(request)).await?.0)
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Result<Value> {
+        let job = Get { key: Range::key(key).key, serializable: self.client.config.serializable };
+        self.reads.submit(job).await?.map(value).ok_or_else(|| Error::NotFound { key: key.to_owned() })
     }
 
     /// The cluster's present point in history, as one who may read `range` may ask for it.
     pub(crate) async fn present(&self, range: &Range) -> Result<u64> {
         // Never a weaker read: what is already past must not count as the present.
         let request = RangeRequest { key: range.key.clone(), keys_only: true, ..RangeRequest::default() };
-        let answer = self.call(request).await?;
+        let answer = self.client.call(request).await?;
         Ok(revision(answer.header.as_ref())?)
     }
 
@@ -150,7 +163,7 @@ impl Client {
 
 impl From<Malformed> for Failed {
     fn from(_: Malformed) -> Self {
-        Self::odd("a page of a listing cannot be decoded")
+        Self::unexpected("a page of a listing cannot be decoded")
     }
 }
 
@@ -176,11 +189,11 @@ impl Size {
 
 /// A page that ends before it begins would make a listing go round in circles.
 fn goes_on(request: &RangeRequest, last: &[u8]) -> Result<(), Failed> {
-    if last < &*request.key { Err(Failed::odd("a page of a listing ends before it begins")) } else { Ok(()) }
+    if last < &*request.key { Err(Failed::unexpected("a page of a listing ends before it begins")) } else { Ok(()) }
 }
 
 fn check_size(bytes: usize) -> Result<(), Failed> {
-    if bytes > LISTING { Err(Failed::odd("the listing takes more than 1 GiB")) } else { Ok(()) }
+    if bytes > LISTING { Err(Failed::unexpected("the listing takes more than 1 GiB")) } else { Ok(()) }
 }
 
 /// A read of one key, which may travel with others.
@@ -198,14 +211,10 @@ impl Get {
 
 impl Job for Get {
     type Answer = Option<KeyValue>;
-    const WRITES: bool = false;
+    const IDEMPOTENCE: Idempotence = Idempotence::Repeatable;
 
-    fn under_way(_operations: usize) -> usize {
+    fn window(_operations: usize) -> usize {
         3
-    }
-
-    fn lane(client: &Client) -> &Lane<Self> {
-        &client.reads
     }
 
     fn key(&self) -> &Bytes {

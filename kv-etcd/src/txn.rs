@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kv_core::{Check, Error, Operation, Result, Txn};
+use kv_core::backend::fate::Idempotence;
+use kv_core::backend::{Check, Operation, Txn};
+use kv_core::{Error, Result};
 
-use crate::batch::{Job, Lane, submit};
-use crate::client::Client;
-use crate::error::Failed;
-use crate::proto::{
+use crate::api::compare::equal;
+use crate::api::messages::{
     Compare, CompareTarget, DeleteRangeRequest, KeyValue, Operand, PutRequest, RangeResponse, Request, RequestOp,
     Response, ResponseOp, TxnRequest,
 };
-use crate::range::{Range, index, revision, signed};
+use crate::api::range::{Range, index, revision, signed};
+use crate::batch::{Batcher, Job};
+use crate::error::Failed;
+use crate::transport::client::Client;
 
 /// What etcd takes in one request, by default (`--max-request-bytes`), envelope included.
 const REQUEST_BYTES: usize = 1_572_864;
@@ -28,11 +31,22 @@ pub(crate) const VALUE_BYTES: usize = TXN_BYTES - KEY_BYTES;
 /// The most checks and operations (`--max-txn-ops`), which etcd counts apart.
 pub(crate) const TXN_OPS: usize = 128;
 
-impl Client {
-    pub(crate) async fn commit(self: &Arc<Self>, mut txn: Txn) -> Result<Option<u64>> {
+/// Writing, on whatever runtime the caller is.
+pub(crate) struct Writer {
+    client: Arc<Client>,
+    /// Writes of single keys.
+    writes: Batcher<Write>,
+}
+
+impl Writer {
+    pub(crate) fn new(client: &Arc<Client>) -> Self {
+        Self { client: Arc::clone(client), writes: Batcher::new(client) }
+    }
+
+    pub(crate) async fn commit(&self, mut txn: Txn) -> Result<Option<u64>> {
         let sets = txn.operations.iter().any(|operation| matches!(operation, Operation::Set { .. }));
         if let Some(write) = Write::of(&mut txn) {
-            let applied = submit(self, write).await?;
+            let applied = self.writes.submit(write).await?;
             return applied.ok_or_else(|| first_failure(&txn.checks, Vec::new())).map(|index| sets.then_some(index));
         }
         let asks = asks_which(&txn);
@@ -48,14 +62,14 @@ impl Client {
             success,
             failure: if asks { questions(&txn.checks) } else { Vec::new() },
         };
-        let answer = self.call(request).await?;
+        let answer = self.client.call(request).await?;
         if answer.succeeded {
             return Ok(if sets { Some(revision(answer.header.as_ref())?) } else { None });
         }
         let told = if answer.responses.is_empty() && txn.checks.len() > 1 {
             // There was no room for the question in the request: ask now. The transaction has failed either way.
             let ask = TxnRequest { success: questions(&txn.checks), ..TxnRequest::default() };
-            self.call(ask).await.map(|answer| answer.responses).unwrap_or_default()
+            self.client.call(ask).await.map(|answer| answer.responses).unwrap_or_default()
         } else {
             answer.responses
         };
@@ -106,15 +120,11 @@ impl Write {
 impl Job for Write {
     /// The index of the write; none if the key did not have the index that it must have.
     type Answer = Option<u64>;
-    const WRITES: bool = true;
+    const IDEMPOTENCE: Idempotence = Idempotence::Once;
 
-    fn under_way(operations: usize) -> usize {
+    fn window(operations: usize) -> usize {
         // The members agree on one write after the other, and etcd has less to do meanwhile than for reads.
         if operations < 64 { 3 } else { 4 }
-    }
-
-    fn lane(client: &Client) -> &Lane<Self> {
-        &client.writes
     }
 
     fn key(&self) -> &Bytes {
@@ -179,27 +189,6 @@ fn compare(check: &Check) -> Compare {
     }
 }
 
-/// A comparison of one key.
-pub(crate) fn equal(target: CompareTarget, key: Bytes, operand: Operand) -> Compare {
-    Compare { target: target.into(), key, operand: Some(operand), range_end: Bytes::new() }
-}
-
-/// What holds if the key is the one that was created at revision `token` and is still on the lease.
-///
-/// Asked of the store rather than read from it: etcd 3.7 answers a range of keys alone from its index, which knows no
-/// leases. A comparison looks at the entry itself, in every version.
-pub(crate) fn owned_by(key: &Bytes, token: u64, lease: i64) -> Vec<Compare> {
-    vec![
-        equal(CompareTarget::Create, key.clone(), Operand::CreateRevision(signed(token))),
-        equal(CompareTarget::Lease, key.clone(), Operand::Lease(lease)),
-    ]
-}
-
-/// A comparison that holds if the range has no key: what does not exist has revision 0.
-pub(crate) fn absent(range: Range) -> Compare {
-    Compare { range_end: range.end, ..equal(CompareTarget::Create, range.key, Operand::CreateRevision(0)) }
-}
-
 /// Whether the transaction itself asks what the checked keys are like when it fails.
 ///
 /// With one check it is known; and the keys must not make a full request too large.
@@ -249,7 +238,7 @@ fn holds(check: &Check, kv: Option<&KeyValue>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use kv_core::Guard;
+    use kv_core::backend::Guard;
     use prost::Message as _;
 
     use super::*;

@@ -106,7 +106,7 @@ async fn secrets_are_told_to_nobody_but_the_server() {
         if let Ok(address) = Address::parse(&address, Environment::from([])) {
             capture.show(&address);
             capture.show(&address.credentials);
-            capture.result(&kv_etcd::EtcdBackend::new(&address));
+            capture.result(&(kv_etcd::REGISTRATION.connect)(address).await.map(drop));
         }
     }
     capture.show(&kv_etcd::REGISTRATION);

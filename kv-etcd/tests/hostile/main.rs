@@ -5,6 +5,7 @@ mod answers;
 mod frugal;
 mod message;
 mod minimal;
+mod runtimes;
 mod server;
 mod streams;
 mod transport;

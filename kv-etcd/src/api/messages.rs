@@ -4,6 +4,7 @@
 //! Fields that are left out are skipped in answers and take their default, zero, in requests.
 
 use bytes::{Buf, BufMut, Bytes};
+use kv_core::backend::fate::Idempotence;
 use prost::encoding::{DecodeContext, WireType, skip_field};
 use prost::{DecodeError, Enumeration, Message, Oneof};
 
@@ -19,12 +20,12 @@ pub(crate) trait Call: Send + Sync + 'static {
     /// What is sent.
     fn message(&self) -> &Self::Message;
 
-    /// Whether it may change the store, so that a call of unknown fate must not be repeated (clause W6).
-    fn writes(&self) -> bool;
+    /// Whether it may be sent again although its fate is unknown ([clause W6](kv_core::contract)).
+    fn idempotence(&self) -> Idempotence;
 }
 
 macro_rules! calls {
-    ($($request:ty => $answer:ty, $method:literal, writes: $writes:expr;)*) => {
+    ($($request:ty => $answer:ty, $method:literal, $idempotence:expr;)*) => {
         $(impl Call for $request {
             const METHOD: &'static str = $method;
             type Message = Self;
@@ -34,37 +35,38 @@ macro_rules! calls {
                 self
             }
 
-            fn writes(&self) -> bool {
-                $writes(self)
+            fn idempotence(&self) -> Idempotence {
+                $idempotence(self)
             }
         })*
     };
 }
 
 calls! {
-    RangeRequest => RangeResponse, "/etcdserverpb.KV/Range", writes: never;
-    PutRequest => PutResponse, "/etcdserverpb.KV/Put", writes: always;
-    DeleteRangeRequest => DeleteRangeResponse, "/etcdserverpb.KV/DeleteRange", writes: always;
-    TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn", writes: TxnRequest::has_writes;
+    RangeRequest => RangeResponse, "/etcdserverpb.KV/Range", repeatable;
+    PutRequest => PutResponse, "/etcdserverpb.KV/Put", once;
+    DeleteRangeRequest => DeleteRangeResponse, "/etcdserverpb.KV/DeleteRange", once;
+    TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn", TxnRequest::of_its_parts;
     // A lease that nobody knows of holds no key and ends by itself.
-    LeaseGrantRequest => LeaseGrantResponse, "/etcdserverpb.Lease/LeaseGrant", writes: never;
-    LeaseRevokeRequest => LeaseRevokeResponse, "/etcdserverpb.Lease/LeaseRevoke", writes: always;
-    StatusRequest => StatusResponse, "/etcdserverpb.Maintenance/Status", writes: never;
-    AuthenticateRequest => AuthenticateResponse, "/etcdserverpb.Auth/Authenticate", writes: never;
+    LeaseGrantRequest => LeaseGrantResponse, "/etcdserverpb.Lease/LeaseGrant", repeatable;
+    LeaseRevokeRequest => LeaseRevokeResponse, "/etcdserverpb.Lease/LeaseRevoke", once;
+    StatusRequest => StatusResponse, "/etcdserverpb.Maintenance/Status", repeatable;
+    AuthenticateRequest => AuthenticateResponse, "/etcdserverpb.Auth/Authenticate", repeatable;
 }
 
-fn never<T>(_request: &T) -> bool {
-    false
+fn repeatable<T>(_request: &T) -> Idempotence {
+    Idempotence::Repeatable
 }
 
-fn always<T>(_request: &T) -> bool {
-    true
+fn once<T>(_request: &T) -> Idempotence {
+    Idempotence::Once
 }
 
 impl TxnRequest {
-    fn has_writes(&self) -> bool {
+    fn of_its_parts(&self) -> Idempotence {
         let mut parts = self.success.iter().chain(&self.failure);
-        parts.any(|part| !matches!(part.request, Some(Request::Range(_)) | None))
+        let only_reads = parts.all(|part| matches!(part.request, Some(Request::Range(_)) | None));
+        if only_reads { Idempotence::Repeatable } else { Idempotence::Once }
     }
 }
 
@@ -153,8 +155,8 @@ impl Call for List {
         &self.0
     }
 
-    fn writes(&self) -> bool {
-        self.0.writes()
+    fn idempotence(&self) -> Idempotence {
+        self.0.idempotence()
     }
 }
 

@@ -2,26 +2,23 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use kv_core::backend::fate::Idempotence;
+use kv_core::backend::rotation::Rotation;
+use kv_core::backend::runtime::PerRuntime;
 use kv_core::observability::{attempt_failed, reconnected, reconnecting};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Streaming;
 
-use crate::NAME;
-use crate::auth::{Auth, Token};
-use crate::batch::Lane;
-use crate::config::{Config, Endpoint};
-use crate::connection::Connection;
+use crate::api::messages::Call;
+use crate::config::{Config, Endpoint, NAME};
 use crate::error::{Failed, Unreachable};
-use crate::keep_alive::Renewals;
-use crate::proto::Call;
-use crate::read::Get;
-use crate::txn::Write;
+use crate::transport::auth::{Auth, Token};
+pub(crate) use crate::transport::connection::Connection;
 
 /// An endpoint that has not answered for this long gets company: the next one is tried beside it.
 const STAGGER: Duration = Duration::from_millis(300);
@@ -29,17 +26,19 @@ const STAGGER: Duration = Duration::from_millis(300);
 /// How soon an endpoint is asked again that has no leader.
 const ELECTION: Duration = Duration::from_millis(150);
 
-/// The cluster, as seen by one backend: one current connection, shared by every call and stream.
+/// The cluster, as seen by one backend, from whatever runtime.
 pub(crate) struct Client {
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
+    members: PerRuntime<Members>,
+}
+
+/// The cluster as seen from one runtime: one current connection, shared by every call and stream.
+struct Members {
+    config: Arc<Config>,
     auth: Option<Auth>,
-    /// Where single reads and writes queue.
-    pub(crate) reads: Lane<Get>,
-    pub(crate) writes: Lane<Write>,
-    pub(crate) renewals: Renewals,
     current: Mutex<Option<Arc<Connection>>>,
-    /// Which endpoint is tried first for the next connection.
-    first: AtomicUsize,
+    /// In which order endpoints are tried for the next connection.
+    rotation: Rotation,
     /// One connects for all who wait; the last failure is theirs, too, if it came after they began to wait.
     connecting: tokio::sync::Mutex<Connecting>,
 }
@@ -56,34 +55,77 @@ struct Connecting {
 
 impl Client {
     pub(crate) fn new(config: Config) -> Self {
-        Self {
-            auth: config.credentials.clone().map(Auth::new),
-            config,
-            reads: Lane::default(),
-            writes: Lane::default(),
-            renewals: Renewals::default(),
-            current: Mutex::default(),
-            first: AtomicUsize::new(0),
-            connecting: tokio::sync::Mutex::default(),
-        }
+        Self { config: Arc::new(config), members: PerRuntime::new() }
     }
 
     /// Sends a request, to one endpoint after the other as long as that cannot apply it twice.
     ///
-    /// Boxed, for it is large: operations that wait for others to carry them are not to have the room for it, too.
+    /// Boxed to keep the futures of queued operations small.
     pub(crate) fn call<C: Call>(&self, request: C) -> BoxFuture<'_, Result<C::Answer, Failed>> {
-        Box::pin(self.call_endpoints(Arc::new(request)))
+        Box::pin(async move { self.members().call(Arc::new(request)).await })
     }
 
-    async fn call_endpoints<C: Call>(&self, request: Arc<C>) -> Result<C::Answer, Failed> {
+    /// Opens a stream, on the connection that is returned with it.
+    pub(crate) async fn stream<Q, A>(
+        &self,
+        method: &'static str,
+        requests: impl futures_core::Stream<Item = Q> + Send + 'static,
+    ) -> Result<(Arc<Connection>, Streaming<A>), Failed>
+    where
+        Q: prost::Message + 'static,
+        A: prost::Message + Default + 'static,
+    {
+        self.members().stream(method, requests).await
+    }
+
+    /// Makes sure that there is a connection.
+    pub(crate) async fn connect(&self) -> Result<(), Unreachable> {
+        self.members().connection().await.map(drop)
+    }
+
+    /// Makes the next call or stream log in anew.
+    pub(crate) async fn forget_token(&self) {
+        if let Some(auth) = &self.members().auth {
+            auth.forget_any().await;
+        }
+    }
+
+    /// Whether a new token can be had.
+    pub(crate) fn has_credentials(&self) -> bool {
+        self.config.credentials.is_some()
+    }
+
+    /// Makes the next call connect anew, to another endpoint first; what is in flight on the connection goes on.
+    pub(crate) fn abandon(&self, connection: &Arc<Connection>) {
+        self.members().abandon(connection);
+    }
+
+    fn members(&self) -> Arc<Members> {
+        self.members.get(|| Members::new(&self.config))
+    }
+}
+
+impl Members {
+    fn new(config: &Arc<Config>) -> Self {
+        Self {
+            auth: config.credentials.clone().map(Auth::new),
+            rotation: Rotation::new(config.endpoints.len()),
+            config: Arc::clone(config),
+            current: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    async fn call<C: Call>(&self, request: Arc<C>) -> Result<C::Answer, Failed> {
         let (mut endpoints_left, mut tokens_left) = (self.config.endpoints.len(), 2);
         let mut attempt = 0;
         loop {
             attempt += 1;
             let connection = self.connection().await?;
-            let under_way = UnderWay { client: self, connection: &connection, began: Instant::now() };
+            let mut in_flight = InFlight::new(self, &connection);
             let (generation, result) = self.attempt(&connection, Arc::clone(&request)).await;
-            std::mem::forget(under_way);
+            in_flight.answered = true;
+            drop(in_flight);
             let failed = match result {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
@@ -111,13 +153,12 @@ impl Client {
             Ok(token) => token,
             Err(failed) => return (0, Err(failed)),
         };
-        let writes = request.writes();
+        let idempotence = request.idempotence();
         let result = connection.unary(request, token.value).await;
-        (token.generation, result.map_err(|status| Failed::Status { status, writes }))
+        (token.generation, result.map_err(|status| Failed::Status { status, idempotence }))
     }
 
-    /// Opens a stream, on the connection that is returned with it.
-    pub(crate) async fn stream<Q, A>(
+    async fn stream<Q, A>(
         &self,
         method: &'static str,
         requests: impl futures_core::Stream<Item = Q> + Send + 'static,
@@ -128,42 +169,30 @@ impl Client {
     {
         let connection = self.connection().await?;
         let token = self.token(&connection).await?;
-        let under_way = UnderWay { client: self, connection: &connection, began: Instant::now() };
+        let mut in_flight = InFlight::new(self, &connection);
         let result = connection.stream(method, requests, token.value).await;
-        std::mem::forget(under_way);
+        in_flight.answered = true;
+        drop(in_flight);
         match result {
             Ok(answers) => Ok((connection, answers)),
             Err(status) => {
                 self.abandon(&connection);
-                Err(Failed::Status { status, writes: false })
+                Err(Failed::Status { status, idempotence: Idempotence::Repeatable })
             }
         }
     }
 
-    /// Makes the next call or stream log in anew.
-    pub(crate) async fn forget_token(&self) {
-        if let Some(auth) = &self.auth {
-            auth.forget_any().await;
-        }
-    }
-
-    /// Whether a new token can be had.
-    pub(crate) fn has_credentials(&self) -> bool {
-        self.auth.is_some()
-    }
-
-    /// Makes the next call connect anew, to another endpoint first; what is under way on the connection goes on.
-    pub(crate) fn abandon(&self, connection: &Arc<Connection>) {
+    fn abandon(&self, connection: &Arc<Connection>) {
         let mut current = self.current_slot();
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, connection)) {
             *current = None;
-            self.first.store(connection.endpoint + 1, Ordering::Relaxed);
+            self.rotation.failed(connection.endpoint);
         }
     }
 
     /// The current connection, or a new one; fails in good time before the request timeout, so that the caller
     /// learns that nothing was sent.
-    pub(crate) async fn connection(&self) -> Result<Arc<Connection>, Unreachable> {
+    async fn connection(&self) -> Result<Arc<Connection>, Unreachable> {
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
@@ -194,7 +223,7 @@ impl Client {
                 }
                 (connecting.again, connecting.attempts) = (true, 0);
                 let connection = Arc::new(connection);
-                self.first.store(connection.endpoint, Ordering::Relaxed);
+                self.rotation.answered(connection.endpoint);
                 *self.current_slot() = Some(Arc::clone(&connection));
                 Ok(connection)
             }
@@ -210,8 +239,7 @@ impl Client {
     /// An election is waited for: calls go on after it, instead of failing for as long as it takes.
     async fn connect(&self, deadline: Instant) -> Result<Connection, Unreachable> {
         let endpoints: &[Endpoint] = &self.config.endpoints;
-        let first = self.first.load(Ordering::Relaxed);
-        let mut waiting: VecDeque<usize> = (0..endpoints.len()).map(|i| (first + i) % endpoints.len()).collect();
+        let mut waiting: VecDeque<usize> = self.rotation.order().into();
         let mut trying = FuturesUnordered::new();
         let mut tried: Vec<usize> = Vec::new();
         let mut failures: BTreeMap<usize, Unreachable> = BTreeMap::new();
@@ -224,6 +252,7 @@ impl Client {
                     Err(failure) => {
                         let failure: Unreachable = failure;
                         tried.retain(|one| *one != index);
+                        self.rotation.failed(index);
                         next = Instant::now();
                         if failure.is_leaderless() {
                             waiting.push_back(index);
@@ -234,9 +263,10 @@ impl Client {
                 },
                 () = sleep_until(deadline) => break,
                 () = sleep_until(next), if !waiting.is_empty() => {
-                    let index = waiting.pop_front().unwrap_or(first);
-                    tried.push(index);
-                    trying.push(self.open(index));
+                    if let Some(index) = waiting.pop_front() {
+                        tried.push(index);
+                        trying.push(self.open(index));
+                    }
                     next = Instant::now() + STAGGER;
                 }
             }
@@ -269,18 +299,27 @@ impl Client {
     }
 }
 
-/// A call whose caller gives up after most of the request timeout leaves a connection that nobody should wait on
-/// again: the endpoint may be gone without a trace, which keepalive notices only later.
-struct UnderWay<'a> {
-    client: &'a Client,
+/// A request in flight.
+///
+/// If its caller gives up after most of the request timeout, nobody should wait on the connection again: the endpoint
+/// may be gone without a trace, which keepalive notices only later.
+struct InFlight<'a> {
+    members: &'a Members,
     connection: &'a Arc<Connection>,
     began: Instant,
+    answered: bool,
 }
 
-impl Drop for UnderWay<'_> {
+impl<'a> InFlight<'a> {
+    fn new(members: &'a Members, connection: &'a Arc<Connection>) -> Self {
+        Self { members, connection, began: Instant::now(), answered: false }
+    }
+}
+
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        if self.began.elapsed() >= self.client.config.timeout / 2 {
-            self.client.abandon(self.connection);
+        if !self.answered && self.began.elapsed() >= self.members.config.timeout / 2 {
+            self.members.abandon(self.connection);
         }
     }
 }

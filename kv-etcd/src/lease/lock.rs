@@ -10,18 +10,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use kv_core::{Error, EventType, Grant, Result};
+use kv_core::backend::Grant;
+use kv_core::backend::backoff::{Backoff, Recovery};
+use kv_core::{Error, EventType, Result};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::backend::Shared;
-use crate::backoff::Backoff;
-use crate::lease::Claim;
-use crate::proto::{
+use super::Leases;
+use super::pending::PendingLease;
+use crate::api::compare::{absent, owned_by};
+use crate::api::messages::{
     Compare, KeyValue, PutRequest, RangeRequest, Request, RequestOp, Response, ResponseOp, SortOrder, SortTarget,
     TxnRequest,
 };
-use crate::range::{Range, revision, signed};
-use crate::txn::{absent, owned_by};
+use crate::api::range::{Range, revision, signed};
+use crate::config::NAME;
+use crate::watch::Hubs;
 
 /// What an attempt to queue up came to.
 enum Entry {
@@ -41,69 +44,79 @@ struct Place<'a> {
     token: u64,
 }
 
-impl Shared {
-    pub(crate) async fn try_lock(self: &Arc<Self>, name: &str, ttl: Duration) -> Result<Option<Grant>> {
-        let claim = Claim::grant(&self.client, ttl).await?;
-        let owner = contender(name, claim.id);
+/// Takes locks, on whatever runtime the caller is.
+pub(crate) struct Locks {
+    leases: Arc<Leases>,
+    hubs: Arc<Hubs>,
+}
+
+impl Locks {
+    pub(crate) fn new(leases: &Arc<Leases>, hubs: &Arc<Hubs>) -> Self {
+        Self { leases: Arc::clone(leases), hubs: Arc::clone(hubs) }
+    }
+
+    pub(crate) async fn try_lock(&self, name: &str, ttl: Duration) -> Result<Option<Grant>> {
+        let pending = PendingLease::grant(&self.leases, ttl).await?;
+        let owner = contender(name, pending.id);
         let alone = [absent(Range::key(name)), absent(Range::prefix(&contenders(name)))];
-        match self.enter(name, &claim, alone.into()).await {
-            Ok(Entry::Queued { token, .. }) => Ok(Some(claim.hand_over(name, &owner, token))),
+        match self.enter(name, &pending, alone.into()).await {
+            Ok(Entry::Queued { token, .. }) => Ok(Some(pending.hand_over(name, &owner, token))),
             Ok(Entry::Taken) => {
-                claim.end().await;
+                pending.end().await;
                 Ok(None)
             }
             Err(error) => {
                 if error.is_conflict() {
-                    claim.end().await;
+                    pending.end().await;
                 }
                 Err(error)
             }
         }
     }
 
-    pub(crate) async fn lock(self: &Arc<Self>, name: &str, ttl: Duration) -> Result<Grant> {
-        let mut backoff = patience();
+    pub(crate) async fn lock(&self, name: &str, ttl: Duration) -> Result<Grant> {
+        let mut recovery = recovery();
         let mut waited = false;
         loop {
             match self.try_wait(name, ttl, &mut waited).await {
                 Ok(Some(grant)) => return Ok(grant),
                 // The lease lapsed while the cluster was out of reach, and with it the place in the queue.
-                Ok(None) => sleep(backoff.failed(&"the place in the queue has lapsed")).await,
+                Ok(None) => sleep(recovery.failed(&"the place in the queue has lapsed")).await,
                 // Nothing is left of the failed attempt that would not lapse, so it may be made again.
-                Err(error) if waited && passes(&error) => sleep(backoff.failed(&error)).await,
+                Err(error) if waited && passes(&error) => sleep(recovery.failed(&error)).await,
                 Err(error) => return Err(error),
             }
         }
     }
 
     /// Queues up and waits; `None` if the lease lapsed before the lock was free.
-    async fn try_wait(self: &Arc<Self>, name: &str, ttl: Duration, waited: &mut bool) -> Result<Option<Grant>> {
-        let mut claim = Claim::grant(&self.client, ttl).await?;
-        let owner = contender(name, claim.id);
-        let entry = self.enter(name, &claim, vec![absent(Range::key(name))]).await;
+    async fn try_wait(&self, name: &str, ttl: Duration, waited: &mut bool) -> Result<Option<Grant>> {
+        let mut pending = PendingLease::grant(&self.leases, ttl).await?;
+        let owner = contender(name, pending.id);
+        let entry = self.enter(name, &pending, vec![absent(Range::key(name))]).await;
         let token = match entry {
-            Ok(Entry::Queued { token, first: true }) => return Ok(Some(claim.hand_over(name, &owner, token))),
+            Ok(Entry::Queued { token, first: true }) => return Ok(Some(pending.hand_over(name, &owner, token))),
             Ok(Entry::Queued { token, first: false }) => token,
             Ok(Entry::Taken) => return Err(Error::unexpected_answer("the lock was refused without a reason")),
             Err(error) => {
                 if error.is_conflict() {
-                    claim.end().await;
+                    pending.end().await;
                 }
                 return Err(error);
             }
         };
         *waited = true;
-        let place = Place { name, owner: &owner, lease: claim.id, token };
+        let place = Place { name, owner: &owner, lease: pending.id, token };
         let first = tokio::select! {
             first = self.wait_to_be_first(&place) => first?,
-            () = keep(&mut claim) => false,
+            () = keep_alive(&mut pending) => false,
         };
-        Ok(first.then(|| claim.hand_over(name, &owner, token)))
+        Ok(first.then(|| pending.hand_over(name, &owner, token)))
     }
 
     /// Creates the contender's key, if `conditions` hold.
-    async fn enter(&self, name: &str, claim: &Claim, mut conditions: Vec<Compare>) -> Result<Entry> {
-        let own = Range::key(&contender(name, claim.id));
+    async fn enter(&self, name: &str, pending: &PendingLease, mut conditions: Vec<Compare>) -> Result<Entry> {
+        let own = Range::key(&contender(name, pending.id));
         conditions.push(absent(own.clone()));
         let first = RangeRequest {
             limit: 1,
@@ -112,14 +125,14 @@ impl Shared {
             sort_target: SortTarget::Create.into(),
             ..Range::prefix(&contenders(name)).request()
         };
-        let put = PutRequest { key: own.key.clone(), value: Bytes::new(), lease: claim.id };
+        let put = PutRequest { key: own.key.clone(), value: Bytes::new(), lease: pending.id };
         let value = RangeRequest { keys_only: true, ..Range::key(name).request() };
         let request = TxnRequest {
             compare: conditions,
             success: vec![Request::Put(put).into(), Request::Range(first).into()],
             failure: vec![RequestOp::from(Request::Range(value))],
         };
-        let answer = self.client.call(request).await?;
+        let answer = self.leases.client.call(request).await?;
         let found = answer.responses.into_iter().find_map(first_found);
         if answer.succeeded {
             let first = found.is_some_and(|found| found.key == own.key);
@@ -130,13 +143,13 @@ impl Shared {
     }
 
     /// Waits through any disconnect until no contender is left that came before; false if the place is lost.
-    async fn wait_to_be_first(self: &Arc<Self>, place: &Place<'_>) -> Result<bool> {
-        let mut backoff = patience();
+    async fn wait_to_be_first(&self, place: &Place<'_>) -> Result<bool> {
+        let mut recovery = recovery();
         loop {
             match self.wait_for_one_before(place).await {
                 Ok(Some(first)) => return Ok(first),
-                Ok(None) => backoff.worked(),
-                Err(error) if passes(&error) => sleep(backoff.failed(&error)).await,
+                Ok(None) => recovery.worked(),
+                Err(error) if passes(&error) => sleep(recovery.failed(&error)).await,
                 Err(error) => return Err(error),
             }
         }
@@ -144,7 +157,7 @@ impl Shared {
 
     /// Looks who is just before, and waits until that one is gone; otherwise says whether the place is the first, or
     /// lost: whoever waited may have lost its key meanwhile, so that is looked at, too.
-    async fn wait_for_one_before(self: &Arc<Self>, place: &Place<'_>) -> Result<Option<bool>> {
+    async fn wait_for_one_before(&self, place: &Place<'_>) -> Result<Option<bool>> {
         let before = RangeRequest {
             limit: 1,
             keys_only: true,
@@ -158,13 +171,13 @@ impl Shared {
             success: vec![Request::Range(before).into()],
             failure: Vec::new(),
         };
-        let answer = self.client.call(request).await?;
+        let answer = self.leases.client.call(request).await?;
         if !answer.succeeded {
             return Ok(Some(false));
         }
         let at = revision(answer.header.as_ref())?;
         let Some(before) = answer.responses.into_iter().find_map(first_found) else { return Ok(Some(true)) };
-        let mut events = self.hub().open(Range { key: before.key, end: Bytes::new() }, at).await?;
+        let mut events = self.hubs.open(Range { key: before.key, end: Bytes::new() }, at).await?;
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) if event.event_type == EventType::Delete => break,
@@ -179,12 +192,12 @@ impl Shared {
 }
 
 /// Renews the lease of one who waits; returns once it has lapsed.
-async fn keep(claim: &mut Claim) {
+async fn keep_alive(pending: &mut PendingLease) {
     loop {
-        sleep_until(claim.since + claim.ttl / 3).await;
-        let lapses = claim.since + claim.ttl;
+        sleep_until(pending.since + pending.ttl / 3).await;
+        let lapses = pending.since + pending.ttl;
         loop {
-            match tokio::time::timeout_at(lapses, claim.renew()).await {
+            match tokio::time::timeout_at(lapses, pending.renew()).await {
                 Ok(Ok(true)) => break,
                 Ok(Ok(false)) | Err(_) => return,
                 Ok(Err(error)) => {
@@ -192,15 +205,15 @@ async fn keep(claim: &mut Claim) {
                     if Instant::now() >= lapses {
                         return;
                     }
-                    sleep(claim.ttl / 24).await;
+                    sleep(pending.ttl / 24).await;
                 }
             }
         }
     }
 }
 
-fn patience() -> Backoff {
-    Backoff::new("lock", Duration::from_millis(50), Duration::from_secs(2))
+fn recovery() -> Recovery {
+    Recovery::new(NAME, "lock", Backoff::new(Duration::from_millis(50), Duration::from_secs(2)))
 }
 
 /// Whether one who waits goes on waiting.

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use kv_core::Credentials;
+use kv_core::backend::Credentials;
+use kv_core::backend::fate::Idempotence;
 use tokio::sync::Mutex;
 use tonic::metadata::AsciiMetadataValue;
 
-use crate::connection::Connection;
+use crate::api::messages::AuthenticateRequest;
 use crate::error::Failed;
-use crate::proto::AuthenticateRequest;
+use crate::transport::connection::Connection;
 
 /// The token that calls carry, fetched when the first call needs it and again when the server has forgotten it.
 ///
@@ -77,11 +78,11 @@ impl Auth {
         let failed = match connection.unary(Arc::new(AuthenticateRequest { name: user, password }), None).await {
             Ok(answer) => {
                 let token = AsciiMetadataValue::try_from(answer.token);
-                let mut token = token.map_err(|_| Failed::odd("the token is not one that can be sent back"))?;
+                let mut token = token.map_err(|_| Failed::unexpected("the token is not one that can be sent back"))?;
                 token.set_sensitive(true);
                 return Ok(Known::Token(token));
             }
-            Err(status) => Failed::Status { status, writes: false },
+            Err(status) => Failed::Status { status, idempotence: Idempotence::Repeatable },
         };
         if failed.is_auth_not_enabled() { Ok(Known::NotNeeded) } else { Err(failed) }
     }

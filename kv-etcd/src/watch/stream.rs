@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use futures_util::stream::poll_fn;
 use kv_core::Error;
+use kv_core::backend::backoff::Recovery;
+use kv_core::backend::fate::Idempotence;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tonic::Code;
 
-use super::batch::Unfit;
-use super::hub::{Command, Watches};
-use crate::backoff::Backoff;
-use crate::client::Client;
+use super::entry::{Command, Watch, Watches};
+use super::reassembly::Unfit;
+use crate::api::messages::{WATCH, WatchCancelRequest, WatchCommand, WatchCreateRequest, WatchRequest, WatchResponse};
 use crate::error::{Failed, excerpt, is_stale_token};
-use crate::proto::{WATCH, WatchCancelRequest, WatchCommand, WatchCreateRequest, WatchRequest, WatchResponse};
+use crate::transport::client::Client;
 
-/// Why a session is over.
+/// Why the stream is over.
 pub(super) enum End {
     /// No watch is left that the server should send for.
     Idle,
@@ -30,7 +31,7 @@ pub(super) enum End {
 
 /// The watches as the server knows them, under numbers that are never used twice: what was still under way for a
 /// watch that was stopped cannot be taken for what it gets once it is started again.
-struct Session {
+struct WatchStream {
     requests: UnboundedSender<WatchRequest>,
     /// The hub's number of each confirmed watch, by the server's.
     ids: HashMap<i64, u64>,
@@ -61,10 +62,10 @@ pub(super) async fn run(
     client: &Arc<Client>,
     watches: &mut Watches,
     commands: &mut UnboundedReceiver<Command>,
-    backoff: &mut Backoff,
+    recovery: &mut Recovery,
 ) -> End {
     let (requests, mut receiver) = unbounded_channel();
-    let mut session = Session {
+    let mut watching = WatchStream {
         requests,
         ids: HashMap::new(),
         numbers: HashMap::new(),
@@ -74,25 +75,25 @@ pub(super) async fn run(
         next_number: 1,
     };
     for (id, watch) in watches.iter().filter(|(_, watch)| !watch.stopped) {
-        session.create(*id, watch);
+        watching.create(*id, watch);
     }
     // etcd answers the opening together with the first watch, so that has to be on its way already.
     let opening = client.stream(WATCH, poll_fn(move |cx| receiver.poll_recv(cx)));
     let (connection, mut answers) = match timeout(client.config.timeout, opening).await {
         Ok(Ok(opened)) => opened,
-        Ok(Err(failed)) => return session.cannot_open(client, failed).await,
+        Ok(Err(failed)) => return watching.cannot_open(client, failed).await,
         Err(_elapsed) => return End::Failed("no answer in time".to_owned()),
     };
     loop {
         tokio::select! {
             command = commands.recv() => match command {
-                Some(command) => session.obey(watches, command),
+                Some(command) => watching.obey(watches, command),
                 None => return End::Gone,
             },
             answer = answers.message() => match answer {
                 Ok(Some(answer)) => {
-                    backoff.worked();
-                    if let Err(end) = session.take(client, watches, answer).await {
+                    recovery.worked();
+                    if let Err(end) = watching.take(client, watches, answer).await {
                         return end;
                     }
                 }
@@ -102,24 +103,24 @@ pub(super) async fn run(
                 }
                 Err(status) => {
                     client.abandon(&connection);
-                    return session.cannot_open(client, Failed::Status { status, writes: false }).await;
+                    return watching.cannot_open(client, Failed::Status { status, idempotence: Idempotence::Repeatable }).await;
                 }
             },
         }
-        if session.is_idle(watches) {
+        if watching.is_idle(watches) {
             return End::Idle;
         }
     }
 }
 
-impl Session {
+impl WatchStream {
     /// Whether the server has no watch that somebody still wants.
     fn is_idle(&self, watches: &Watches) -> bool {
         let mut coming = self.unconfirmed.iter().map(|(id, _)| id).chain(&self.waiting);
         self.numbers.is_empty() && !coming.any(|id| watches.contains_key(id))
     }
 
-    fn create(&mut self, id: u64, watch: &super::hub::Watch) {
+    fn create(&mut self, id: u64, watch: &Watch) {
         if self.numbering != Numbering::Ours && !self.unconfirmed.is_empty() {
             self.waiting.push_back(id);
             return;
@@ -205,7 +206,7 @@ impl Session {
         if answer.created {
             watch.confirmed();
         }
-        let joined = match watch.joiner.join(answer.events, answer.fragment, watch.next) {
+        let joined = match watch.reassembly.join(answer.events, answer.fragment, watch.next) {
             Ok(joined) => joined,
             Err(Unfit::Disordered) => return Err(End::Failed("the server sent events out of order".to_owned())),
             Err(Unfit::TooLarge) => {

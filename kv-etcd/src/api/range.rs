@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use kv_core::{Result, observability};
 
-use crate::NAME;
+use crate::api::messages::{KeyValue, RangeRequest, ResponseHeader};
+use crate::config::NAME;
 use crate::error::Failed;
-use crate::proto::{KeyValue, RangeRequest, ResponseHeader};
 
 /// A half-open range of keys, as etcd names it:
 /// <https://etcd.io/docs/latest/learning/api/#key-ranges>.
@@ -48,7 +48,7 @@ pub(crate) fn after_prefix(prefix: &[u8]) -> Bytes {
 /// The point in history that an answer is from, which every answer about keys has.
 pub(crate) fn revision(header: Option<&ResponseHeader>) -> Result<u64, Failed> {
     let revision = header.and_then(|header| u64::try_from(header.revision).ok()).filter(|revision| *revision > 0);
-    revision.ok_or_else(|| Failed::odd("the answer has no revision"))
+    revision.ok_or_else(|| Failed::unexpected("the answer has no revision"))
 }
 
 /// An index as etcd takes it; none that it ever gave is out of range.

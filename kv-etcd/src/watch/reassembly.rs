@@ -2,8 +2,8 @@
 
 use kv_core::{Event, EventType};
 
-use crate::proto;
-use crate::range::{Keys, index};
+use crate::api::messages as proto;
+use crate::api::range::{Keys, index};
 
 /// What etcd sent for one watch at a time, cut so that the events of a revision are in one batch.
 pub(crate) struct Batch {
@@ -29,14 +29,14 @@ pub(crate) enum Unfit {
 
 /// Joins the fragments of one watch.
 #[derive(Default)]
-pub(crate) struct Joiner {
+pub(crate) struct Reassembly {
     /// Events of a revision that may go on in the next fragment.
     held: Vec<proto::Event>,
     /// What these take.
     held_bytes: usize,
 }
 
-impl Joiner {
+impl Reassembly {
     /// Takes what has come, and gives the events from revision `next` on that are complete.
     pub(crate) fn join(
         &mut self,
@@ -118,41 +118,41 @@ mod tests {
 
     #[test]
     fn a_revision_that_is_split_comes_whole() {
-        let mut joiner = Joiner::default();
-        assert_eq!(indices(joiner.join(vec![put("a", 4), put("b", 5)], true, 1)), [4]);
-        assert_eq!(indices(joiner.join(vec![put("c", 5)], true, 5)), []);
-        assert_eq!(indices(joiner.join(vec![put("d", 5), put("e", 6)], false, 5)), [5, 5, 5, 6]);
-        assert_eq!(indices(joiner.join(vec![put("f", 7)], false, 7)), [7]);
+        let mut reassembly = Reassembly::default();
+        assert_eq!(indices(reassembly.join(vec![put("a", 4), put("b", 5)], true, 1)), [4]);
+        assert_eq!(indices(reassembly.join(vec![put("c", 5)], true, 5)), []);
+        assert_eq!(indices(reassembly.join(vec![put("d", 5), put("e", 6)], false, 5)), [5, 5, 5, 6]);
+        assert_eq!(indices(reassembly.join(vec![put("f", 7)], false, 7)), [7]);
     }
 
     #[test]
     fn what_was_delivered_is_not_repeated() {
-        let mut joiner = Joiner::default();
-        assert_eq!(indices(joiner.join(vec![put("a", 4), put("b", 5)], false, 5)), [5]);
-        assert_eq!(indices(joiner.join(vec![put("a", 4)], false, 6)), []);
+        let mut reassembly = Reassembly::default();
+        assert_eq!(indices(reassembly.join(vec![put("a", 4), put("b", 5)], false, 5)), [5]);
+        assert_eq!(indices(reassembly.join(vec![put("a", 4)], false, 6)), []);
     }
 
     #[test]
     fn revisions_do_not_go_backwards() {
-        let mut joiner = Joiner::default();
-        assert_eq!(joiner.join(vec![put("a", 5), put("b", 4)], false, 1).err(), Some(Unfit::Disordered));
-        assert_eq!(indices(joiner.join(vec![put("a", 5)], true, 1)), []);
-        assert_eq!(joiner.join(vec![put("b", 4)], false, 1).err(), Some(Unfit::Disordered));
+        let mut reassembly = Reassembly::default();
+        assert_eq!(reassembly.join(vec![put("a", 5), put("b", 4)], false, 1).err(), Some(Unfit::Disordered));
+        assert_eq!(indices(reassembly.join(vec![put("a", 5)], true, 1)), []);
+        assert_eq!(reassembly.join(vec![put("b", 4)], false, 1).err(), Some(Unfit::Disordered));
         // Nor are numbers trusted that no revision has.
-        let mut joiner = Joiner::default();
+        let mut reassembly = Reassembly::default();
         assert_eq!(
-            indices(joiner.join(vec![put("a", i64::MIN), put("b", 0), put("c", i64::MAX)], false, 1)),
+            indices(reassembly.join(vec![put("a", i64::MIN), put("b", 0), put("c", i64::MAX)], false, 1)),
             [index(i64::MAX)]
         );
     }
 
     #[test]
     fn a_revision_without_end_is_given_up() {
-        let mut joiner = Joiner::default();
+        let mut reassembly = Reassembly::default();
         let kv = KeyValue { value: vec![0; 1 << 20].into(), mod_revision: 7, ..KeyValue::default() };
         let event = proto::Event { event_type: 0, kv: Some(kv) };
         // They all share one value here, but are counted.
-        let taken = (0..1000).take_while(|_| joiner.join(vec![event.clone()], true, 1).is_ok()).count();
+        let taken = (0..1000).take_while(|_| reassembly.join(vec![event.clone()], true, 1).is_ok()).count();
         assert_eq!(taken, (REVISION >> 20) - 1);
     }
 

@@ -1,24 +1,27 @@
-//! Renewals of leases: all of a backend's on one stream, which is opened when the first is due.
+//! Renewals of leases: all that one runtime asks for go on one stream, which is opened when the first is due.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use futures_util::stream::poll_fn;
+use kv_core::backend::fate::Idempotence;
+use kv_core::backend::runtime::PerRuntime;
 use kv_core::observability::attempt_failed;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Status;
 
-use crate::NAME;
-use crate::client::Client;
+use crate::api::messages::{LEASE_KEEP_ALIVE, LeaseKeepAliveRequest, LeaseKeepAliveResponse};
+use crate::config::NAME;
 use crate::error::Failed;
-use crate::proto::{LEASE_KEEP_ALIVE, LeaseKeepAliveRequest, LeaseKeepAliveResponse};
+use crate::transport::client::Client;
 
-/// Where renewals queue for the task that sends them.
-#[derive(Default)]
-pub(crate) struct Renewals {
-    queue: Mutex<Option<UnboundedSender<Renewal>>>,
+/// Renews leases; each runtime has a stream of its own.
+pub(crate) struct KeepAlive {
+    client: Arc<Client>,
+    /// Where renewals queue for the task that sends them. The task ends when its queue is dropped.
+    queues: PerRuntime<UnboundedSender<Renewal>>,
 }
 
 /// One lease that somebody wants renewed.
@@ -28,23 +31,29 @@ struct Renewal {
     answer: oneshot::Sender<Result<bool, Failed>>,
 }
 
-impl Client {
+impl KeepAlive {
+    pub(crate) fn new(client: &Arc<Client>) -> Self {
+        Self { client: Arc::clone(client), queues: PerRuntime::new() }
+    }
+
     /// Starts a lease's time to live anew; false if there is no such lease.
     ///
     /// Doing it twice is harmless, so it is tried on one endpoint after the other.
-    pub(crate) async fn keep_alive(self: &Arc<Self>, id: i64) -> Result<bool, Failed> {
+    pub(crate) async fn renew(&self, id: i64) -> Result<bool, Failed> {
         let mut attempt = 0;
         loop {
             attempt += 1;
             let (answer, answered) = oneshot::channel();
-            self.send_renewal(Renewal { id, answer });
+            // A task that has ended shows by the answer that does not come.
+            let _ = self.queues.get(|| self.start()).send(Renewal { id, answer });
             let result = answered.await.unwrap_or_else(|_| Err(not_answered("the task that renews leases has ended")));
             match result {
                 Err(failed)
-                    if attempt <= self.config.endpoints.len() && (failed.is_stale_token() || failed.moves_on()) =>
+                    if attempt <= self.client.config.endpoints.len()
+                        && (failed.is_stale_token() || failed.moves_on()) =>
                 {
                     if failed.is_stale_token() {
-                        self.forget_token().await;
+                        self.client.forget_token().await;
                     }
                     attempt_failed(NAME, None, attempt, &failed.into());
                 }
@@ -53,35 +62,24 @@ impl Client {
         }
     }
 
-    /// Hands it to the task; starts one if there is none, or it went with the runtime that it was started on.
-    fn send_renewal(self: &Arc<Self>, renewal: Renewal) {
-        let mut queue = self.renewals.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let unsent = match &*queue {
-            Some(sender) => sender.send(renewal).err().map(|unsent| unsent.0),
-            None => Some(renewal),
-        };
-        if let Some(renewal) = unsent {
-            let (sender, receiver) = unbounded_channel();
-            tokio::spawn(run(Arc::downgrade(self), receiver));
-            // Its receiver is in the task; one that ends at once shows by the answer that does not come.
-            let _ = sender.send(renewal);
-            *queue = Some(sender);
-        }
+    fn start(&self) -> UnboundedSender<Renewal> {
+        let (sender, receiver) = unbounded_channel();
+        tokio::spawn(run(Arc::clone(&self.client), receiver));
+        sender
     }
 }
 
-/// Sends renewals until the client is gone.
-async fn run(client: Weak<Client>, mut renewals: UnboundedReceiver<Renewal>) {
+/// Sends renewals until nobody can ask for them any more.
+async fn run(client: Arc<Client>, mut renewals: UnboundedReceiver<Renewal>) {
     while let Some(first) = renewals.recv().await {
-        let Some(client) = client.upgrade() else { return };
         let mut waiting = Waiting::default();
-        if let Err(failed) = stream(client, first, &mut renewals, &mut waiting).await {
+        if let Err(failed) = stream(&client, first, &mut renewals, &mut waiting).await {
             waiting.fail(&failed);
         }
     }
 }
 
-/// Those whose renewal is under way, by lease; etcd answers the renewals of one lease in their order.
+/// Those whose renewal is in flight, by lease; etcd answers the renewals of one lease in their order.
 #[derive(Default)]
 struct Waiting {
     by_lease: HashMap<i64, VecDeque<oneshot::Sender<Result<bool, Failed>>>>,
@@ -116,9 +114,9 @@ impl Waiting {
     }
 }
 
-/// One life of the stream; ends without an error only when the client is gone.
+/// One life of the stream; ends without an error only when nobody can ask for renewals any more.
 async fn stream(
-    client: Arc<Client>,
+    client: &Client,
     first: Renewal,
     renewals: &mut UnboundedReceiver<Renewal>,
     waiting: &mut Waiting,
@@ -130,9 +128,6 @@ async fn stream(
     let opening = client.stream(LEASE_KEEP_ALIVE, poll_fn(move |cx| receiver.poll_recv(cx)));
     let (connection, mut answers) =
         timeout(patience, opening).await.map_err(|_elapsed| not_answered("no renewal was answered in time"))??;
-    // Nothing here keeps the client from being dropped while the stream is quiet.
-    let weak = Arc::downgrade(&client);
-    drop(client);
     loop {
         let overdue = waiting.since.map(|since| since + patience);
         let failed = tokio::select! {
@@ -149,20 +144,18 @@ async fn stream(
                     continue;
                 }
                 Ok(None) => not_answered("the server ended the stream of renewals"),
-                Err(status) => Failed::Status { status, writes: false },
+                Err(status) => Failed::Status { status, idempotence: Idempotence::Repeatable },
             },
             () = sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => {
                 not_answered("no renewal was answered in time")
             }
         };
-        if let Some(client) = weak.upgrade() {
-            client.abandon(&connection);
-        }
+        client.abandon(&connection);
         return Err(failed);
     }
 }
 
 /// A renewal of which nothing came back; it may be made again.
 fn not_answered(why: &str) -> Failed {
-    Failed::Status { status: Status::unavailable(why), writes: false }
+    Failed::Status { status: Status::unavailable(why), idempotence: Idempotence::Repeatable }
 }

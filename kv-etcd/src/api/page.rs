@@ -6,7 +6,7 @@
 
 use prost::Message as _;
 
-use crate::proto::ResponseHeader;
+use super::messages::ResponseHeader;
 
 /// What a page says beside its entries.
 #[derive(Debug, Default, PartialEq)]

@@ -6,13 +6,13 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use prost::Message;
 
-use crate::page::{Malformed, Page};
-use crate::proto::{
+use crate::api::messages::{
     AuthenticateResponse, DeleteRangeResponse, Event, KeyValue, LeaseGrantResponse, LeaseKeepAliveResponse,
     PutResponse, RangeResponse, Response, ResponseHeader, ResponseOp, StatusResponse, TxnResponse, WatchResponse,
 };
-use crate::range::{Keys, revision};
-use crate::watch::batch::Joiner;
+use crate::api::page::{Malformed, Page};
+use crate::api::range::{Keys, revision};
+use crate::watch::reassembly::Reassembly;
 
 /// The same input every time: what is found here is found by whoever looks.
 fn config() -> ProptestConfig {
@@ -82,10 +82,10 @@ fn use_txn(answer: &TxnResponse) {
 
 /// Joins what a stream sends, as a watch that has seen everything before `next`.
 fn use_watch(answers: Vec<WatchResponse>, mut next: i64) {
-    let mut joiner = Joiner::default();
+    let mut reassembly = Reassembly::default();
     for answer in answers {
         // What is out of order ends the stream.
-        let Ok(complete) = joiner.join(answer.events, answer.fragment, next) else { return };
+        let Ok(complete) = reassembly.join(answer.events, answer.fragment, next) else { return };
         let Some(batch) = complete else { continue };
         let indices: Vec<u64> = batch.events.iter().map(|event| event.index).collect();
         assert!(indices.is_sorted(), "{indices:?}");

@@ -8,7 +8,8 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use kv_core::{Address, Error, Result};
+use kv_core::backend::Address;
+use kv_core::{Error, Result};
 use tokio::net::TcpStream;
 
 use crate::error::Unreachable;

@@ -15,10 +15,10 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use crate::api::messages::{Call, StatusRequest};
 use crate::config::Endpoint;
 use crate::error::Unreachable;
-use crate::http2::{Driver, Sender, handshake};
-use crate::proto::{Call, StatusRequest};
+use crate::transport::http2::{Driver, Sender, handshake};
 
 /// The most bytes of one message: memory for it is set aside as soon as its length is known, and what it says may take
 /// many times as much. What etcd sends at a time is either small or asked for in smaller parts when it is refused.

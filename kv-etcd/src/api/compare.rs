@@ -1,0 +1,27 @@
+//! Comparisons: what a transaction asks the store to decide.
+
+use bytes::Bytes;
+
+use crate::api::messages::{Compare, CompareTarget, Operand};
+use crate::api::range::{Range, signed};
+
+/// A comparison of one key.
+pub(crate) fn equal(target: CompareTarget, key: Bytes, operand: Operand) -> Compare {
+    Compare { target: target.into(), key, operand: Some(operand), range_end: Bytes::new() }
+}
+
+/// What holds if the key is the one that was created at revision `token` and is still on the lease.
+///
+/// Asked of the store rather than read from it: etcd 3.7 answers a range of keys alone from its index, which knows no
+/// leases. A comparison looks at the entry itself, in every version.
+pub(crate) fn owned_by(key: &Bytes, token: u64, lease: i64) -> Vec<Compare> {
+    vec![
+        equal(CompareTarget::Create, key.clone(), Operand::CreateRevision(signed(token))),
+        equal(CompareTarget::Lease, key.clone(), Operand::Lease(lease)),
+    ]
+}
+
+/// A comparison that holds if the range has no key: what does not exist has revision 0.
+pub(crate) fn absent(range: Range) -> Compare {
+    Compare { range_end: range.end, ..equal(CompareTarget::Create, range.key, Operand::CreateRevision(0)) }
+}

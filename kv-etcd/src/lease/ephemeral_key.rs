@@ -1,0 +1,32 @@
+//! Ephemeral keys (clauses L1 to L3 of the [contract](kv_core::contract)).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kv_core::backend::Grant;
+use kv_core::{Error, Result};
+
+use super::Leases;
+use super::pending::PendingLease;
+use crate::api::compare::absent;
+use crate::api::messages::{PutRequest, Request, TxnRequest};
+use crate::api::range::{Range, revision};
+
+/// Creates a key that lives on a lease of its own.
+pub(crate) async fn ephemeral_key(leases: &Arc<Leases>, key: &str, ttl: Duration) -> Result<Grant> {
+    let pending = PendingLease::grant(leases, ttl).await?;
+    let put = PutRequest { key: Range::key(key).key, value: Bytes::new(), lease: pending.id };
+    let request = TxnRequest {
+        compare: vec![absent(Range::key(key))],
+        success: vec![Request::Put(put).into()],
+        failure: Vec::new(),
+    };
+    let answer = leases.client.call(request).await?;
+    if answer.succeeded {
+        let token = revision(answer.header.as_ref())?;
+        return Ok(pending.hand_over(key, key, token));
+    }
+    pending.end().await;
+    Err(Error::Conflict { key: key.to_owned() })
+}

@@ -1,0 +1,89 @@
+//! The lease behind a lock or an ephemeral key that was handed out (clauses L2 and L7 of the
+//! [contract](kv_core::contract)).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kv_core::backend::Lease;
+use kv_core::{Error, Result};
+
+use super::Leases;
+use crate::api::compare::owned_by;
+use crate::api::messages::{Compare, LeaseRevokeRequest, PutRequest, RangeRequest, Request, TxnRequest};
+use crate::api::range::revision;
+
+/// A lease and the one key on it.
+pub(super) struct EtcdLease {
+    pub(super) leases: Arc<Leases>,
+    pub(super) id: i64,
+    /// What the caller calls it.
+    pub(super) key: String,
+    /// The key that is on the lease.
+    pub(super) owner: Bytes,
+    /// The revision that created the key: another with its name has another.
+    pub(super) token: u64,
+}
+
+impl EtcdLease {
+    fn lost(&self) -> Error {
+        Error::Lost { key: self.key.clone() }
+    }
+
+    /// What holds for as long as the key is this lease's own: who created it, and which lease it is on.
+    fn ownership(&self) -> Vec<Compare> {
+        owned_by(&self.owner, self.token, self.id)
+    }
+
+    /// `Lost` if the key is gone, or another's.
+    async fn check(&self) -> Result<()> {
+        let read = RangeRequest { key: self.owner.clone(), keys_only: true, ..RangeRequest::default() };
+        let request = TxnRequest {
+            compare: self.ownership(),
+            // A member answers comparisons alone from what it knows, however old; with a read it catches up first.
+            success: vec![Request::Range(read).into()],
+            failure: Vec::new(),
+        };
+        if self.leases.client.call(request).await?.succeeded { Ok(()) } else { Err(self.lost()) }
+    }
+
+    async fn keep_alive(&self) -> Result<()> {
+        if self.leases.keep_alive.renew(self.id).await? { Ok(()) } else { Err(self.lost()) }
+    }
+}
+
+#[async_trait]
+impl Lease for EtcdLease {
+    async fn renew(&self) -> Result<()> {
+        // A lease may outlive its key, when somebody has deleted that.
+        let (alive, owned) = tokio::join!(self.keep_alive(), self.check());
+        owned.and(alive)
+    }
+
+    async fn set(&self, data: Bytes) -> Result<u64> {
+        self.keep_alive().await?;
+        let put = PutRequest { key: self.owner.clone(), value: data, lease: self.id };
+        let request =
+            TxnRequest { compare: self.ownership(), success: vec![Request::Put(put).into()], failure: Vec::new() };
+        match self.leases.client.call(request).await {
+            Ok(answer) if answer.succeeded => Ok(revision(answer.header.as_ref())?),
+            Ok(_) => Err(self.lost()),
+            Err(failed) if failed.is_lease_not_found() => Err(self.lost()),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    async fn release(&self) -> Result<()> {
+        let owned = self.check().await;
+        if matches!(&owned, Err(error) if !error.is_lost()) {
+            return owned;
+        }
+        // Ending the lease removes only what is on it, so nothing of another's.
+        match self.leases.client.call(LeaseRevokeRequest { id: self.id }).await {
+            Ok(_) => owned,
+            Err(failed) if failed.is_lease_not_found() => Err(self.lost()),
+            Err(_) if owned.is_err() => owned,
+            Err(failed) => Err(failed.into()),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What the parts of the backend share.
+
+use std::sync::Arc;
+
+use kv_core::Result;
+
+use crate::api::range::Range;
+use crate::config::Config;
+use crate::error::Failed;
+use crate::lease::Leases;
+use crate::lease::lock::Locks;
+use crate::read::Reader;
+use crate::transport::client::Client;
+use crate::txn::Writer;
+use crate::watch::{Events, Hubs};
+
+/// The parts of a backend.
+///
+/// Each of them works from any runtime: what has tasks or connections exists once for each runtime (clause S1 of the
+/// [contract](kv_core::contract)), so that no call depends on another runtime being alive or driven.
+pub(crate) struct Shared {
+    pub(crate) client: Arc<Client>,
+    pub(crate) reader: Reader,
+    pub(crate) writer: Writer,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) locks: Locks,
+    hubs: Arc<Hubs>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config) -> Self {
+        let client = Arc::new(Client::new(config));
+        let (leases, hubs) = (Arc::new(Leases::new(&client)), Arc::new(Hubs::new(&client)));
+        Self {
+            reader: Reader::new(&client),
+            writer: Writer::new(&client),
+            locks: Locks::new(&leases, &hubs),
+            leases,
+            hubs,
+            client,
+        }
+    }
+
+    pub(crate) async fn watch(&self, prefix: &str, after: u64) -> Result<Events> {
+        let range = Range::prefix(prefix);
+        // "Now" is what the cluster agrees on: a member that lags would take a watch without a revision to begin
+        // with what is already past. It also shows at once if the cluster cannot be reached.
+        let after = if after == 0 { self.reader.present(&range).await? } else { after };
+        self.client.connect().await.map_err(Failed::from)?;
+        self.hubs.open(range, after).await
+    }
+}

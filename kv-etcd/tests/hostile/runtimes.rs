@@ -1,0 +1,121 @@
+//! One handle in several runtimes: nothing depends on another runtime being alive or driven.
+
+use std::time::Duration;
+
+use kv_core::{EphemeralKey, Error, EventType, Kv, Lock, Watch};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::yield_now;
+
+use crate::minimal::Minimal;
+use crate::server::Server;
+use crate::{connect, soon};
+
+const TTL: Duration = Duration::from_secs(10);
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+/// A server on a runtime that is always driven.
+fn serve() -> (Runtime, Server) {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let server = runtime.block_on(Server::start());
+    server.turn(Minimal::new().mood());
+    (runtime, server)
+}
+
+/// What somebody got from the handle in the first runtime.
+struct Begun {
+    kv: Kv,
+    watch: Watch,
+    lock: Lock,
+    key: EphemeralKey,
+}
+
+/// Uses the handle in every way, and leaves calls in flight.
+async fn begin(server: &Server) -> Begun {
+    let kv = connect(server, "5s").await;
+    let watch = soon("watch", kv.watch("", 0)).await.expect("a watch");
+    let lock = soon("lock", kv.lock("first/lock", TTL)).await.expect("the lock");
+    let key = soon("ephemeral_key", kv.ephemeral_key("first/key", TTL)).await.expect("a key");
+    lock.renew().await.expect("still ours");
+    for number in 0..20 {
+        let kv = kv.clone();
+        tokio::spawn(async move {
+            loop {
+                let _ = kv.set(&format!("first/{number}"), "").await;
+                let _ = kv.get("first/value").await;
+            }
+        });
+    }
+    // So that some of them are on their way when the runtime is left.
+    for _ in 0..50 {
+        yield_now().await;
+    }
+    Begun { kv, watch, lock, key }
+}
+
+/// Uses the handle in every way, on whatever runtime this runs.
+async fn everything_works(begun: &Begun, name: &str) {
+    let kv = begun.kv.scoped(&format!("{name}/")).expect("a scope");
+    soon("set", kv.set("value", "1")).await.expect("an index");
+    assert_eq!(&*soon("get", kv.get("value")).await.expect("a value").data, b"1");
+    let writes: Vec<_> = (0..50)
+        .map(|number| {
+            let kv = kv.clone();
+            tokio::spawn(async move { kv.set(&format!("many/{number}"), "").await })
+        })
+        .collect();
+    for write in writes {
+        soon("one of many", write).await.expect("no panic").expect("an index");
+    }
+    assert_eq!(soon("keys", kv.keys("many")).await.expect("keys").len(), 50);
+
+    let mut watch = soon("watch", kv.watch("watched", 0)).await.expect("a watch");
+    kv.set("watched", "").await.expect("an index");
+    let event = soon("an event", watch.next()).await.expect("an item").expect("an event");
+    assert_eq!(event.event_type, EventType::Create);
+
+    let lock = soon("lock", kv.lock("lock", TTL)).await.expect("the lock");
+    let waiting = kv.clone();
+    let waiter = tokio::spawn(async move { waiting.lock("lock", TTL).await });
+    soon("a second contender", async { while kv.keys("lock").await.expect("keys").len() < 2 {} }).await;
+    soon("renew", lock.renew()).await.expect("still ours");
+    soon("unlock", lock.unlock()).await.expect("still ours");
+    let lock = soon("the waiter", waiter).await.expect("a task").expect("the lock");
+    soon("unlock", lock.unlock()).await.expect("still ours");
+
+    // What was taken in the first runtime can be used here.
+    assert!(soon("try_lock", begun.kv.try_lock("first/lock", TTL)).await.expect("an answer").is_none());
+    soon("renew", begun.lock.renew()).await.expect("still ours");
+    soon("held", begun.kv.txn().held(&begun.lock).set("guarded", name).commit()).await.expect("still ours");
+    soon("renew", begun.key.renew()).await.expect("still ours");
+    soon("set", begun.key.set(name)).await.expect("still ours");
+}
+
+#[test]
+fn a_runtime_that_is_not_driven_or_has_ended_holds_nobody_up() {
+    let (_serving, server) = serve();
+    let (first, second) = (runtime(), runtime());
+    let mut begun = first.block_on(begin(&server));
+    // Nobody drives the first runtime from here on.
+    second.block_on(everything_works(&begun, "idle"));
+    drop(first);
+    second.block_on(everything_works(&begun, "ended"));
+    runtime().block_on(everything_works(&begun, "another"));
+
+    // Its watch may have had events before it ended; then it says that it has ended.
+    let end = second.block_on(async {
+        loop {
+            match soon("the end of the watch", begun.watch.next()).await {
+                Some(Ok(_)) => {}
+                other => return other,
+            }
+        }
+    });
+    assert!(matches!(end, Some(Err(Error::Unavailable { .. }))), "{end:?}");
+    second.block_on(async {
+        begun.lock.unlock().await.expect("still ours");
+        begun.key.destroy().await.expect("still ours");
+    });
+}
