@@ -1,4 +1,4 @@
-//! Clusters that lose members, and stores of another kind. Needs Docker.
+//! Clusters that lose members, and servers of another kind. Needs Docker.
 
 mod support;
 
@@ -59,7 +59,7 @@ async fn another_agent_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_stands_still_is_passed_over() {
+async fn a_paused_agent_is_passed_over() {
     let cluster = Cluster::start(Kind::Consul, 3, Options::default()).await.expect("three servers");
     let leader = cluster.await_leader(None).await.expect("a leader");
     let endpoints = cluster.endpoints();
