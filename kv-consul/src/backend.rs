@@ -39,12 +39,13 @@ impl Consul {
 
     /// The parts of the current runtime.
     fn parts(&self) -> Result<Arc<Parts>> {
-        let client = self.shared.client()?;
-        Ok(self.parts.get(|| Parts {
-            writes: Writes::new(Transactions { shared: self.shared.clone() }),
-            hub: Hub::new(client),
-            queues: lock::Queues::default(),
-        }))
+        self.parts.try_get(|| {
+            Ok(Parts {
+                writes: Writes::new(Transactions { shared: self.shared.clone() }),
+                hub: Hub::new(self.shared.client()?),
+                queues: lock::Queues::default(),
+            })
+        })
     }
 }
 

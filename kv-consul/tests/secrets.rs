@@ -6,7 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use kv_conformance::secrets::Capture;
-use kv_core::{Address, Environment, Registry};
+use kv_core::backend::Address;
+use kv_core::{Environment, Registry};
 
 const USER: &str = "operator";
 /// A part of every secret here.

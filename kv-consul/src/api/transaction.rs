@@ -3,7 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::StatusCode;
-use kv_core::{Check, Error, Operation as Write, Result, Txn};
+use kv_core::backend::{Check, Operation as Write, Txn};
+use kv_core::{Error, Result};
 
 use super::answer::Answer;
 use super::messages::{KvOperation, Operation, TxnAnswer};
@@ -158,7 +159,7 @@ pub(crate) fn fault(refused: &[Refused]) -> Option<Error> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use kv_core::Guard;
+    use kv_core::backend::Guard;
 
     use super::*;
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use kv_core::Error;
 use server::{
-    Request, Server, TTL, answer, connect, does_no_harm, floods, good, in_a_second, read_request, soon, start,
-    survives, works_again,
+    Server, TTL, answer, connect, does_no_harm, floods, good, in_a_second, read_request, soon, start, survives,
+    works_again,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
