@@ -1,15 +1,23 @@
-//! What it costs to tell what changed between two listings of 50,000 entries.
+//! The cost of finding what changed between two listings of 50,000 entries.
 //!
-//! `cargo bench -p kv-consul --bench diff`. The module is compiled into this program as it stands: it needs nothing else
-//! of the crate, and need not be public for being measured.
+//! `cargo bench -p kv-consul --bench diff`. Both modules are compiled into this program, so that they need not be public
+//! to be measured.
 
 #[allow(dead_code, unused_imports, reason = "not all of it is measured, and its tests are not run from here")]
-#[path = "../src/diff.rs"]
+#[path = "../src/watch/diff.rs"]
 mod diff;
+#[allow(dead_code, unused_imports, reason = "not all of it is measured, and its tests are not run from here")]
+#[path = "../src/api/state.rs"]
+mod state;
 
-use diff::{Scope, State};
+/// The path by which `diff` names the other module.
+mod api {
+    pub(crate) use crate::state;
+}
+
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
+use state::{Scope, State};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -21,7 +29,7 @@ fn main() {
 const ENTRIES: u64 = 50_000;
 
 /// The entries, of which every `step`th was written after the rest.
-fn state(step: u64) -> State {
+fn entries(step: u64) -> State {
     let mut state = State::with_capacity(50_000);
     for entry in 0..ENTRIES {
         let modify = if entry % step == 0 { ENTRIES + entry } else { entry };
@@ -42,21 +50,21 @@ fn build(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// By how many entries there are for each that changed.
+/// The argument is the number of entries for each one that changed.
 #[divan::bench(args = [1, 100, 50_000])]
 fn changes(bencher: Bencher<'_, '_>, step: u64) {
-    let (older, newer) = (state(u64::MAX), state(step));
-    bencher.counter(ItemsCount::new(ENTRIES)).bench(|| black_box(&older).changes(&newer, Scope::Prefix(""), 1));
+    let (older, newer) = (entries(u64::MAX), entries(step));
+    bencher.counter(ItemsCount::new(ENTRIES)).bench(|| diff::changes(black_box(&older), &newer, Scope::Prefix(""), 1));
 }
 
 #[divan::bench]
 fn changes_of_another_directory(bencher: Bencher<'_, '_>) {
-    let (older, newer) = (state(u64::MAX), state(1));
-    bencher.bench(|| black_box(&older).changes(&newer, Scope::Prefix("services/web/"), 1));
+    let (older, newer) = (entries(u64::MAX), entries(1));
+    bencher.bench(|| diff::changes(black_box(&older), &newer, Scope::Prefix("services/web/"), 1));
 }
 
 #[divan::bench]
 fn is_same(bencher: Bencher<'_, '_>) {
-    let (older, newer) = (state(u64::MAX), state(u64::MAX));
+    let (older, newer) = (entries(u64::MAX), entries(u64::MAX));
     bencher.counter(ItemsCount::new(ENTRIES)).bench(|| black_box(&older).is_same(&newer, Scope::Prefix("")));
 }

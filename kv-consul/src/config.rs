@@ -1,23 +1,26 @@
-//! What the address and the environment say (clauses A1 and A2).
+//! The settings from the address and the environment ([clauses A1 and A2](kv_core::contract)).
 
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
-use kv_core::{Address, Error, HostPort, Result};
+use kv_core::backend::{Address, HostPort};
+use kv_core::{Error, Result};
 
-use crate::path;
-use crate::tls::{self, Files};
+use crate::api::path;
+
+/// The name of this backend in addresses, errors and events.
+pub(crate) const NAME: &str = "consul";
 
 /// Consul's own default port.
 const PORT: u16 = 8500;
 
-/// The longest lock delay that Consul keeps to; a longer one it stores, but does not observe.
+/// The longest lock delay that Consul enforces. It stores a longer one but ignores it.
 const MAX_LOCK_DELAY: Duration = Duration::from_secs(60);
 
-/// How reads that are not part of a watch or lock are made.
+/// The consistency of reads that are not part of a watch or lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Consistency {
-    /// The leader asks a quorum whether it still leads.
+    /// The leader asks a quorum whether it is still the leader.
     Consistent,
     /// The leader trusts its lease.
     Default,
@@ -36,13 +39,25 @@ impl Consistency {
     }
 }
 
-/// An address, with what the environment adds.
+/// The files that TLS is set up from, in PEM form.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TlsFiles {
+    /// The authorities to trust instead of the system's.
+    pub(crate) ca: Option<String>,
+    /// The client's certificate, followed by its chain.
+    pub(crate) cert: Option<String>,
+    /// The private key of the client's certificate.
+    pub(crate) key: Option<String>,
+}
+
+/// The settings of an address, completed from the environment.
 pub(crate) struct Config {
     /// At least one.
     pub(crate) hosts: Vec<HostPort>,
-    pub(crate) tls: Option<Files>,
+    /// None for plain text.
+    pub(crate) tls: Option<TlsFiles>,
     pub(crate) server_name: Option<String>,
-    /// Both of these are marked as sensitive, so that nothing prints them.
+    /// Both are marked as sensitive, so that nothing prints them.
     pub(crate) token: Option<HeaderValue>,
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) datacenter: Option<String>,
@@ -57,7 +72,7 @@ impl Config {
         let (hosts, secure) = hosts(address)?;
         for parameter in ["ca", "cert", "key", "server-name"] {
             if address.parameter(parameter).is_some() && !secure {
-                return Err(tls::needed_by(parameter));
+                return Err(tls_needed_by(parameter));
             }
         }
         let lock_delay = address.duration("lock-delay")?.unwrap_or_default();
@@ -75,7 +90,7 @@ impl Config {
         };
         Ok(Self {
             hosts,
-            tls: secure.then(|| tls::files(address)).transpose()?,
+            tls: secure.then(|| tls_files(address)).transpose()?,
             server_name: address.setting("server-name", "CONSUL_TLS_SERVER_NAME").filter(|_| secure),
             token: token(address)?,
             authorization: authorization(address)?,
@@ -85,9 +100,44 @@ impl Config {
             timeout: address.timeout,
         })
     }
+
+    /// The time for one call with all its attempts. It is a little shorter than the request timeout, so that the caller
+    /// still learns what is known about the outcome.
+    pub(crate) fn limit(&self) -> Duration {
+        self.timeout / 20 * 19
+    }
 }
 
-/// The agents, and whether to speak TLS with them.
+/// The error for a TLS parameter in an address that does not use TLS.
+fn tls_needed_by(parameter: &str) -> Error {
+    if cfg!(feature = "tls") {
+        Error::invalid_address(format!("parameter `{parameter}` needs TLS: write `consuls://`"))
+    } else {
+        tls_missing(&format!("parameter `{parameter}`"))
+    }
+}
+
+fn tls_missing(what: &str) -> Error {
+    Error::invalid_address(format!("{what} needs kv-consul's feature `tls`, which this program is built without"))
+}
+
+/// The files that the address and the environment name.
+fn tls_files(address: &Address) -> Result<TlsFiles> {
+    if cfg!(not(feature = "tls")) {
+        return Err(tls_missing("TLS"));
+    }
+    if address.environment("CONSUL_HTTP_SSL_VERIFY").is_some_and(|value| is_false(&value)) {
+        let what = "CONSUL_HTTP_SSL_VERIFY turns verification off, which is not supported: name the authority in `ca`";
+        return Err(Error::invalid_address(what));
+    }
+    Ok(TlsFiles {
+        ca: address.setting("ca", "CONSUL_CACERT"),
+        cert: address.setting("cert", "CONSUL_CLIENT_CERT"),
+        key: address.setting("key", "CONSUL_CLIENT_KEY"),
+    })
+}
+
+/// The agents, and whether they use TLS.
 fn hosts(address: &Address) -> Result<(Vec<HostPort>, bool)> {
     let secure = matches!(&*address.scheme, "consuls" | "https");
     if !address.hosts.is_empty() {
@@ -112,7 +162,7 @@ fn hosts(address: &Address) -> Result<(Vec<HostPort>, bool)> {
     if parsed.hosts.is_empty() || parsed.credentials.is_some() {
         return Err(wrong("is not a host and port"));
     }
-    // The native tools take a scheme's own port here, and Consul's where there is none.
+    // The native tools use the scheme's own port here, and Consul's if there is no scheme.
     let port = match scheme {
         "http" => 80,
         "https" => 443,
@@ -155,9 +205,14 @@ fn secret(text: &str, what: &str) -> Result<HeaderValue> {
     Ok(value)
 }
 
-/// What Go's `strconv.ParseBool`, which the native tools use, takes for true.
+/// Whether Go's `strconv.ParseBool`, which the native tools use, reads it as true.
 fn is_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+/// Whether Go's `strconv.ParseBool` reads it as false.
+fn is_false(text: &str) -> bool {
+    matches!(text, "0" | "f" | "F" | "false" | "FALSE" | "False")
 }
 
 #[cfg(test)]
@@ -175,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_goes_before_the_environment() {
+    fn the_address_takes_precedence_over_the_environment() {
         let environment = [("CONSUL_HTTP_ADDR", "https://h:1"), ("CONSUL_HTTP_SSL", "true")];
         let config = read("consul://a,b:2/app", environment).expect("valid");
         assert_eq!(hosts_of(&config), ["a:8500", "b:2"]);
@@ -184,7 +239,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "tls")]
-    fn tls_is_asked_for_by_the_address_or_the_environment() {
+    fn the_address_or_the_environment_asks_for_tls() {
         assert!(read("consuls://a", []).expect("valid").tls.is_some());
         assert!(read("", [("CONSUL_HTTP_ADDR", "https://h:1")]).expect("valid").tls.is_some());
         assert!(read("", [("CONSUL_HTTP_SSL", "1")]).expect("valid").tls.is_some());
@@ -194,7 +249,7 @@ mod tests {
 
     #[test]
     #[cfg(not(feature = "tls"))]
-    fn what_needs_tls_names_the_feature() {
+    fn an_address_that_needs_tls_names_the_feature() {
         for result in [
             read("consuls://a", []),
             read("https://a", []),
@@ -211,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_gives_what_the_address_leaves_open() {
+    fn the_environment_completes_the_address() {
         let of = |text| read("", [("CONSUL_HTTP_ADDR", text)]);
         assert_eq!(hosts_of(&read("", []).expect("valid")), ["127.0.0.1:8500"]);
         assert_eq!(hosts_of(&of("10.0.0.1").expect("valid")), ["10.0.0.1:8500"]);
@@ -223,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_marked() {
+    fn secrets_are_marked_as_sensitive() {
         let config = read("consul://u:pass@a?token=hidden", []).expect("valid");
         for value in [config.token, config.authorization] {
             let value = value.expect("given");
@@ -236,15 +291,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused() {
-        for address in [
-            "consul://a/a//b",
-            "consul://a?consistency=weak",
-            "consul://a?lock-delay=61s",
-            "consul://a?ca=/ca.pem",
-            "consuls://a?cert=/none",
-        ] {
-            let result = read(address, []).and_then(|config| crate::client::Client::new(&config));
+    fn unsupported_settings_are_refused() {
+        for address in
+            ["consul://a/a//b", "consul://a?consistency=weak", "consul://a?lock-delay=61s", "consul://a?ca=/ca.pem"]
+        {
+            let result = read(address, []);
             assert!(matches!(result, Err(Error::InvalidAddress { .. })), "{address}");
         }
         let insecure = read("consuls://a", [("CONSUL_HTTP_SSL_VERIFY", "false")]);

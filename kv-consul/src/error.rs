@@ -1,70 +1,47 @@
-//! What Consul's answers and the transport's failures mean in `kv-core`'s terms: the one place where texts are read.
+//! What Consul's answers and the transport's failures mean in kv-core's terms. Only this file reads error texts.
 
 use std::time::Duration;
 
 use hyper::StatusCode;
 use kv_core::Error;
+use kv_core::backend::fate::Idempotence;
 
-/// What a failure after sending leaves open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A read, or a write that may be made again without changing the outcome.
-    Repeatable,
-    /// A write, to be sent at most once.
-    Once,
-}
-
-impl Kind {
-    /// The call was sent, and what became of it is not known.
-    fn unknown(self, reason: String) -> Error {
-        match self {
-            Self::Repeatable => Error::unavailable(reason),
-            Self::Once => Error::indeterminate(reason),
-        }
-    }
-
-    /// No answer came in time.
-    pub(crate) fn late(self, limit: Duration) -> Error {
-        self.unknown(format!("no answer within {limit:?}"))
-    }
-}
-
-/// Says of a failure of the transport whether the request had been sent.
+/// The error for a failure of the transport. It depends on whether the request had been sent.
 ///
-/// Its URL is left out: it holds the key, and may hold what else an operator put in there.
-pub(crate) fn transport(error: reqwest::Error, kind: Kind) -> Error {
+/// The URL is left out: it contains the key, and perhaps secrets that an operator put there.
+pub(crate) fn transport(error: reqwest::Error, idempotence: Idempotence) -> Error {
     let error = error.without_url();
     let reason = chain(&error);
     let mapped = if error.is_builder() || error.is_connect() {
         Error::unavailable(reason)
-    } else if kind == Kind::Repeatable && is_gibberish(&error) {
+    } else if idempotence.is_repeatable() && is_gibberish(&error) {
         Error::unexpected_answer(reason)
     } else {
-        kind.unknown(reason)
+        idempotence.unknown(reason)
     };
     mapped.with_source(error)
 }
 
-/// An error and those below it.
+/// An error and its sources.
 fn all<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
-/// Whether what came back is not HTTP.
+/// Whether the answer is not HTTP.
 fn is_gibberish(error: &(dyn std::error::Error + 'static)) -> bool {
     all(error)
         .filter_map(|one| one.downcast_ref::<hyper::Error>())
         .any(|one| one.is_parse() && !one.is_incomplete_message())
 }
 
-/// An error and those below it, in one line.
+/// An error and its sources, in one line.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     for one in all(error) {
         let more = one.to_string();
-        // Some errors repeat the one below them.
+        // Some errors repeat the text of their source.
         if !text.ends_with(&more) {
             text.push_str(if text.is_empty() { "" } else { ": " });
             text.push_str(&more);
@@ -73,23 +50,23 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// As many bytes of an answer are looked at for what is quoted of it.
+/// How many bytes of an answer can matter for an excerpt.
 pub(crate) const EXCERPT: usize = 4 * QUOTED;
 
-/// As many characters are quoted.
+/// How many characters an excerpt has at most.
 const QUOTED: usize = 200;
 
-/// What of an error's text is quoted: a server may send anything, of any length.
+/// The part of an error's text that is quoted. A server may send anything, of any length.
 pub(crate) fn excerpt(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(EXCERPT)]);
     let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTED).collect();
     if line.is_empty() { "nothing".to_owned() } else { line }
 }
 
-/// Texts of answers that prove that nothing was applied, and that the call may succeed later or elsewhere.
+/// Texts that prove that nothing was applied, and that the call may succeed later or at another agent.
 ///
-/// "leadership lost while committing log" and "rpc error making call: EOF" are missing here for good reason: what
-/// they report may be applied all the same.
+/// "leadership lost while committing log" and "rpc error making call: EOF" are not among them: such a write may have
+/// been applied.
 const NOT_APPLIED: &[&str] = &[
     "No cluster leader",
     "node is not the leader",
@@ -99,10 +76,15 @@ const NOT_APPLIED: &[&str] = &[
     "No known Consul servers",
     "No path to datacenter",
     "failed to get conn",
+    // The RPC never left this agent.
+    "rpc error getting client",
+    "lead thread didn't get connection",
+    // The catalog does not know this agent's node yet, or any more: it has just joined, or is about to leave.
+    "Missing node registration",
     "rate limit",
 ];
 
-/// Texts of answers that no repetition can change.
+/// Texts of answers that no repetition changes.
 const MALFORMED: &[&str] = &[
     "strconv",
     "parsing",
@@ -117,14 +99,18 @@ const MALFORMED: &[&str] = &[
     "invalid ",
 ];
 
-/// Texts of refusals, with which status code ever they come.
+/// Texts of refusals, whatever their status code.
 const DENIED: &[&str] = &["Permission denied", "ACL not found", "ACL support disabled"];
 
-/// The meaning of an answer that is neither success nor one that its call understands.
-pub(crate) fn from_answer(status: StatusCode, body: &[u8], kind: Kind) -> Error {
+/// The error for an answer that is neither a success nor one that its call understands.
+pub(crate) fn from_answer(status: StatusCode, body: &[u8], idempotence: Idempotence) -> Error {
     let text = excerpt(body);
     let said = format!("Consul answered {}: {text}", status.as_u16());
     let text = unquoted(&text);
+    // These come from a proxy. What Consul did does not depend on the words of a proxy's page.
+    if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) {
+        return idempotence.unknown(said);
+    }
     if is_one_of(&text, DENIED) {
         return Error::permission_denied(said);
     }
@@ -140,25 +126,25 @@ pub(crate) fn from_answer(status: StatusCode, body: &[u8], kind: Kind) -> Error 
             } else if is_one_of(&text, MALFORMED) {
                 Error::unexpected_answer(said)
             } else {
-                kind.unknown(said)
+                idempotence.unknown(said)
             }
         }
         _ => Error::unexpected_answer(said),
     }
 }
 
-/// Why Consul did not apply a transaction: what its text about one of the operations means.
+/// Why Consul did not apply a transaction: the meaning of its text about one of the operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The token may not do this.
+    /// The token does not permit it.
     Denied,
-    /// A check did not hold, or the key is locked by another.
+    /// A check failed, or another session holds the lock.
     Check,
-    /// The key may not be locked yet, since the session of its last holder ended a short while ago.
+    /// The key cannot be locked yet: the session of its last holder ended a short time ago.
     Delayed,
     /// The session does not exist any more.
     NoSession,
-    /// Anything else; no repetition changes it.
+    /// Anything else. No repetition changes it.
     Malformed,
 }
 
@@ -178,7 +164,7 @@ pub(crate) fn refusal(what: &str) -> Refusal {
     }
 }
 
-/// A text without what stands in quotes: a key may hold any words.
+/// A text without its quoted part, because a key may contain any words.
 fn unquoted(text: &str) -> String {
     match (text.find('"'), text.rfind('"')) {
         (Some(first), Some(last)) if first < last => [&text[..first], &text[last + 1..]].concat(),
@@ -222,52 +208,56 @@ fn is_one_of(text: &str, texts: &[&str]) -> bool {
 mod tests {
     use super::*;
 
-    fn of(status: u16, text: &str, kind: Kind) -> Error {
-        from_answer(StatusCode::from_u16(status).expect("a status"), text.as_bytes(), kind)
+    fn of(status: u16, text: &str, idempotence: Idempotence) -> Error {
+        from_answer(StatusCode::from_u16(status).expect("a status"), text.as_bytes(), idempotence)
     }
 
     #[test]
-    fn what_was_certainly_not_applied_is_unavailable() {
+    fn a_write_that_was_certainly_not_applied_is_unavailable() {
         for text in [
             "No cluster leader",
             "rpc error making call: No cluster leader",
             "rpc error making call: node is not the leader",
             "rpc error getting client: failed to get conn: dial tcp 10.0.0.1:8300: connect: connection refused",
             "timed out enqueuing operation",
+            "rpc error getting client: failed to get conn: rpc error: lead thread didn't get connection",
+            "apply failed: Missing node registration",
         ] {
-            assert!(matches!(of(500, text, Kind::Once), Error::Unavailable { .. }), "{text}");
+            assert!(matches!(of(500, text, Idempotence::Once), Error::Unavailable { .. }), "{text}");
         }
-        assert!(matches!(of(429, "", Kind::Once), Error::Unavailable { .. }));
+        assert!(matches!(of(429, "", Idempotence::Once), Error::Unavailable { .. }));
     }
 
     #[test]
-    fn what_may_have_been_applied_is_indeterminate_for_a_write_only() {
+    fn an_unknown_outcome_is_indeterminate_only_for_a_write() {
         for text in ["leadership lost while committing log", "rpc error making call: EOF", "", "upstream reset"] {
-            assert!(matches!(of(500, text, Kind::Once), Error::Indeterminate { .. }), "{text}");
-            assert!(matches!(of(500, text, Kind::Repeatable), Error::Unavailable { .. }), "{text}");
+            assert!(matches!(of(500, text, Idempotence::Once), Error::Indeterminate { .. }), "{text}");
+            assert!(matches!(of(500, text, Idempotence::Repeatable), Error::Unavailable { .. }), "{text}");
         }
-        assert!(matches!(of(502, "Bad Gateway", Kind::Once), Error::Indeterminate { .. }));
+        for text in ["Bad Gateway", "the upstream sent an invalid header", "No cluster leader", "Permission denied"] {
+            assert!(matches!(of(502, text, Idempotence::Once), Error::Indeterminate { .. }), "{text}");
+        }
     }
 
     #[test]
-    fn what_no_repetition_changes_is_not_retryable() {
+    fn an_error_that_no_repetition_changes_is_not_retryable() {
         for text in ["strconv.ParseUint: parsing \"abc\": invalid syntax", "UUID must be 36 characters"] {
-            assert!(matches!(of(500, text, Kind::Once), Error::UnexpectedAnswer { .. }), "{text}");
+            assert!(matches!(of(500, text, Idempotence::Once), Error::UnexpectedAnswer { .. }), "{text}");
         }
-        assert!(matches!(of(400, "Bad request", Kind::Repeatable), Error::UnexpectedAnswer { .. }));
-        assert!(matches!(of(301, "", Kind::Once), Error::UnexpectedAnswer { .. }));
+        assert!(matches!(of(400, "Bad request", Idempotence::Repeatable), Error::UnexpectedAnswer { .. }));
+        assert!(matches!(of(301, "", Idempotence::Once), Error::UnexpectedAnswer { .. }));
     }
 
     #[test]
-    fn refusals_are_told_by_text_as_well() {
-        assert!(matches!(of(403, "", Kind::Once), Error::PermissionDenied { .. }));
-        assert!(matches!(of(403, "ACL not found", Kind::Once), Error::PermissionDenied { .. }));
+    fn refusals_are_recognized_by_their_text_too() {
+        assert!(matches!(of(403, "", Idempotence::Once), Error::PermissionDenied { .. }));
+        assert!(matches!(of(403, "ACL not found", Idempotence::Once), Error::PermissionDenied { .. }));
         let relayed = "rpc error making call: Permission denied";
-        assert!(matches!(of(500, relayed, Kind::Once), Error::PermissionDenied { .. }));
+        assert!(matches!(of(500, relayed, Idempotence::Once), Error::PermissionDenied { .. }));
     }
 
     #[test]
-    fn refusals_of_transactions_are_told_apart() {
+    fn each_refusal_of_a_transaction_has_its_meaning() {
         for (what, meaning) in [
             (r#"failed index check for key "l", current modify index 16 != 3"#, Refusal::Check),
             (r#"failed to check index, key "nol" doesn't exist"#, Refusal::Check),
@@ -287,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_of_a_ttl_are_read_from_the_refusal() {
+    fn the_bounds_of_a_ttl_are_read_from_the_refusal() {
         let text = "Invalid Session TTL '5000000000', must be between [10s=24h0m0s]";
         assert_eq!(ttl_bounds(text), Some((Duration::from_secs(10), Duration::from_secs(86_400))));
         assert_eq!(ttl_bounds("No cluster leader"), None);
@@ -299,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn excerpts_are_short_and_of_one_line() {
+    fn excerpts_are_short_and_have_one_line() {
         assert_eq!(excerpt(b" a\nb "), "a b");
         assert_eq!(excerpt(b""), "nothing");
         assert!(excerpt(&vec![b'x'; 1 << 20]).len() <= 200);

@@ -1,4 +1,4 @@
-//! Writes that travel together: none suffers from its neighbours. Needs Docker.
+//! Writes that share transactions: none suffers from the others. Needs Docker.
 
 mod support;
 
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 const WRITES: usize = 300;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_conflicts_leaves_its_neighbours() {
+async fn a_write_that_conflicts_leaves_the_others() {
     let cluster = start(Options::default()).await;
     let proxy = Proxy::start(&cluster.endpoints()[0]).await;
     let kv = connect(&format!("consul://{}", proxy.endpoint)).await;
@@ -20,7 +20,7 @@ async fn one_that_conflicts_leaves_its_neighbours() {
     let mut writing = JoinSet::new();
     for number in 0..WRITES {
         let kv = kv.clone();
-        // Every fifth asks for an index that no key has; every seventh is too large.
+        // Every fifth expects an index that no key has. Every seventh is so large that few fit into a transaction.
         writing.spawn(async move {
             let key = format!("k/{number}");
             let data = if number % 7 == 0 { vec![0; kv.limits().value_bytes / 4] } else { vec![1; 100] };
@@ -61,7 +61,7 @@ async fn writes_of_one_key_have_an_index_each() {
     while let Some(index) = writing.join_next().await {
         indices.insert(index.expect("no panic"));
     }
-    // At most the three keys share one.
+    // At most three writes, of different keys, share an index.
     assert!(indices.len() >= WRITES / 3, "{} indices for {WRITES} writes", indices.len());
     for number in 0..3 {
         assert!(indices.contains(&kv.get(&format!("k/{number}")).await.expect("a value").index));
@@ -70,7 +70,7 @@ async fn writes_of_one_key_have_an_index_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_is_forbidden_leaves_its_neighbours() {
+async fn a_write_that_is_forbidden_leaves_the_others() {
     let cluster = start(Options::default().access_control()).await;
     let credential = cluster.grant("app/", Access::Write).await.expect("a token");
     let kv = connect(&cluster.address_as(&credential)).await;
@@ -93,7 +93,7 @@ async fn one_that_is_forbidden_leaves_its_neighbours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_gives_up_takes_nobody_along() {
+async fn a_caller_that_gives_up_leaves_the_others() {
     let cluster = start(Options::default()).await;
     let kv = connect(&cluster.address()).await;
     for round in 0..20_u64 {
@@ -101,7 +101,7 @@ async fn who_gives_up_takes_nobody_along() {
         for number in 0..50_u64 {
             let writer = kv.clone();
             writing.spawn(async move { (number, writer.set(&format!("{round}/{number}"), "1").await) });
-            // These are dropped wherever they are: in a queue, in flight, or done.
+            // These are dropped in different states: in the queue, in flight, or done.
             let dropped = kv.set("dropped", "1");
             let _ = tokio::time::timeout(std::time::Duration::from_micros(number * 20), dropped).await;
         }
@@ -110,7 +110,7 @@ async fn who_gives_up_takes_nobody_along() {
             result.unwrap_or_else(|error| panic!("{number}: {error}"));
         }
     }
-    // Nothing waits for ever: the next one is sent.
+    // Nothing blocks the queue: the next write is sent.
     kv.set("last", "1").await.expect("a write");
     cluster.stop().await;
 }

@@ -1,12 +1,15 @@
-//! Clusters that lose members, and stores of another kind. Needs Docker.
+//! Clusters that lose members, and servers of another kind. Needs Docker.
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kv_conformance_servers::{Cluster, Kind, Options};
 use kv_core::Error;
 use support::{connect, registry, start, until};
+use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_leader_nothing_is_served() {
@@ -59,7 +62,7 @@ async fn another_agent_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_stands_still_is_passed_over() {
+async fn a_paused_agent_is_passed_over() {
     let cluster = Cluster::start(Kind::Consul, 3, Options::default()).await.expect("three servers");
     let leader = cluster.await_leader(None).await.expect("a leader");
     let endpoints = cluster.endpoints();
@@ -88,4 +91,43 @@ async fn a_generic_address_finds_consul_and_not_etcd() {
     assert!(matches!(attempts[0].1, Error::UnexpectedAnswer { .. }), "{attempts:?}");
     etcd.stop().await;
     consul.stop().await;
+}
+
+/// What operators do in every upgrade (clause S5).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_costs_time_but_no_calls() {
+    let cluster = Cluster::start(Kind::Consul, 3, Options::default()).await.expect("three servers");
+    let kv = connect(&format!("consul://{}", cluster.endpoints().join(","))).await;
+    let restarted = Arc::new(AtomicBool::new(false));
+    let mut busy = JoinSet::new();
+    for task in 0..8 {
+        let (kv, restarted) = (kv.clone(), restarted.clone());
+        busy.spawn(async move {
+            let (mut calls, mut unknown) = (0, 0);
+            while !restarted.load(Ordering::SeqCst) {
+                let key = format!("{task}/{}", calls % 100);
+                match kv.set(&key, "1").await {
+                    Ok(_) => {}
+                    // A write was in flight when its agent went away.
+                    Err(Error::Indeterminate { .. }) => unknown += 1,
+                    Err(error) => panic!("{key}: {error:?}"),
+                }
+                match kv.get(&key).await {
+                    Err(error) if !error.is_key_not_found() => panic!("{key}: {error:?}"),
+                    _ => calls += 1,
+                }
+            }
+            (calls, unknown)
+        });
+    }
+    for member in 0..3 {
+        cluster.restart(member).await.expect("a restart");
+        cluster.await_all().await.expect("all serve again");
+    }
+    restarted.store(true, Ordering::SeqCst);
+    let results = busy.join_all().await;
+    println!("calls, and writes of unknown outcome, of each task: {results:?}");
+    // At most one write of each task was in flight at each of the three restarts, and at the elections.
+    assert!(results.iter().map(|(_, unknown)| unknown).sum::<usize>() <= 48, "{results:?}");
+    cluster.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Locks beside Consul's own, and what leases leave behind. Needs Docker.
+//! Locks together with Consul's own, and what leases leave behind. Needs Docker.
 
 mod support;
 
@@ -17,7 +17,7 @@ async fn no_session_is_left(cluster: &Cluster) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consul_lock_excludes_ours() {
+async fn consul_lock_excludes_this_lock() {
     let cluster = start(Options::default()).await;
     let kv = connect(&cluster.address()).await;
     let command = ["consul", "lock", "app/job", "echo locked; exec sleep 300"];
@@ -40,7 +40,7 @@ async fn consul_lock_excludes_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ours_excludes_consul_lock() {
+async fn this_lock_excludes_consul_lock() {
     let cluster = start(Options::default()).await;
     let kv = connect(&cluster.address()).await;
     let lock = kv.lock("app/job/.lock", LONG).await.expect("the lock");
@@ -50,7 +50,7 @@ async fn ours_excludes_consul_lock() {
     let endpoint = &cluster.endpoints()[0];
     until("consul lock has a session", async || sessions(endpoint).await == 2).await;
     let early = tokio::time::timeout(Duration::from_secs(1), native.line()).await;
-    assert!(early.is_err(), "consul lock got what is ours: {early:?}");
+    assert!(early.is_err(), "consul lock got a lock that is held: {early:?}");
     kv.txn().held(&lock).set("app/state", "ours").commit().await.expect("a guarded write");
     lock.unlock().await.expect("unlocked");
     assert_eq!(soon("consul lock has it", native.line()).await.expect("output").as_deref(), Some("locked"));
@@ -64,7 +64,7 @@ async fn ours_excludes_consul_lock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_lock_is_never_overwritten() {
+async fn a_key_that_is_no_lock_is_never_overwritten() {
     let cluster = start(Options::default()).await;
     let kv = connect(&cluster.address()).await;
     for value in ["data", ""] {
@@ -94,7 +94,7 @@ async fn no_session_leaks() {
         assert!(kv.try_lock("leak/lock", LONG).await.expect("an answer").is_none());
         let member = kv.ephemeral_key("leak/member", LONG).await.expect("a key");
         assert!(kv.ephemeral_key("leak/member", LONG).await.is_err_and(|error| error.is_conflict()));
-        // An attempt that is given up somewhere on its way.
+        // An attempt that is given up at different points.
         let _ = tokio::time::timeout(Duration::from_micros(round * 200), kv.ephemeral_key("leak/other", LONG)).await;
         if round % 2 == 0 {
             lock.unlock().await.expect("unlocked");
@@ -149,7 +149,7 @@ async fn five_hundred_waiters_share_their_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_outlasts_a_crash() {
+async fn a_waiter_survives_a_crash() {
     let cluster = start(Options::default()).await;
     let kv = connect(&cluster.address()).await;
     let held = kv.lock("crash", LONG).await.expect("the lock");
@@ -171,7 +171,7 @@ async fn waiting_outlasts_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_lock_delay_holds_the_next_one_back() {
+async fn the_lock_delay_delays_the_next_holder() {
     let cluster = start(Options::default()).await;
     let kv = connect(&format!("{}?lock-delay=2s", cluster.address())).await;
     let endpoint = &cluster.endpoints()[0];
@@ -190,16 +190,16 @@ async fn the_lock_delay_holds_the_next_one_back() {
     cluster.stop().await;
 }
 
-/// In each round the last one has nobody after it whose coming and going would wake it once more.
+/// Nobody comes after the last contender of a round, so nobody else's changes can wake it.
 #[tokio::test(flavor = "multi_thread")]
-async fn contenders_from_many_clients_all_get_it() {
+async fn all_contenders_of_many_clients_get_the_lock() {
     const ROUNDS: usize = 60;
     let cluster = start(Options::default()).await;
     let mut clients = Vec::new();
     for _ in 0..4 {
         clients.push(connect(&cluster.address()).await);
     }
-    // Without the lock's key, every write to the store wakes those who watch it.
+    // While the lock's key is absent, every write to the store wakes its watches.
     let busy = connect(&cluster.address()).await;
     let writing = tokio::spawn(async move {
         loop {

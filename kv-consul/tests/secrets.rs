@@ -1,24 +1,25 @@
-//! No secret is told to anybody but the server: not by this crate, nor by what it stands on, whatever happens (clause
-//! A4). Every line that is logged here at all is looked through, and whatever can be shown.
+//! Secrets reach the server and nothing else (clause A4): neither this crate nor its dependencies show them, whatever
+//! happens. The test searches every log line, and everything that can be printed.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use kv_conformance::secrets::Capture;
-use kv_core::{Address, Environment, Registry};
+use kv_core::backend::Address;
+use kv_core::{Environment, Registry};
 
 const USER: &str = "operator";
-/// What is in every secret here.
+/// A part of every secret here.
 const MARKER: &str = "hunter2Qx7Zk";
 const PASSWORD: &str = "p@ss/hunter2Qx7Zk?#!";
 const ENCODED: &str = "p%40ss%2Fhunter2Qx7Zk%3F%23%21";
 const TOKEN: &str = "5f0f1e6c-hunter2Qx7Zk";
 
-/// What a server says to each request: as a Consul with nothing in it, or this, or nothing at all.
+/// The server's answer to each request: that of an empty Consul, this text, or none if the text is empty.
 type Says = Arc<Mutex<Option<String>>>;
 
-/// A server in threads of its own, whose logs are not looked through: it is told the secrets rightly.
+/// A server in threads of its own, whose logs are not searched: it receives the secrets rightly.
 fn server() -> (String, Says) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -57,7 +58,7 @@ fn answer(status: &str, body: &str) -> String {
 }
 
 #[tokio::test]
-async fn secrets_are_told_to_nobody_but_the_server() {
+async fn only_the_server_receives_secrets() {
     let capture = Capture::start();
     let (host, says) = server();
     let closed = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address").to_string();
@@ -79,7 +80,7 @@ async fn secrets_are_told_to_nobody_but_the_server() {
         capture.show(&registry);
         capture.show(environment);
 
-        // While all is well, and as it turns bad: refused in several ways, sent elsewhere, garbage, and no answer.
+        // Without a fault, and then with several: refusals, a redirect, garbage, and no answer.
         *says.lock().expect("no panic") = None;
         let address = format!("consul://{login}{host}/root?timeout=500ms{token}");
         let kv = registry.connect(&address).await.expect("a good server");
@@ -99,7 +100,7 @@ async fn secrets_are_told_to_nobody_but_the_server() {
         }
         drop(kv);
 
-        // Where there is nobody, or somebody else: also one who does not speak TLS.
+        // A closed port, and a server that does not use TLS.
         for (scheme, host) in [("consul", &closed), ("consuls", &host), ("http", &closed), ("https", &host)] {
             let address = format!("{scheme}://{login}{host}/root?timeout=500ms{token}");
             capture.error(&registry.connect(&address).await.expect_err("no server"));
@@ -107,7 +108,7 @@ async fn secrets_are_told_to_nobody_but_the_server() {
     }
     std::fs::remove_file(file).expect("the file is there");
 
-    // Addresses that cannot be read, most of them for the secret itself.
+    // Addresses that cannot be read, most of them because of the secret itself.
     let environments = [
         Environment::from([]),
         Environment::from([("CONSUL_HTTP_TOKEN", &*format!("{MARKER}\n"))]),
@@ -144,7 +145,7 @@ async fn secrets_are_told_to_nobody_but_the_server() {
     }
     capture.show(&kv_consul::REGISTRATION);
 
-    // What it stands on has been heard, and something was said by every way.
+    // The dependencies have logged something, and there was output of every kind.
     capture.assert_heard(&["hyper", "reqwest", "rustls", "shown: ", "said: ", "outcome"]);
     capture.assert_holds_none_of(&[MARKER]);
 }

@@ -1,4 +1,4 @@
-//! Tokens, certificates, and what is told of them. Needs Docker.
+//! Tokens and certificates, and the errors about them. Needs Docker.
 
 mod support;
 
@@ -52,7 +52,7 @@ async fn a_token_that_may_read_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_nobody_knows() {
+async fn an_unknown_token() {
     let cluster = start(Options::default().access_control()).await;
     let secret = "5f0f1e6c-aaaa-bbbb-cccc-0123456789ab";
     let error = refused(&cluster.address_as(&Credential::Token(secret.to_owned()))).await;
@@ -103,7 +103,7 @@ async fn certificates_are_checked() {
     works(registry().with_environment(environment), "consul://").await;
 
     for (address, says) in [
-        // The system's authorities know nothing of it.
+        // The system's authorities did not sign it.
         (format!("consuls://{endpoint}"), "certificate"),
         (format!("consuls://{endpoint}?ca={other}"), "certificate"),
         (format!("consuls://{endpoint}?ca={ca}&server-name=other.example"), "certificate"),
@@ -112,7 +112,7 @@ async fn certificates_are_checked() {
         assert!(matches!(error, Error::Unavailable { .. }), "{address}: {error:?}");
         assert!(error.to_string().contains(says), "{address}: {error}");
     }
-    // Plain text to a port that speaks TLS.
+    // Plain text to a TLS port.
     let error = refused(&format!("consul://{endpoint}")).await;
     assert!(matches!(error, Error::UnexpectedAnswer { .. } | Error::Unavailable { .. }), "{error:?}");
     let error = refused(&format!("consuls://{endpoint}?ca=/nowhere.pem")).await;
@@ -122,7 +122,7 @@ async fn certificates_are_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_is_shown_where_one_is_asked_for() {
+async fn a_server_can_ask_for_a_client_certificate() {
     let cluster = start(Options::default().tls(Tls::Mutual)).await;
     let endpoint = cluster.endpoints().swap_remove(0);
     let certificates = cluster.certificates().expect("certificates");

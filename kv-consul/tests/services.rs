@@ -1,8 +1,9 @@
-//! What is no Consul, or none that can serve: each gives a clear error in time.
+//! Servers that are not Consul or cannot serve: each gives a clear error in time.
 
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kv_core::{Error, Kv};
@@ -10,18 +11,18 @@ use support::registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-/// What a fake server does once it has read a request.
+/// What a fake server does after a request.
 enum Then {
     Answer(String),
-    /// Ends the connection.
+    /// Closes the connection.
     Cut,
-    /// Says nothing.
+    /// Does not answer.
     Hang,
-    /// Sends one after another of these, for ever.
+    /// Sends this again and again, for ever.
     Flood(String),
 }
 
-/// A server that does to each request what it is told, by its first line.
+/// A server that decides by the first line of each request what to do.
 async fn fake(then: impl Fn(&str) -> Then + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -56,7 +57,7 @@ fn answer(status: &str, headers: &str, body: &str) -> Then {
     Then::Answer(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len()))
 }
 
-/// As Consul answers when there is nothing.
+/// Consul's answer if there is nothing.
 fn nothing() -> Then {
     answer("404 Not Found", "X-Consul-Index: 7\r\n", "")
 }
@@ -73,7 +74,7 @@ async fn refused(address: &str) -> (Error, Duration) {
     }
 }
 
-/// A port that nothing listens on.
+/// The address of a port on which nothing listens.
 async fn closed() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     listener.local_addr().expect("an address").to_string()
@@ -88,7 +89,7 @@ async fn a_closed_port() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing() {
+async fn a_server_that_does_not_answer() {
     let silent = fake(|_| Then::Hang).await;
     let (error, time) = refused(&format!("consul://{silent}?timeout=500ms")).await;
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
@@ -126,21 +127,21 @@ async fn an_answer_without_end_is_cut_short() {
         Then::Flood(format!("{head}{}", format!("8000\r\n{}\r\n", "x".repeat(0x8000)).repeat(64)))
     })
     .await;
-    // The head comes again and again, which is as wrong as what is in between.
+    // The head is repeated too, which is as wrong as the rest.
     let kv = connect(&format!("consul://{server}")).await;
     let error = kv.get("key").await.expect_err("no value");
     assert!(matches!(error, Error::UnexpectedAnswer { .. } | Error::Unavailable { .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn what_became_of_a_write_is_told() {
+async fn the_error_of_a_write_says_what_is_known_of_it() {
     let server = fake(|line| match line {
         line if line.contains("/cut") => Then::Cut,
         line if line.contains("/v1/txn") => Then::Cut,
         _ => nothing(),
     })
     .await;
-    let kv = connect(&format!("consul://{server}")).await;
+    let kv = connect(&format!("consul://{server}?timeout=300ms")).await;
     let error = kv.set("key", "1").await.expect_err("the connection was cut");
     assert!(matches!(error, Error::Indeterminate { .. }), "{error:?}");
     let error = kv.get("cut").await.expect_err("the connection was cut");
@@ -150,13 +151,13 @@ async fn what_became_of_a_write_is_told() {
     let kv = connect(&format!("consul://{silent}?timeout=300ms")).await;
     let error = kv.set("key", "1").await.expect_err("no answer");
     assert!(matches!(error, Error::Indeterminate { .. }), "{error:?}");
-    // Nothing but checks is sent again without harm.
+    // A transaction that only checks can be sent again without harm.
     let error = kv.remove("key", 0).await.expect_err("no answer");
     assert!(matches!(error, Error::Indeterminate { .. } | Error::Unavailable { .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn errors_of_the_server_are_read() {
+async fn errors_of_the_server_have_their_meaning() {
     let cases = [
         ("no leader", "500 Internal Server Error", "No cluster leader", true, false),
         ("lost leadership", "500 Internal Server Error", "leadership lost while committing log", false, true),
@@ -165,7 +166,7 @@ async fn errors_of_the_server_are_read() {
     ];
     for (what, status, text, unavailable, indeterminate) in cases {
         let server = fake(move |line| if line.contains("/v1/txn") { answer(status, "", text) } else { nothing() });
-        let kv = connect(&format!("consul://{}", server.await)).await;
+        let kv = connect(&format!("consul://{}?timeout=300ms", server.await)).await;
         let error = kv.set("key", "1").await.expect_err(what);
         assert_eq!(matches!(error, Error::Unavailable { .. }), unavailable, "{what}: {error:?}");
         assert_eq!(matches!(error, Error::Indeterminate { .. }), indeterminate, "{what}: {error:?}");
@@ -173,33 +174,99 @@ async fn errors_of_the_server_are_read() {
     }
 }
 
+/// A server that applies every transaction.
+async fn good() -> String {
+    fake(|line| match line {
+        line if line.contains("/v1/txn") => answer("200 OK", "", r#"{"Results":[{"KV":{"ModifyIndex":9}}]}"#),
+        _ => nothing(),
+    })
+    .await
+}
+
 #[tokio::test]
 async fn the_next_agent_is_asked() {
-    let good = || {
-        fake(|line| match line {
-            line if line.contains("/v1/txn") => answer("200 OK", "", r#"{"Results":[{"KV":{"ModifyIndex":9}}]}"#),
-            _ => nothing(),
-        })
-    };
-    // Nothing was sent, so a write goes on as well; an agent without a leader applies nothing either.
+    // Nothing was sent to the one, and the other applies nothing without a leader, so a write goes on as well.
     let leaderless = fake(|_| answer("500 Internal Server Error", "", "No cluster leader")).await;
     for bad in [closed().await, leaderless] {
         let kv = connect(&format!("consul://{bad},{}", good().await)).await;
         assert_eq!(kv.set("key", "1").await.expect("a write at the second agent"), 9);
     }
-    // A read goes on from an agent that says nothing.
+    // A read goes on from an agent that does not answer.
     let silent = fake(|_| Then::Hang).await;
     let kv = connect(&format!("consul://{silent},{}?timeout=2s", good().await)).await;
     assert!(kv.get("key").await.is_err_and(|error| error.is_key_not_found()));
-    // A write does not go on once it was sent.
-    let greedy = fake(|line| if line.contains("/v1/txn") { Then::Cut } else { nothing() }).await;
-    let kv = connect(&format!("consul://{greedy},{}", good().await)).await;
-    assert!(matches!(kv.set("key", "1").await, Err(Error::Indeterminate { .. })));
-    assert_eq!(kv.set("key", "1").await.expect("the next write begins with the next agent"), 9);
 }
 
 #[tokio::test]
-async fn secrets_are_told_to_nobody_but_the_server() {
+async fn a_write_that_was_sent_does_not_go_on() {
+    let cuts = fake(|line| if line.contains("/v1/txn") { Then::Cut } else { nothing() }).await;
+    let address = format!("consul://{cuts},{}", good().await);
+    // Agents are asked in random order: connect until the bad one comes first.
+    let kv = loop {
+        let kv = connect(&address).await;
+        match kv.set("key", "1").await {
+            Ok(_) => {}
+            Err(Error::Indeterminate { .. }) => break kv,
+            Err(error) => panic!("{error:?}"),
+        }
+    };
+    assert_eq!(kv.set("key", "1").await.expect("the next write begins with the next agent"), 9);
+}
+
+/// As port forwarders do in front of a dead agent.
+#[tokio::test]
+async fn an_agent_that_accepts_and_cuts_is_asked_last() {
+    let cuts = fake(|line| if line.contains("/v1/txn") { Then::Cut } else { nothing() }).await;
+    let kv = connect(&format!("consul://{cuts},{},{}", good().await, good().await)).await;
+    let mut writing = tokio::task::JoinSet::new();
+    for task in 0..8 {
+        let kv = kv.clone();
+        writing.spawn(async move {
+            let mut lost = 0;
+            for number in 0..100 {
+                match kv.set(&format!("{task}/{number}"), "1").await {
+                    Ok(_) => {}
+                    Err(Error::Indeterminate { .. }) => lost += 1,
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            lost
+        });
+    }
+    let lost: usize = writing.join_all().await.into_iter().sum();
+    // Only what was in flight when the agent was first asked.
+    assert!(lost <= 8, "{lost} writes of unknown outcome");
+}
+
+#[tokio::test]
+async fn what_was_not_applied_is_tried_again_until_it_is() {
+    for text in [
+        "No cluster leader",
+        "rpc error getting client: failed to get conn: dial tcp 10.0.0.1:8300: connect: connection refused",
+        "rpc error getting client: failed to get conn: rpc error: lead thread didn't get connection",
+        "rpc error getting client: stream closed",
+        "Missing node registration",
+    ] {
+        let failures = Arc::new(AtomicUsize::new(0));
+        let counted = failures.clone();
+        let server = fake(move |line| match line {
+            line if line.contains(".kv-ping") || line.contains("agent/self") => nothing(),
+            // As many as an election takes, for each kind of request.
+            _ if counted.fetch_add(1, Ordering::SeqCst) % 12 != 11 => answer("500 Internal Server Error", "", text),
+            line if line.contains("/v1/txn") => answer("200 OK", "", r#"{"Results":[{"KV":{"ModifyIndex":9}}]}"#),
+            line if line.contains("/session/create") => answer("200 OK", "", r#"{"ID":"00000000-0001"}"#),
+            _ => nothing(),
+        });
+        let kv = connect(&format!("consul://{}?timeout=30s", server.await)).await;
+        assert_eq!(kv.set("key", "1").await.expect(text), 9);
+        assert!(kv.get("key").await.is_err_and(|error| error.is_key_not_found()), "{text}");
+        kv.ephemeral_key("member", Duration::from_secs(10)).await.expect(text);
+        assert!(failures.load(Ordering::SeqCst) >= 48, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn no_error_contains_a_secret() {
     let server = closed().await;
     let address = format!("consul://user:hunter2@{server}?token=hunter3");
     let (error, _) = refused(&address).await;

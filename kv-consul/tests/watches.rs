@@ -1,4 +1,4 @@
-//! What is Consul's own about watches: shared blocking queries, their number, and what they cost. Needs Docker.
+//! Watches as only Consul has them: shared blocking queries, their number and cost. Needs Docker.
 
 mod support;
 
@@ -13,7 +13,7 @@ async fn next(watch: &mut Watch) -> Event {
     soon("an event", watch.next()).await.expect("the watch goes on").expect("an event")
 }
 
-/// Sets many keys, as many at a time as one transaction takes.
+/// Sets many keys, in transactions as large as permitted.
 async fn set_all(kv: &Kv, keys: &[String], data: &str) {
     for keys in keys.chunks(kv.limits().txn_ops) {
         let txn = keys.iter().fold(kv.txn(), |txn, key| txn.set(key, data.to_owned()));
@@ -22,7 +22,7 @@ async fn set_all(kv: &Kv, keys: &[String], data: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unrelated_writes_do_not_make_it_spin() {
+async fn writes_elsewhere_do_not_make_a_watch_spin() {
     const RUN: Duration = Duration::from_secs(3);
     let cluster = start(Options::default()).await;
     let proxy = Proxy::start(&cluster.endpoints()[0]).await;
@@ -94,10 +94,10 @@ async fn a_thousand_watches_on_a_thousand_prefixes() {
     let asked = Instant::now();
     watcher.get(&keys[7]).await.expect("a read beside the watches");
     println!("{all:?} for 1,000 events, {:?} for a read, {} connections", asked.elapsed(), proxy.most_connections());
-    // An agent cuts off what goes over 200.
+    // An agent closes every connection beyond 200.
     assert!(proxy.most_connections() < 180, "{} connections", proxy.most_connections());
 
-    // Nothing is left of watches that nobody holds.
+    // Watches that nobody holds leave nothing behind.
     drop(open);
     drop(watcher);
     support::until("every connection is closed", async || proxy.connections() == 0).await;
@@ -151,7 +151,7 @@ async fn a_watch_goes_on_after_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_while_it_is_cut_off_is_told_once() {
+async fn changes_while_a_watch_is_cut_off_come_once() {
     let cluster = start(Options::default()).await;
     let proxy = Proxy::start(&cluster.endpoints()[0]).await;
     let writer = connect(&cluster.address()).await;
@@ -175,7 +175,7 @@ async fn what_happens_while_it_is_cut_off_is_told_once() {
             assert!(event.index >= index, "{event:?} after {index}");
             index = event.index;
             seen.entry(event.key.clone()).or_default().push(event.event_type);
-            // A deletion may have the index of the answer, and come last.
+            // A deletion may have the index of the answer, and then comes last.
             let gone = seen.contains_key("c/goes") || round > 1;
             if index >= last && seen.contains_key("c/last") && gone {
                 break;
@@ -216,7 +216,7 @@ async fn a_slow_consumer_gets_the_last_state() {
     println!("{events} events of 3,000 writes");
     let expected = kv.get_all("s/").await.expect("a listing").values;
     assert_eq!(state, expected.into_iter().map(|(key, value)| (key, value.data)).collect());
-    // What waited, what was on its way, and each key once more.
+    // The events that waited, those on their way, and each key once more.
     assert!(events <= 1024 + 100, "{events} events waited");
     cluster.stop().await;
 }
@@ -243,23 +243,6 @@ async fn prefixes_that_paths_cannot_name() {
     cluster.stop().await;
 }
 
-#[test]
-fn a_watch_ends_with_the_runtime_that_serves_it() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let (first, second) = (runtime(), runtime());
-    let (cluster, mut watch, other) = first.block_on(async {
-        let cluster = start(Options::default()).await;
-        let kv = connect(&cluster.address()).await;
-        let watch = kv.watch("w/", 0).await.expect("a watch");
-        (cluster, watch, kv.watch("", 0).await.expect("a watch"))
-    });
-    drop(other);
-    first.shutdown_background();
-    let ended = second.block_on(soon("the end of the watch", watch.next()));
-    assert!(matches!(ended, Some(Err(kv_core::Error::Unavailable { .. }))), "{ended:?}");
-    second.block_on(cluster.stop());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn deletions_come_in_order() {
     let cluster = start(Options::default()).await;
@@ -271,7 +254,7 @@ async fn deletions_come_in_order() {
         writer.set(key, "1").await.expect("a write");
     }
     let mut watch = watcher.watch("d/", 0).await.expect("a watch");
-    // What is seen in one answer only: each of these is between two writes that have an index of their own.
+    // One answer shows all of these. Each is between two writes with indices of their own.
     proxy.cut();
     let mut between = vec![writer.set("d/0", "").await.expect("a write")];
     writer.delete("d/alone").await.expect("a deletion");

@@ -1,4 +1,4 @@
-//! What the tests of this crate share: servers, raw questions to them, and a proxy that counts.
+//! What the tests of this crate share: servers, raw requests to them, and a proxy that counts.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// How long to wait for what should happen at once.
+/// Upper bound for what should happen at once; reached only when the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn registry() -> Registry {
@@ -26,13 +26,13 @@ pub(crate) async fn connect(address: &str) -> Kv {
     registry().connect(address).await.expect("a Consul that serves")
 }
 
-/// The future's output, which must come within [`PATIENCE`].
+/// Returns the future's output, or panics after [`PATIENCE`].
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     let late = |_| panic!("not within {PATIENCE:?}: {what}");
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(late)
 }
 
-/// Asks until the answer is yes.
+/// Repeats a check until it succeeds, or panics after [`PATIENCE`].
 pub(crate) async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     let asking = async {
         while !ask().await {
@@ -42,7 +42,7 @@ pub(crate) async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     soon(what, asking).await;
 }
 
-/// Asks the server at `host:port` without this crate.
+/// Sends a request to the server at `host:port` without this crate.
 pub(crate) async fn ask(endpoint: &str, method: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(endpoint).await.expect("a connection");
     let request = format!("{method} {path} HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
@@ -52,12 +52,12 @@ pub(crate) async fn ask(endpoint: &str, method: &str, path: &str) -> String {
     answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
 }
 
-/// How many sessions there are.
+/// Counts the sessions on a server.
 pub(crate) async fn sessions(endpoint: &str) -> usize {
     ask(endpoint, "GET", "/v1/session/list").await.matches("\"ID\"").count()
 }
 
-/// Stands between a client and a server, counts, and cuts.
+/// A proxy between a client and a server that counts requests and connections, and can cut them.
 pub(crate) struct Proxy {
     pub(crate) endpoint: String,
     counts: Arc<Counts>,
@@ -88,12 +88,12 @@ impl Proxy {
         Self { endpoint, counts }
     }
 
-    /// Requests so far.
+    /// How many requests passed so far.
     pub(crate) fn requests(&self) -> usize {
         self.counts.requests.load(Ordering::SeqCst)
     }
 
-    /// The most connections at one time.
+    /// The largest number of connections at one time.
     pub(crate) fn most_connections(&self) -> usize {
         self.counts.most.load(Ordering::SeqCst)
     }
@@ -102,7 +102,7 @@ impl Proxy {
         self.counts.open.load(Ordering::SeqCst)
     }
 
-    /// Breaks every connection, and lets no new one through.
+    /// Breaks all connections, and lets no new ones through.
     pub(crate) fn cut(&self) {
         self.counts.closed.store(true, Ordering::SeqCst);
         self.counts.cut.notify_waiters();
@@ -129,7 +129,7 @@ async fn forward(client: TcpStream, server: String, counts: Arc<Counts>) {
                 if length == 0 {
                     return std::io::Result::Ok(());
                 }
-                // A head is sent in one piece, as good as always.
+                // A head is nearly always sent in one piece.
                 let heads = buffer[..length].windows(11).filter(|window| *window == b" HTTP/1.1\r\n").count();
                 counts.requests.fetch_add(heads, Ordering::SeqCst);
                 to_server.write_all(&buffer[..length]).await?;

@@ -1,64 +1,56 @@
-//! One agent: the connections to it, and one attempt of a call.
+//! One agent: the connections to it, and one attempt of a request.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
-use kv_core::{Error, HostPort, Result};
+use kv_core::backend::HostPort;
+use kv_core::backend::fate::Idempotence;
+use kv_core::{Error, Result};
+use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Response, Url};
 
-use crate::arriving::Arriving;
+use super::tls::Tls;
+use crate::api::answer::Answer;
 use crate::config::Config;
-use crate::error::{self, Kind};
-use crate::tls;
+use crate::error;
 
-/// A connection that nobody needs for so long is closed, and leaves its place at the agent to others.
+/// A connection that is idle for this long is closed, so that its place at the agent is free for others.
 const IDLE: Duration = Duration::from_secs(15);
 
-/// A connection that carries nothing, not even an answer to this probe, is dead.
+/// A connection that carries nothing for this long, not even an answer to a probe, is dead.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// The most bytes that are read of an answer that reports an error.
+const ERROR_BYTES: usize = 1 << 20;
 
 static X_CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 static X_CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 
 /// An agent, with a pool of connections to it.
-pub(crate) struct Agent {
-    /// Where it is, for who is told of it.
-    pub(crate) base: String,
+pub(super) struct Agent {
+    /// Its address, for events.
+    pub(super) base: String,
     /// The URL of its root.
     root: Url,
     http: reqwest::Client,
 }
 
 /// A request, for any agent.
-pub(crate) struct Request {
-    pub(crate) method: Method,
+pub(super) struct Request {
+    pub(super) method: Method,
     /// The path and the query.
-    pub(crate) target: String,
-    pub(crate) body: Bytes,
-    pub(crate) kind: Kind,
-    /// The most that is read of the answer.
-    pub(crate) cap: usize,
-    /// Whose entries are read while they arrive, if any are.
-    pub(crate) prefix: Option<String>,
-}
-
-/// An answer of which nothing is known yet but that it came whole.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    /// `X-Consul-Index`, which only Consul sends, and only with what can be waited on.
-    pub(crate) index: Option<u64>,
-    pub(crate) body: Bytes,
-    /// The entries that were read while they arrived; then only the beginning of the body is there.
-    pub(crate) arriving: Option<Arriving>,
+    pub(super) target: String,
+    pub(super) body: Bytes,
+    pub(super) idempotence: Idempotence,
+    /// The most bytes that are read of the answer.
+    pub(super) cap: usize,
 }
 
 impl Agent {
-    /// An agent to which no connect attempt takes longer than `connect`, and at most `idle` connections are kept.
-    pub(crate) fn new(config: &Config, host: &HostPort, connect: Duration, idle: usize) -> Result<Self> {
+    /// An agent with at most `idle` idle connections. No attempt to connect takes longer than `connect`.
+    pub(super) fn new(config: &Config, host: &HostPort, tls: &Tls, connect: Duration, idle: usize) -> Result<Self> {
         let mut headers = HeaderMap::new();
         if let Some(token) = &config.token {
             headers.insert(&X_CONSUL_TOKEN, token.clone());
@@ -71,7 +63,7 @@ impl Agent {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
-            // Also where another part of the program has switched these on.
+            // Explicit, because another part of the program may have switched on reqwest's features.
             .no_gzip()
             .no_brotli()
             .no_zstd()
@@ -85,39 +77,28 @@ impl Agent {
             .pool_max_idle_per_host(idle)
             .pool_idle_timeout(IDLE)
             .connect_timeout(connect);
-        builder = tls::prepare(builder, config.tls.as_ref())?;
+        builder = tls.prepare(builder);
         let mut asked = host.clone();
         if let Some(name) = &config.server_name {
-            // The name in the URL is the one that TLS asks for and checks; only its address is the host's.
+            // TLS sends and checks the name in the URL. The address to connect to is still the host's.
             builder = builder.dns_resolver(Elsewhere { host: host.host.clone() });
             asked.host.clone_from(name);
         }
-        let http = builder.build().map_err(|error| error::transport(error, Kind::Repeatable))?;
+        let http = builder.build().map_err(|error| error::transport(error, Idempotence::Repeatable))?;
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         let [base, root] = [host, &asked].map(|host| format!("{scheme}://{}", host.with_port(8500)));
         let root = Url::parse(&root).map_err(|error| Error::invalid_address(format!("{root:?} is no URL: {error}")))?;
         Ok(Self { base, root, http })
     }
 
-    /// Sends a request and reads the answer; 5xx and refusals are errors here, what else means something is not.
-    pub(crate) async fn send(&self, request: &Request) -> Result<Answer> {
+    /// Sends a request, and returns the answer before its body has been read.
+    pub(super) async fn send(&self, request: &Request) -> Result<Response> {
         let sending = self.http.execute(self.request(request));
-        let response = sending.await.map_err(|error| error::transport(error, request.kind))?;
-        let status = response.status();
-        let index = response.headers().get(&X_CONSUL_INDEX).and_then(|value| value.to_str().ok()?.parse().ok());
-        let cap = if status.is_success() { request.cap } else { request.cap.min(1 << 20) };
-        let body = Body::new(response, request.kind, cap);
-        if let Some(prefix) = request.prefix.as_deref().filter(|_| status == StatusCode::OK) {
-            let (arriving, body) = body.entries(prefix).await?;
-            return Ok(Answer { status, index, body, arriving: Some(arriving) });
-        }
-        let body = body.whole().await?;
-        match status {
-            StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::PAYLOAD_TOO_LARGE => {
-                Ok(Answer { status, index, body, arriving: None })
-            }
-            _ => Err(error::from_answer(status, &body, request.kind)),
-        }
+        let http = sending.await.map_err(|error| error::transport(error, request.idempotence))?;
+        let status = http.status();
+        let index = http.headers().get(&X_CONSUL_INDEX).and_then(|value| value.to_str().ok()?.parse().ok());
+        let cap = if status.is_success() { request.cap } else { request.cap.min(ERROR_BYTES) };
+        Ok(Response { status, index, idempotence: request.idempotence, cap, length: 0, http })
     }
 
     fn request(&self, request: &Request) -> reqwest::Request {
@@ -130,7 +111,7 @@ impl Agent {
     }
 }
 
-/// The URL of a path and query below a root, which need not be parsed again.
+/// The URL of a path and query below a root, without parsing the root again.
 fn url(root: &Url, target: &str) -> Url {
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     let mut url = root.clone();
@@ -139,22 +120,20 @@ fn url(root: &Url, target: &str) -> Url {
     url
 }
 
-/// A body of which at most `cap` bytes are read, so that no server can fill the memory.
-struct Body {
-    response: Response,
-    kind: Kind,
+/// An answer whose body is still on its way. At most `cap` bytes of it are read, so that no server can fill the memory.
+pub(crate) struct Response {
+    pub(crate) status: StatusCode,
+    pub(crate) index: Option<u64>,
+    idempotence: Idempotence,
     cap: usize,
     length: usize,
+    http: reqwest::Response,
 }
 
-impl Body {
-    fn new(response: Response, kind: Kind, cap: usize) -> Self {
-        Self { response, kind, cap, length: 0 }
-    }
-
-    /// The next piece.
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        let piece = self.response.chunk().await.map_err(|error| error::transport(error, self.kind))?;
+impl Response {
+    /// The next piece of the body.
+    pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>> {
+        let piece = self.http.chunk().await.map_err(|error| error::transport(error, self.idempotence))?;
         self.length += piece.as_ref().map_or(0, Bytes::len);
         if self.length > self.cap {
             return Err(Error::unexpected_answer(format!("an answer of more than {} bytes", self.cap)));
@@ -162,29 +141,24 @@ impl Body {
         Ok(piece)
     }
 
-    /// All of it: one piece, as most are, is not copied, and several once.
-    async fn whole(mut self) -> Result<Bytes> {
+    /// Reads the whole body. Server errors and refusals are errors; other statuses mean something to their calls.
+    pub(crate) async fn whole(mut self) -> Result<Answer> {
         let mut pieces = Vec::new();
-        while let Some(piece) = self.next().await? {
+        while let Some(piece) = self.piece().await? {
             pieces.push(piece);
         }
-        Ok(if pieces.len() == 1 { pieces.swap_remove(0) } else { pieces.concat().into() })
-    }
-
-    /// The entries in it; and how it begins, to be quoted.
-    async fn entries(mut self, prefix: &str) -> Result<(Arriving, Bytes)> {
-        let (mut arriving, mut beginning) = (Arriving::new(prefix), Bytes::new());
-        while let Some(piece) = self.next().await? {
-            arriving.piece(&piece)?;
-            if beginning.is_empty() {
-                beginning = Bytes::copy_from_slice(&piece[..piece.len().min(error::EXCERPT)]);
+        // Most bodies are one piece, which is not copied.
+        let body = if pieces.len() == 1 { pieces.swap_remove(0) } else { pieces.concat().into() };
+        match self.status {
+            StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::PAYLOAD_TOO_LARGE => {
+                Ok(Answer { status: self.status, index: self.index, body })
             }
+            status => Err(error::from_answer(status, &body, self.idempotence)),
         }
-        Ok((arriving, beginning))
     }
 }
 
-/// Finds every name at the address of one host.
+/// Resolves every name to the addresses of one host.
 struct Elsewhere {
     host: String,
 }
@@ -204,8 +178,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::path;
-    use crate::read::tests::config;
+    use crate::api::arbitrary::config;
+    use crate::api::path;
 
     const ROOT: &str = "http://localhost:8500";
 
@@ -216,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_sent_as_it_is() {
+    fn a_target_is_sent_unchanged() {
         for key in [
             "a",
             "a b",
@@ -243,7 +217,7 @@ mod tests {
         #![proptest_config(config())]
 
         #[test]
-        fn every_key_is_sent_as_it_is(key in "[ -.0-~é鍵🔑]{3,9}(/[ -.0-~é鍵🔑]{3,9}){0,2}/?", value in any::<String>()) {
+        fn every_key_is_sent_unchanged(key in "[ -.0-~é鍵🔑]{3,9}(/[ -.0-~é鍵🔑]{3,9}){0,2}/?", value in any::<String>()) {
             let target = format!("{}?{}", path::kv(&key), path::parameter("dc", &value));
             prop_assert_eq!(sent(&target), target);
         }

@@ -1,9 +1,9 @@
-//! The listings that were handed out lately, so that a watch can go on from one of them.
+//! Recent listings, from which a watch can go on.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::diff::State;
+use crate::api::state::State;
 
 /// The most listings that are remembered.
 const LISTINGS: usize = 64;
@@ -11,11 +11,10 @@ const LISTINGS: usize = 64;
 /// The most entries in all of them together.
 const ENTRIES: usize = 50_000;
 
-/// What the latest listings showed, without their values.
+/// The states of recent listings.
 ///
-/// Consul tells that something under a prefix was deleted after an index, but not what; and of a prefix with nothing
-/// under it, it does not even tell that nothing was. Where the listing that the index comes from is still known, the
-/// difference is.
+/// Consul reports that something under a prefix was deleted after an index, but not what. About an empty prefix it does
+/// not even report that nothing was deleted. If the listing with that index is still known, a comparison shows it.
 #[derive(Default)]
 pub(crate) struct Recent {
     listings: Mutex<VecDeque<Remembered>>,
@@ -28,7 +27,7 @@ struct Remembered {
 }
 
 impl Recent {
-    /// Remembers what a prefix looked like at an index, and forgets what is oldest if that is too much.
+    /// Remembers the state of a prefix at an index. Forgets the oldest states if there are too many.
     pub(crate) fn remember(&self, prefix: &str, index: u64, state: Arc<State>) {
         let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
         listings.retain(|one| one.prefix != prefix || one.index != index);
@@ -40,7 +39,7 @@ impl Recent {
         }
     }
 
-    /// What a prefix looked like at an index.
+    /// The state of a prefix at an index, if it is remembered.
     pub(crate) fn recall(&self, prefix: &str, index: u64) -> Option<Arc<State>> {
         let listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
         listings.iter().find(|one| one.prefix == prefix && one.index == index).map(|one| one.state.clone())
@@ -72,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_are_forgotten() {
+    fn the_oldest_listings_are_forgotten() {
         let recent = Recent::default();
         for index in 0..=LISTINGS as u64 {
             recent.remember("a", index, state(1));

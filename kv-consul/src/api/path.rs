@@ -1,9 +1,9 @@
-//! Keys as paths of Consul's HTTP API, which cleans paths as file systems do.
+//! Keys as paths of Consul's HTTP API. Consul cleans paths as file systems do.
 
 use kv_core::{Error, Result};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// What a path keeps as it is; `/` separates segments in keys as in paths.
+/// All characters that a path encodes. `/` separates segments in keys as it does in paths.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// The path of a key or prefix below `/v1/kv/`.
@@ -19,9 +19,9 @@ pub(crate) fn parameter(name: &str, value: &str) -> String {
     format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
 }
 
-/// The longest beginning of a prefix whose path Consul takes, and takes as it is.
+/// The longest start of a prefix whose path Consul accepts unchanged.
 ///
-/// `a/.` would become `a/`, and `a/..` nothing; and a path with a character that is not printable is refused with 400
+/// Consul would turn `a/.` into `a/`, and `a/..` into nothing. It answers a path with an unprintable character with 400
 /// unless the agent's `disable_http_unprintable_char_filter` is set.
 pub(crate) fn queryable(prefix: &str) -> &str {
     let prefix = prefix.find(|c| !is_printable(c)).map_or(prefix, |end| &prefix[..end]);
@@ -29,15 +29,15 @@ pub(crate) fn queryable(prefix: &str) -> &str {
     if matches!(&prefix[last..], "." | "..") { &prefix[..last] } else { prefix }
 }
 
-/// Whether a key or prefix can be asked for by its path.
+/// Whether a path can name a key or prefix.
 pub(crate) fn is_queryable(key: &str) -> bool {
     queryable(key).len() == key.len()
 }
 
 /// Whether Go counts a character as printable: letters, marks, numbers, punctuation, symbols, and the one space.
 ///
-/// What is missing here costs a detour, and what is wrongly in here an answer; so of what is neither letter nor number,
-/// the common blocks are named that hold nothing else.
+/// A false "no" costs a slower read; a false "yes" costs a 400. So only blocks that are printable as a whole are listed
+/// for characters that are neither letters nor numbers.
 fn is_printable(c: char) -> bool {
     match c {
         '\u{80}'..='\u{a0}' | '\u{ad}' => false,
@@ -56,12 +56,12 @@ fn is_printable(c: char) -> bool {
     }
 }
 
-/// Refuses a root below which no key could be read: Consul redirects to the cleaned path.
+/// Refuses a root below which no key could be read, because Consul redirects to the cleaned path.
 pub(crate) fn check_root(root: &str) -> Result<()> {
     let Some(bare) = root.strip_suffix('/') else { return Ok(()) };
     match bare.split('/').find(|segment| matches!(*segment, "" | "." | "..")) {
         None => Ok(()),
-        Some("") => Err(Error::invalid_address("the root begins with `/` or holds `//`, which Consul rewrites")),
+        Some("") => Err(Error::invalid_address("the root begins with `/` or contains `//`, which Consul rewrites")),
         Some(segment) => {
             Err(Error::invalid_address(format!("the root has a segment `{segment}`, which Consul rewrites")))
         }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_that_would_be_cleaned_is_asked_for_through_its_parent() {
+    fn a_prefix_that_consul_would_clean_is_read_through_its_parent() {
         for (prefix, asked) in [("", ""), ("a", "a"), ("a/", "a/"), ("a/.", "a/"), ("a/..", "a/"), (".", "")] {
             assert_eq!(queryable(prefix), asked);
         }

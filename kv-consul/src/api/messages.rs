@@ -1,10 +1,10 @@
-//! The JSON of Consul's API: what is sent, and what of the answers is read.
+//! The JSON messages of Consul's API, with the fields that are used here.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-/// The flags of every entry that Consul's own lock made or may take, in its API's client and in `consul lock`.
+/// The flags of every entry that Consul's own lock creates or may take, in its Go client and in `consul lock`.
 pub(crate) const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
 
 /// An entry, as reads return it (<https://developer.hashicorp.com/consul/api-docs/kv>).
@@ -18,7 +18,7 @@ pub(crate) struct Entry<'a> {
     /// Base64; null for an empty value.
     #[serde(default, borrow)]
     pub(crate) value: Option<&'a [u8]>,
-    /// Who holds the lock on it.
+    /// The session that holds the lock on it.
     #[serde(default)]
     pub(crate) session: Option<&'a str>,
     pub(crate) create_index: u64,
@@ -49,7 +49,7 @@ pub(crate) struct KvOperation<'a> {
     pub(crate) session: Option<&'a str>,
 }
 
-/// A transaction's answer, applied or not.
+/// The answer of a transaction, applied or not.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct TxnAnswer<'a> {
@@ -59,7 +59,7 @@ pub(crate) struct TxnAnswer<'a> {
     pub(crate) errors: Option<Vec<TxnError<'a>>>,
 }
 
-/// The entry that an operation wrote or checked; deletions have none.
+/// The entry that an operation wrote or checked. Deletions have none.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(crate) struct TxnResult {
@@ -89,7 +89,7 @@ pub(crate) struct ReadResult<'a> {
     pub(crate) kv: Entry<'a>,
 }
 
-/// Why an operation kept its transaction from being applied.
+/// Why an operation prevented its transaction.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct TxnError<'a> {
@@ -99,7 +99,7 @@ pub(crate) struct TxnError<'a> {
     pub(crate) what: Cow<'a, str>,
 }
 
-/// What a session is to be like (<https://developer.hashicorp.com/consul/api-docs/session>).
+/// The settings of a new session (<https://developer.hashicorp.com/consul/api-docs/session>).
 #[derive(Debug, Serialize)]
 pub(crate) struct NewSession<'a> {
     #[serde(rename = "Name")]
@@ -110,22 +110,22 @@ pub(crate) struct NewSession<'a> {
     pub(crate) lock_delay: String,
     #[serde(rename = "Behavior")]
     pub(crate) behavior: &'static str,
-    /// None, where Consul's default is that the session ends once the agent's node is thought dead.
+    /// None. By Consul's default a session ends when the agent's node is considered dead.
     #[serde(rename = "NodeChecks")]
     pub(crate) node_checks: [&'static str; 0],
-    /// The same for Consul before 1.7, which knows no other name for them.
+    /// The name of the same field before Consul 1.7.
     #[serde(rename = "Checks")]
     pub(crate) checks: [&'static str; 0],
 }
 
-/// The session that was made.
+/// The session that was created.
 #[derive(Debug, Deserialize)]
 pub(crate) struct CreatedSession {
     #[serde(rename = "ID")]
     pub(crate) id: String,
 }
 
-/// What an agent tells of itself (<https://developer.hashicorp.com/consul/api-docs/agent#read-configuration>).
+/// An agent's description of itself (<https://developer.hashicorp.com/consul/api-docs/agent#read-configuration>).
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct AgentSelf {
@@ -137,7 +137,7 @@ pub(crate) struct AgentSelf {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct AgentConfig {
-    /// Whether it is a server, whose limits are those that count.
+    /// Whether it is a server. Only a server's limits count.
     pub(crate) server: bool,
 }
 

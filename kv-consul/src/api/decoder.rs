@@ -1,51 +1,51 @@
-//! A listing that is read while it arrives: little is left to do once its last piece is there.
+//! Decoding of a listing while it arrives, so that little is left to do after its last piece.
 
 use kv_core::{Result, Value};
 use memchr::memchr;
 
-use crate::agent::Answer;
-use crate::diff::State;
-use crate::read::{Listed, Values, json, unexpected};
-use crate::scan;
-use crate::wire::Entry;
+use super::answer::Answer;
+use super::entries::{Values, from_json};
+use super::messages::Entry;
+use super::scan;
+use super::state::State;
 
-/// What has been read of a listing so far.
+/// The entries of a listing that have arrived so far.
 ///
-/// No piece is kept, so that the connection can use its memory for the next one. From the first entry on that is not
-/// written as Consul writes them, the text is kept, and read as JSON in the end.
+/// It keeps no piece, so that the connection can reuse its memory for the next one. If an entry is not written as Consul
+/// writes them, it keeps the text from there on, and reads it as JSON at the end.
 #[derive(Debug)]
-pub(crate) struct Arriving {
+pub(crate) struct ListingDecoder {
     prefix: String,
-    stage: Stage,
-    /// What is not read yet.
+    position: Position,
+    /// Text that is not read yet.
     rest: Vec<u8>,
-    /// It is not read before the end.
-    strange: bool,
+    /// The rest is read as JSON, at the end.
+    is_json: bool,
     entries: Vec<(String, Value)>,
-    /// The index of each entry's creation.
+    /// The creation index of each entry.
     created: Vec<u64>,
 }
 
-/// What was read last.
+/// The last thing that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum Position {
     Nothing,
     /// The bracket that begins the list.
     Begin,
-    /// An entry and a comma: another one must follow.
+    /// An entry and a comma: another entry must follow.
     Comma,
     /// The bracket that ends the list.
     End,
 }
 
-impl Arriving {
-    /// Of a listing of all that begins with `prefix`.
+impl ListingDecoder {
+    /// A decoder that keeps the entries whose keys begin with `prefix`.
     pub(crate) fn new(prefix: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
-            stage: Stage::Nothing,
+            position: Position::Nothing,
             rest: Vec::new(),
-            strange: false,
+            is_json: false,
             entries: Vec::new(),
             created: Vec::new(),
         }
@@ -53,23 +53,23 @@ impl Arriving {
 
     /// Reads the next piece of the body.
     pub(crate) fn piece(&mut self, mut piece: &[u8]) -> Result<()> {
-        if self.strange {
+        if self.is_json {
             self.rest.extend_from_slice(piece);
             return Ok(());
         }
         if !self.rest.is_empty() {
-            // The entry that was begun ends at the first brace, and a comma or bracket follows it.
+            // A started entry ends at the first brace, followed by a comma or bracket.
             let end = memchr(b'}', piece).map(|brace| brace + 2).filter(|end| *end <= piece.len());
             let (more, after) = piece.split_at(end.unwrap_or(piece.len()));
             self.rest.extend_from_slice(more);
             if end.is_none() {
                 return Ok(());
             }
-            let begun = std::mem::take(&mut self.rest);
-            let left = self.items(&begun)?;
+            let started = std::mem::take(&mut self.rest);
+            let left = self.items(&started)?;
             if !left.is_empty() {
-                // To try again with each piece would take ever longer.
-                self.strange = true;
+                // Another try with each piece would take time that grows with the square of the length.
+                self.is_json = true;
                 self.rest = [left, after].concat();
                 return Ok(());
             }
@@ -79,19 +79,19 @@ impl Arriving {
         Ok(())
     }
 
-    /// Reads the entries that a text begins with, and gives back what is left of it.
+    /// Reads the entries at the start of a text, and returns the text after them.
     fn items<'t>(&mut self, mut text: &'t [u8]) -> Result<&'t [u8]> {
-        if self.stage == Stage::Nothing
+        if self.position == Position::Nothing
             && let Some(rest) = text.strip_prefix(b"[")
         {
-            (self.stage, text) = (Stage::Begin, rest);
+            (self.position, text) = (Position::Begin, rest);
         }
         let mut entries = Vec::new();
-        while matches!(self.stage, Stage::Begin | Stage::Comma)
+        while matches!(self.position, Position::Begin | Position::Comma)
             && let Some((entry, last, rest)) = scan::item(text)
         {
             entries.push(entry);
-            (self.stage, text) = (if last { Stage::End } else { Stage::Comma }, rest);
+            (self.position, text) = (if last { Position::End } else { Position::Comma }, rest);
         }
         self.take(entries)?;
         Ok(text)
@@ -100,7 +100,7 @@ impl Arriving {
     fn take(&mut self, entries: Vec<Entry<'_>>) -> Result<()> {
         let mut values = Values::of(entries.iter().map(|entry| entry.value.map_or(0, <[u8]>::len)));
         for entry in entries {
-            // Also of entries that are not asked for: only then is it known that they are valid at all.
+            // Entries outside the prefix are decoded as well: that is how an invalid one is found.
             let data = values.decode(entry.value.unwrap_or_default())?;
             if !entry.key.starts_with(&self.prefix) {
                 continue;
@@ -111,24 +111,24 @@ impl Arriving {
         Ok(())
     }
 
-    /// Reads what is left, and gives all of it: sorted by key, each once.
-    pub(crate) fn finish(mut self, answer: &Answer) -> Result<Listed> {
+    /// Reads the rest, and returns all entries, sorted by key, each once. The body of `answer` is only for error texts.
+    pub(crate) fn finish(mut self, answer: &Answer) -> Result<(Vec<(String, Value)>, State)> {
         let rest = std::mem::take(&mut self.rest);
         let left = self.items(&rest)?;
-        if self.stage == Stage::End {
+        if self.position == Position::End {
             if !left.iter().all(|byte| b" \t\r\n".contains(byte)) {
-                return Err(unexpected(answer));
+                return Err(answer.unexpected());
             }
         } else {
-            let begin: &[u8] = if self.stage == Stage::Nothing { b"" } else { b"[" };
+            let begin: &[u8] = if self.position == Position::Nothing { b"" } else { b"[" };
             let text = [begin, left].concat();
-            let entries = json(&text, answer)?;
-            if entries.is_empty() && self.stage == Stage::Comma {
-                return Err(unexpected(answer));
+            let entries = from_json(&text, answer)?;
+            if entries.is_empty() && self.position == Position::Comma {
+                return Err(answer.unexpected());
             }
             self.take(entries)?;
         }
-        // Consul lists in this order; that the rest relies on it is no reason to rely on Consul.
+        // Consul lists in this order. The rest relies on the order, so it is checked here and not taken on trust.
         if !self.entries.is_sorted_by(|a, b| a.0 < b.0) {
             let mut rows: Vec<_> = self.entries.into_iter().zip(self.created).collect();
             rows.sort_by(|((a, _), _), ((b, _), _)| a.cmp(b));
@@ -139,7 +139,7 @@ impl Arriving {
         for ((key, value), created) in self.entries.iter().zip(&self.created) {
             state.push(key, *created, value.index);
         }
-        Ok(Listed { entries: self.entries, state })
+        Ok((self.entries, state))
     }
 }
 
@@ -151,25 +151,25 @@ mod tests {
     use proptest::sample::Index;
 
     use super::*;
-    use crate::read::tests::config;
-    use crate::scan::tests::{broken, entries};
+    use crate::api::arbitrary::config;
+    use crate::api::scan::tests::{broken, entries};
 
-    /// Gives a body in pieces that end at these places.
-    fn arriving(body: &[u8], ends: &[Index], prefix: &str) -> Result<Arriving> {
+    /// Feeds a body in pieces that end at these places.
+    fn fed(body: &[u8], ends: &[Index], prefix: &str) -> Result<ListingDecoder> {
         let mut ends: Vec<usize> = ends.iter().map(|end| end.index(body.len() + 1)).chain([body.len()]).collect();
         ends.sort_unstable();
-        let mut arriving = Arriving::new(prefix);
+        let mut decoder = ListingDecoder::new(prefix);
         let mut start = 0;
         for end in ends {
-            arriving.piece(&body[start..end])?;
+            decoder.piece(&body[start..end])?;
             start = end;
         }
-        Ok(arriving)
+        Ok(decoder)
     }
 
-    fn finished(arriving: Arriving) -> Result<Vec<(String, Value)>> {
-        let answer = Answer { status: StatusCode::OK, index: Some(1), body: Bytes::new(), arriving: None };
-        let Listed { entries, state } = arriving.finish(&answer)?;
+    fn finished(decoder: ListingDecoder) -> Result<Vec<(String, Value)>> {
+        let answer = Answer { status: StatusCode::OK, index: Some(1), body: Bytes::new() };
+        let (entries, state) = decoder.finish(&answer)?;
         assert_eq!(state.len(), entries.len());
         for (row, (key, value)) in entries.iter().enumerate() {
             assert_eq!((state.key(row), state.modify_index(row)), (key.as_str(), value.index));
@@ -177,7 +177,7 @@ mod tests {
         Ok(entries)
     }
 
-    /// What JSON makes of the whole of it.
+    /// What a JSON parser reads in the whole body.
     fn by_json(body: &[u8], prefix: &str) -> Option<Vec<(String, Value)>> {
         let read: Vec<Entry<'_>> = serde_json::from_str(std::str::from_utf8(body).ok()?).ok()?;
         let entry = |entry: Entry<'_>| {
@@ -195,30 +195,30 @@ mod tests {
         #![proptest_config(config())]
 
         #[test]
-        fn the_pieces_make_no_difference(body in entries(), ends in any::<[Index; 3]>()) {
-            let arriving = arriving(body.as_bytes(), &ends, "").expect("entries");
-            prop_assert!(!arriving.strange);
-            prop_assert_eq!(finished(arriving).ok(), by_json(body.as_bytes(), ""));
+        fn where_a_body_is_cut_makes_no_difference(body in entries(), ends in any::<[Index; 3]>()) {
+            let decoder = fed(body.as_bytes(), &ends, "").expect("entries");
+            prop_assert!(!decoder.is_json);
+            prop_assert_eq!(finished(decoder).ok(), by_json(body.as_bytes(), ""));
         }
 
         #[test]
         fn a_broken_body_is_read_as_json_reads_it(
             body in broken(), ends in any::<[Index; 3]>(), prefix in "[ab]?",
         ) {
-            let read = arriving(&body, &ends, &prefix).and_then(finished);
+            let read = fed(&body, &ends, &prefix).and_then(finished);
             prop_assert_eq!(read.ok(), by_json(&body, &prefix));
         }
     }
 
     #[test]
-    fn what_is_not_as_expected_is_read_all_the_same_if_it_is_json() {
+    fn any_json_is_read_whatever_its_form() {
         let entry = |key: &str| {
             format!(r#"{{"LockIndex":0,"Key":"{key}","Flags":1,"Value":"eA==","CreateIndex":1,"ModifyIndex":2}}"#)
         };
         let [a, ab, b] = ["a", "ab", "b"].map(entry);
         let read = |body: &str| {
-            assert_eq!(arriving(body.as_bytes(), &[], "a").and_then(finished).ok(), by_json(body.as_bytes(), "a"));
-            let keys = arriving(body.as_bytes(), &[], "a").and_then(finished).ok()?;
+            assert_eq!(fed(body.as_bytes(), &[], "a").and_then(finished).ok(), by_json(body.as_bytes(), "a"));
+            let keys = fed(body.as_bytes(), &[], "a").and_then(finished).ok()?;
             Some(keys.into_iter().map(|(key, _)| key).collect::<Vec<_>>().join(" "))
         };
         for (body, keys) in [
@@ -243,12 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn a_brace_in_a_key_that_is_cut_in_two_is_not_looked_at_again_and_again() {
-        let mut arriving = Arriving::new("");
+    fn a_brace_in_a_key_that_is_cut_in_two_is_left_to_json() {
+        let mut decoder = ListingDecoder::new("");
         for piece in [r#"[{"LockIndex":0,"Key":"a"#, "}b", r#"}","CreateIndex":1,"ModifyIndex":2}]"#] {
-            arriving.piece(piece.as_bytes()).expect("nothing is wrong yet");
+            decoder.piece(piece.as_bytes()).expect("nothing is wrong yet");
         }
-        assert!(arriving.strange);
-        assert_eq!(finished(arriving).expect("entries"), [("a}b}".to_owned(), Value::new("", 2))]);
+        assert!(decoder.is_json);
+        assert_eq!(finished(decoder).expect("entries"), [("a}b}".to_owned(), Value::new("", 2))]);
     }
 }

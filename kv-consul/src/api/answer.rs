@@ -1,0 +1,36 @@
+//! An answer of an agent, received in full.
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use kv_core::{Error, Result};
+use serde::Deserialize;
+
+use crate::error::excerpt;
+
+/// An answer whose status its call still has to judge.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    /// `X-Consul-Index`. Only Consul sends it, and only for reads that can block.
+    pub(crate) index: Option<u64>,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// The index of an answer about keys. An answer without one comes from another kind of server.
+    pub(crate) fn index(&self) -> Result<u64> {
+        // 0 means that nothing was ever written; Consul's documentation asks clients to treat it as 1.
+        self.index.map(|index| index.max(1)).ok_or_else(|| self.unexpected())
+    }
+
+    /// Reads the body as JSON.
+    pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
+        serde_json::from_slice(&self.body).map_err(|error| self.unexpected().with_source(error))
+    }
+
+    /// The error for an answer that makes no sense: neither an error that Consul reports nor a result.
+    pub(crate) fn unexpected(&self) -> Error {
+        let (status, text) = (self.status.as_u16(), excerpt(&self.body));
+        Error::unexpected_answer(format!("this is not how Consul answers: {status} with {text}"))
+    }
+}

@@ -1,0 +1,275 @@
+//! Locks like those of Consul's own client: an entry with its flags, locked by a session.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kv_core::backend::Grant;
+use kv_core::backend::backoff::{Backoff, Recovery};
+use kv_core::{Error, Result};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::sleep;
+
+use super::owned::Use;
+use super::pending::PendingLease;
+use crate::api::listing::Listing;
+use crate::api::messages::{LOCK_FLAGS, Operation};
+use crate::api::transaction::{Outcome, fault};
+use crate::config::NAME;
+use crate::error::Refusal;
+use crate::read::{self, LockEntry};
+use crate::shared::Shared;
+use crate::watch::hub::Hub;
+use crate::watch::subscription::Subscription;
+
+/// How soon a key is tried again during its lock delay. The end of a lock delay changes nothing that a watch could see.
+const DELAY: Duration = Duration::from_millis(250);
+
+/// The pauses after failures.
+const AFTER_FAILURE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// The pauses after a key was free, but could not be locked.
+const AFTER_NOTHING: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+
+/// The queues of the callers of one runtime, one for each key. Only the first caller in a queue has a session and asks
+/// the store.
+#[derive(Default)]
+pub(crate) struct Queues {
+    keys: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// A place in the queue for a key. Dropping it leaves the queue.
+struct Ticket<'a> {
+    queues: &'a Queues,
+    key: &'a str,
+    /// There once the place is the first.
+    first: Option<OwnedMutexGuard<()>>,
+}
+
+impl Queues {
+    /// Waits for the first place.
+    async fn wait<'a>(&'a self, key: &'a str) -> Ticket<'a> {
+        // The ticket comes first, so that it is dropped, and tidies up, however the wait ends.
+        let mut ticket = Ticket { queues: self, key, first: None };
+        ticket.first = Some(self.queue(key).lock_owned().await);
+        ticket
+    }
+
+    /// Takes the first place if the queue is empty.
+    fn try_first<'a>(&'a self, key: &'a str) -> Option<Ticket<'a>> {
+        let first = self.queue(key).try_lock_owned().ok()?;
+        Some(Ticket { queues: self, key, first: Some(first) })
+    }
+
+    fn queue(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.entry(key.to_owned()).or_default().clone()
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.first = None;
+        let mut keys = self.queues.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        // Callers that wait have a reference of their own, which they took under this mutex.
+        if keys.get(self.key).is_some_and(|queue| Arc::strong_count(queue) == 1) {
+            keys.remove(self.key);
+        }
+    }
+}
+
+/// The result of an attempt to lock a key.
+enum Attempt {
+    /// The key is locked, with this token.
+    Granted(u64),
+    /// The key is not as expected.
+    Taken,
+    /// The lock delay of the last holder is not over.
+    Delayed,
+    /// The session has ended.
+    NoSession,
+}
+
+/// What a read of the key showed.
+enum Look {
+    /// It can be locked if it still has this index; 0 if it does not exist.
+    Free(u64),
+    /// This session holds it, with this token: an attempt of unknown outcome was applied after all.
+    Ours(u64),
+    /// Another session holds it, in this listing.
+    Held(Listing),
+}
+
+/// Waits for the lock.
+pub(crate) async fn lock(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, key: &str, ttl: Duration) -> Result<Grant> {
+    let _ticket = queues.wait(key).await;
+    let mut lease = PendingLease::create(shared, key, ttl).await?;
+    let mut recovery = Recovery::new(NAME, "lock", Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1));
+    let mut idle = Backoff::new(AFTER_NOTHING.0, AFTER_NOTHING.1);
+    let mut expected = 0;
+    loop {
+        match attempt(shared, &lease, key, expected).await {
+            // After a wait through an outage little or nothing may be left of the time to live.
+            Ok(Attempt::Granted(token)) if lease.renew_if_due().await => return Ok(lease.grant(token, Use::Lock)),
+            Ok(Attempt::Granted(_) | Attempt::Taken) => {}
+            Ok(Attempt::Delayed) => {
+                sleep(DELAY).await;
+                lease.renew_if_due().await;
+            }
+            Ok(Attempt::NoSession) => lease = create_again(shared, key, ttl, &mut recovery).await?,
+            Err(error) => survive(error, &mut recovery).await?,
+        }
+        expected = match look(shared, &lease, key).await {
+            Ok(Look::Free(index)) => {
+                // The key is as expected, but the attempt said that it was taken. Pause before the next attempt.
+                if index == expected {
+                    sleep(idle.next()).await;
+                }
+                index
+            }
+            Ok(Look::Ours(token)) if lease.renew_if_due().await => return Ok(lease.grant(token, Use::Lock)),
+            Ok(Look::Ours(_)) => {
+                survive(Error::unavailable("the session could not be renewed"), &mut recovery).await?;
+                0
+            }
+            Ok(Look::Held(listing)) => {
+                // Watch from this listing; an older watch may already have seen it.
+                wait(&mut hub.watch_key(key, listing), &lease).await?;
+                recovery.worked();
+                // Most likely the key was deleted.
+                0
+            }
+            Err(error) => {
+                survive(error, &mut recovery).await?;
+                0
+            }
+        };
+    }
+}
+
+/// Takes the lock if it is free.
+pub(crate) async fn try_lock(shared: &Arc<Shared>, queues: &Queues, key: &str, ttl: Duration) -> Result<Option<Grant>> {
+    let Some(_ticket) = queues.try_first(key) else { return Ok(None) };
+    // A look before a session is created: callers may try a held lock again and again.
+    let Some(expected) = free(shared, key).await? else { return Ok(None) };
+    let lease = PendingLease::create(shared, key, ttl).await?;
+    match attempt(shared, &lease, key, expected).await {
+        Ok(Attempt::Granted(token)) => Ok(Some(lease.grant(token, Use::Lock))),
+        Ok(Attempt::Taken | Attempt::Delayed) => Ok(None),
+        Ok(Attempt::NoSession) => Err(Error::unavailable("the session ended before it could be used")),
+        Err(error @ Error::Indeterminate { .. }) => match look(shared, &lease, key).await {
+            Ok(Look::Ours(token)) => Ok(Some(lease.grant(token, Use::Lock))),
+            _ => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Locks the key, provided that it still has the index; 0 means that it does not exist.
+async fn attempt(shared: &Shared, lease: &PendingLease, key: &str, expected: u64) -> Result<Attempt> {
+    let lock = Operation::lock(key, lease.id(), b"", LOCK_FLAGS);
+    match shared.transact(&[Operation::check_index(key, expected), lock]).await? {
+        Outcome::Applied(Some(index)) => Ok(Attempt::Granted(index)),
+        Outcome::Applied(None) => Err(Error::unexpected_answer("the key was locked, but no index came back")),
+        Outcome::Refused(refused) => {
+            if let Some(error) = fault(&refused) {
+                return Err(error);
+            }
+            let says = |why| refused.iter().any(|one| one.why == why);
+            Ok(match () {
+                () if says(Refusal::NoSession) => Attempt::NoSession,
+                () if says(Refusal::Delayed) => Attempt::Delayed,
+                () => Attempt::Taken,
+            })
+        }
+    }
+}
+
+async fn look(shared: &Shared, lease: &PendingLease, key: &str) -> Result<Look> {
+    let (listing, entry) = read::lock_entry(&*shared.client()?, key).await?;
+    match entry {
+        Some(LockEntry { session: Some(holder), modify_index, .. }) if holder == lease.id() => {
+            Ok(Look::Ours(modify_index))
+        }
+        entry => Ok(free_index(key, entry)?.map_or(Look::Held(listing), Look::Free)),
+    }
+}
+
+/// The index that the key must keep to be locked; none if it is held.
+async fn free(shared: &Shared, key: &str) -> Result<Option<u64>> {
+    let (_, entry) = read::lock_entry(&*shared.client()?, key).await?;
+    free_index(key, entry)
+}
+
+fn free_index(key: &str, entry: Option<LockEntry>) -> Result<Option<u64>> {
+    match entry {
+        None => Ok(Some(0)),
+        // A value, or an entry of Consul's semaphore. Neither may be overwritten (clause L4).
+        Some(entry) if entry.flags != LOCK_FLAGS => Err(Error::Conflict { key: key.to_owned() }),
+        Some(LockEntry { session: Some(_), .. }) => Ok(None),
+        Some(entry) => Ok(Some(entry.modify_index)),
+    }
+}
+
+/// Waits until the key changes, and keeps the session alive meanwhile.
+async fn wait(watch: &mut Subscription, lease: &PendingLease) -> Result<()> {
+    loop {
+        tokio::select! {
+            changed = watch.changed() => return changed,
+            () = lease.keep_alive() => {}
+        }
+    }
+}
+
+/// Replaces a session that has ended, however long that takes.
+async fn create_again(shared: &Arc<Shared>, key: &str, ttl: Duration, recovery: &mut Recovery) -> Result<PendingLease> {
+    loop {
+        match PendingLease::create(shared, key, ttl).await {
+            Ok(lease) => return Ok(lease),
+            Err(error) => survive(error, recovery).await?,
+        }
+    }
+}
+
+/// Pauses after an error that does not end the wait; returns any other error.
+async fn survive(error: Error, recovery: &mut Recovery) -> Result<()> {
+    if !matches!(error, Error::Unavailable { .. } | Error::Indeterminate { .. }) {
+        return Err(error);
+    }
+    let pause = recovery.failed(&error);
+    sleep(pause).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn free(flags: u64, session: Option<&str>) -> Result<Option<u64>> {
+        let entry = LockEntry { flags, session: session.map(str::to_owned), modify_index: 7 };
+        free_index("k", Some(entry))
+    }
+
+    #[test]
+    fn only_a_lock_without_a_holder_is_free() {
+        assert!(matches!(free_index("k", None), Ok(Some(0))));
+        assert!(matches!(free(LOCK_FLAGS, None), Ok(Some(7))));
+        assert!(matches!(free(LOCK_FLAGS, Some("s")), Ok(None)));
+        for session in [None, Some("s")] {
+            assert!(matches!(free(0, session), Err(Error::Conflict { key }) if key == "k"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_empty_queue_is_forgotten() {
+        let queues = Queues::default();
+        let first = queues.wait("k").await;
+        assert!(queues.try_first("k").is_none());
+        let waiting = tokio::time::timeout(Duration::from_millis(10), queues.wait("k")).await;
+        assert!(waiting.is_err());
+        assert!(queues.try_first("other").is_some());
+        drop(first);
+        assert!(queues.keys.lock().expect("not poisoned").is_empty());
+        assert!(queues.try_first("k").is_some());
+    }
+}

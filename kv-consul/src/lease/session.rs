@@ -1,0 +1,157 @@
+//! A session, which is what Consul gives a time to live.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use kv_core::backend::fate::Idempotence;
+use kv_core::{Error, Result};
+use serde::de::IgnoredAny;
+use tokio::time::Instant;
+
+use crate::api::messages::{CreatedSession, NewSession};
+use crate::error::ttl_bounds;
+use crate::shared::Shared;
+use crate::transport::client::SMALL;
+
+/// The longest identifier of a session that is accepted. Consul's have 36 characters.
+const ID_BYTES: usize = 64;
+
+/// A session that only its owner knows of. Dropping it destroys it in the background.
+pub(super) struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: String,
+    pub(super) ttl: Duration,
+    /// When the last successful request that created or renewed it was sent.
+    since: Mutex<Instant>,
+    open: AtomicBool,
+}
+
+impl Session {
+    /// Creates a session for a lease on `key`.
+    ///
+    /// It has no health check, so that only the time to live ends it. Its key is deleted with it.
+    pub(super) async fn create(shared: Arc<Shared>, key: &str, ttl: Duration) -> Result<Self> {
+        let body = serde_json::to_vec(&NewSession {
+            name: &format!("kv lease on {key}"),
+            ttl: go_text(ttl),
+            lock_delay: go_text(shared.lock_delay),
+            behavior: "delete",
+            node_checks: [],
+            checks: [],
+        });
+        let body = body.map_err(|error| Error::unexpected_answer("a session cannot be JSON").with_source(error))?;
+        let since = Instant::now();
+        let client = shared.client()?;
+        let target = client.target("/v1/session/create", &[]);
+        let answer = client.put(target, body.into(), Idempotence::Once).await.map_err(|error| match &error {
+            Error::UnexpectedAnswer { context, .. } => match ttl_bounds(&context.reason) {
+                Some((min, max)) => Error::InvalidTtl { ttl, min, max },
+                None => error,
+            },
+            _ => error,
+        })?;
+        if answer.status != StatusCode::OK {
+            return Err(answer.unexpected());
+        }
+        let CreatedSession { id } = answer.json()?;
+        // The identifier becomes part of paths.
+        if id.is_empty() || id.len() > ID_BYTES || !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+            return Err(answer.unexpected());
+        }
+        Ok(Self { shared, id, ttl, since: Mutex::new(since), open: AtomicBool::new(true) })
+    }
+
+    /// Starts the time to live anew; false if the session has ended.
+    pub(super) async fn renew(&self) -> Result<bool> {
+        let began = Instant::now();
+        let client = self.shared.client()?;
+        let target = client.target(&format!("/v1/session/renew/{}", self.id), &[]);
+        let answer = client.put(target, Bytes::new(), Idempotence::Repeatable).await?;
+        match answer.status {
+            StatusCode::OK => {
+                *self.since.lock().unwrap_or_else(PoisonError::into_inner) = began;
+                Ok(true)
+            }
+            // A renewal is not a consistent read: a new leader answers from what it has applied so far, which may lack
+            // the latest commits. A consistent read of the session does not.
+            StatusCode::NOT_FOUND if contains(&answer.body, b"not found") && self.exists().await? => {
+                Err(Error::unavailable("a new leader does not know the session yet"))
+            }
+            StatusCode::NOT_FOUND if contains(&answer.body, b"not found") => Ok(false),
+            _ => Err(answer.unexpected()),
+        }
+    }
+
+    async fn exists(&self) -> Result<bool> {
+        let client = self.shared.client()?;
+        let target = client.target(&format!("/v1/session/info/{}", self.id), &["consistent"]);
+        let answer = client.get(target, SMALL).await?;
+        if answer.status != StatusCode::OK {
+            return Err(answer.unexpected());
+        }
+        let found: Option<Vec<IgnoredAny>> = answer.json()?;
+        Ok(found.is_some_and(|found| !found.is_empty()))
+    }
+
+    /// When the time to live last began.
+    pub(super) fn since(&self) -> Instant {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the session, and with it all that it holds. It is no error if the session has ended before.
+    pub(super) async fn destroy(&self) -> Result<()> {
+        if self.open.load(Ordering::Relaxed) {
+            destroy(&self.shared, &self.id).await?;
+            self.open.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.open.load(Ordering::Relaxed) {
+            return;
+        }
+        // Without a runtime nothing can be sent, and the time to live ends the session.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (shared, id) = (self.shared.clone(), std::mem::take(&mut self.id));
+            runtime.spawn(async move {
+                if let Err(error) = destroy(&shared, &id).await {
+                    tracing::debug!(%error, "an unused session could not be destroyed; its time to live ends it");
+                }
+            });
+        }
+    }
+}
+
+async fn destroy(shared: &Shared, id: &str) -> Result<()> {
+    let client = shared.client()?;
+    let target = client.target(&format!("/v1/session/destroy/{id}"), &[]);
+    let answer = client.put(target, Bytes::new(), Idempotence::Repeatable).await?;
+    if answer.status == StatusCode::OK { Ok(()) } else { Err(answer.unexpected()) }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// A duration as Go reads it.
+fn go_text(duration: Duration) -> String {
+    if duration.subsec_nanos() == 0 { format!("{}s", duration.as_secs()) } else { format!("{}ns", duration.as_nanos()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_exactly() {
+        assert_eq!(go_text(Duration::from_secs(15)), "15s");
+        assert_eq!(go_text(Duration::ZERO), "0s");
+        assert_eq!(go_text(Duration::from_millis(10_500)), "10500000000ns");
+    }
+}

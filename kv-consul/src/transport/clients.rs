@@ -1,0 +1,73 @@
+//! The clients of all runtimes that use one handle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv_core::Result;
+use kv_core::backend::rotation::Rotation;
+use kv_core::backend::runtime::PerRuntime;
+
+use super::client::Client;
+use super::tls::Tls;
+use crate::config::Config;
+
+/// One [`Client`] for each tokio runtime that uses the handle ([clause S1](kv_core::contract)).
+///
+/// A connection belongs to the runtime that opened it: nobody reads from it once that runtime has ended or is idle. What
+/// is known about the agents is shared.
+pub(crate) struct Clients {
+    config: Config,
+    tls: Tls,
+    rotation: Arc<Rotation>,
+    each: PerRuntime<Client>,
+}
+
+impl Clients {
+    /// Reads certificates and keys; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`kv_core::Error::InvalidAddress`] for a file that cannot be used or a host that no URL can name.
+    pub(crate) fn new(config: Config) -> Result<Self> {
+        let tls = Tls::read(&config)?;
+        let rotation = Arc::new(Rotation::new(config.hosts.len()));
+        let clients = Self { config, tls, rotation, each: PerRuntime::new() };
+        // Shows now, and not in the first call, whether a client can be created at all.
+        clients.create()?;
+        Ok(clients)
+    }
+
+    /// The time for one call with all its attempts.
+    pub(crate) fn limit(&self) -> Duration {
+        self.config.limit()
+    }
+
+    /// The current runtime's client.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(crate) fn current(&self) -> Result<Arc<Client>> {
+        self.each.try_get(|| self.create())
+    }
+
+    fn create(&self) -> Result<Client> {
+        Client::new(&self.config, &self.tls, self.rotation.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kv_core::backend::Address;
+    use kv_core::{Environment, Error};
+
+    use super::*;
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn files_that_cannot_be_used_are_found_before_the_first_call() {
+        for address in ["consuls://a?cert=/none", "consuls://a?ca=/none", "consuls://a?key=/none"] {
+            let address = Address::parse(address, Environment::from([])).expect("an address");
+            let result = Clients::new(Config::read(&address).expect("settings"));
+            assert!(matches!(result, Err(Error::InvalidAddress { .. })));
+        }
+    }
+}

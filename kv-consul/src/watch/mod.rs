@@ -1,0 +1,10 @@
+//! Watches: blocking queries whose answers are compared with the state before, shared by all watches of one runtime.
+
+mod deletions;
+mod diff;
+mod feed;
+pub(crate) mod hub;
+mod query;
+pub(crate) mod recent;
+mod slot;
+pub(crate) mod subscription;
