@@ -41,10 +41,10 @@
 //!
 //! | version | what it changes for this driver |
 //! |---|---|
-//! | 3.4.23 | `Status` has no answer for a learner's clients; a lapsed token on a watch reads as a lack of permission; progress that a client asks for may overtake events (until 3.4.31), so none is asked for |
-//! | 3.5.16, 3.5.30 | the answer that cancels a compacted watch has no header and no reason: `compact_revision` decides; from 3.5.28 on a renewal needs the permission for each key on the lease, and `Status` needs a login once there are users |
-//! | 3.6.16 | requests to a learner fail with `FailedPrecondition` instead of `Unavailable`; nothing else that is visible here |
-//! | 3.7.3 | a range with `keys_only` is answered from the index in memory and has no lease, so ownership is compared in a transaction; renewals no longer wait for the member to catch up (`FastLeaseKeepAlive`, on by default); `RangeStream` exists, and is not used, because pages serve every version; no new error texts and no other limits |
+//! | 3.4.23 | progress of a watch that a client asks for may overtake events (until 3.4.31), so none is asked for |
+//! | 3.5.30 | the answer that cancels a compacted watch may have no header and no reason, so `compact_revision` decides; from 3.5.28 on a renewal needs the permission for each key on the lease, and `Status` needs a login once there are users |
+//! | 3.6.16 | requests to a learner fail with `FailedPrecondition` instead of `Unavailable` |
+//! | 3.7.3 | a range with `keys_only` is answered from the index in memory and has no lease, so ownership is compared in a transaction; renewals no longer wait for the member to catch up (`FastLeaseKeepAlive`, on by default); `RangeStream` exists and is not used, because pages serve every version; no new error texts, and the same default limits as 3.6 |
 //!
 //! `etcd grpc-proxy` numbers watches itself, and confirms them out of order: behind it the watches of a stream are opened
 //! one after the other.
@@ -75,6 +75,8 @@
 //! address that asks for TLS is an [`InvalidAddress`](kv_core::Error::InvalidAddress) that names the feature.
 
 mod api;
+#[cfg(test)]
+mod arbitrary;
 mod backend;
 mod batch;
 mod config;

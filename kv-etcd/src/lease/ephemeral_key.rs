@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kv_core::backend::Grant;
 use kv_core::{Error, Result};
 
-use super::Leases;
+use super::leases::Leases;
 use super::pending::PendingLease;
 use crate::api::compare::absent;
 use crate::api::messages::{PutRequest, Request, TxnRequest};

@@ -15,7 +15,7 @@ use kv_core::backend::backoff::{Backoff, Recovery};
 use kv_core::{Error, EventType, Result};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Leases;
+use super::leases::Leases;
 use super::pending::PendingLease;
 use crate::api::compare::{absent, owned_by};
 use crate::api::messages::{

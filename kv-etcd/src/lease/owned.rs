@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kv_core::backend::Lease;
 use kv_core::{Error, Result};
 
-use super::Leases;
+use super::leases::Leases;
 use crate::api::compare::owned_by;
 use crate::api::messages::{Compare, LeaseRevokeRequest, PutRequest, RangeRequest, Request, TxnRequest};
 use crate::api::range::revision;

@@ -8,7 +8,7 @@ use kv_core::backend::{Grant, Guard};
 use kv_core::{Error, Result};
 use tokio::time::{Instant, timeout};
 
-use super::Leases;
+use super::leases::Leases;
 use super::owned::EtcdLease;
 use crate::api::messages::{LeaseGrantRequest, LeaseRevokeRequest};
 use crate::api::range::{Range, index};

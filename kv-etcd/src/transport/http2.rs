@@ -31,7 +31,7 @@ use crate::error::NotSent;
 const KEEP_ALIVE: Duration = Duration::from_secs(6);
 /// How long the sign of life may take.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(4);
-/// What may be under way on one stream and on the connection: large listings are not to wait for window updates.
+/// The windows of one stream and of the connection, so large that a listing does not wait for window updates.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// The most that the head of an answer may take, in bytes.

@@ -29,8 +29,10 @@ pub(super) enum End {
     Failed(String),
 }
 
-/// The watches as the server knows them, under numbers that are never used twice: what was still under way for a
-/// watch that was stopped cannot be taken for what it gets once it is started again.
+/// One life of the watch stream: the watches as the server knows them.
+///
+/// No number is used twice, so an answer that is in flight when a watch is stopped cannot be taken for one to the same
+/// watch started again.
 struct WatchStream {
     requests: UnboundedSender<WatchRequest>,
     /// The hub's number of each confirmed watch, by the server's.
@@ -194,7 +196,7 @@ impl WatchStream {
 
     async fn take(&mut self, client: &Client, watches: &mut Watches, answer: WatchResponse) -> Result<(), End> {
         let confirmed = if answer.created { self.confirm(watches, &answer) } else { None };
-        // Otherwise it was closed, or stopped, while this was under way.
+        // Otherwise the watch was closed or stopped while the answer was in flight.
         let Some(id) = confirmed.or_else(|| self.ids.get(&answer.watch_id).copied()) else { return Ok(()) };
         let Some(watch) = watches.get_mut(&id) else { return Ok(()) };
         if answer.canceled {

@@ -88,9 +88,9 @@ async fn everything_works(begun: &Begun, name: &str) {
     // What was taken in the first runtime can be used here.
     assert!(soon("try_lock", begun.kv.try_lock("first/lock", TTL)).await.expect("an answer").is_none());
     soon("renew", begun.lock.renew()).await.expect("still ours");
-    soon("held", begun.kv.txn().held(&begun.lock).set("guarded", name).commit()).await.expect("still ours");
+    soon("held", begun.kv.txn().held(&begun.lock).set("guarded", name.to_owned()).commit()).await.expect("still ours");
     soon("renew", begun.key.renew()).await.expect("still ours");
-    soon("set", begun.key.set(name)).await.expect("still ours");
+    soon("set", begun.key.set(name.to_owned())).await.expect("still ours");
 }
 
 #[test]
