@@ -17,7 +17,6 @@ cases! { "locks":
     odd_names ["L4", "K1"] "A lock's name may hold every character that a key may."
     an_abandoned_wait_leaves_nothing ["L4"] "Whoever stops waiting does not get the lock, and stands in nobody's way."
     a_crashed_holders_lock_passes_on ["L4", "L1"] "A lock that is not renewed passes to one who waits, not before its time."
-    a_value_is_no_lock ["L4"] "A key that holds a value cannot be locked, and keeps its value."
     a_lock_leaves_no_value ["L4", "L7"] "Once unlocked, the key may be used for a value, and locked again after that."
     renewal_keeps_it ["L4", "L8"] "A lock that is renewed is kept for longer than its time to live."
     tokens_grow ["L5"] "Each later holder has a greater token, whichever way the lock came to it."
@@ -201,25 +200,6 @@ async fn a_crashed_holders_lock_passes_on(cx: Context) -> Outcome {
     let waited = began.elapsed();
     check!("L4", waited >= first.ttl(), "a lock for {:?} passed on after {waited:?}", first.ttl());
     check!("L5", second.token() > first.token(), "the tokens are {} and then {}", first.token(), second.token());
-    Ok(())
-}
-
-async fn a_value_is_no_lock(cx: Context) -> Outcome {
-    let kv = cx.client().await?;
-    let index = kv.set("value", "1").await?;
-    let empty = kv.set("empty", "").await?;
-    for key in ["value", "empty"] {
-        let waiting = tokio::time::timeout(cx.patience(), kv.lock(key, cx.long_ttl()));
-        let refused = waiting.await.map_err(|_| Broke::new("L4", format!("lock waits for the value {key:?}")))?;
-        refused!("L4", refused, Error::Conflict { key: told } if told == key);
-        refused!("L4", kv.try_lock(key, cx.long_ttl()).await, Error::Conflict { key: told } if told == key);
-    }
-    same!("L4", kv.get("value").await.keeps("L4")?, Value::new("1", index), "the value");
-    same!("L4", kv.get("empty").await.keeps("L4")?, Value::new("", empty), "the empty value");
-    let lease = kv.ephemeral_key("leased", cx.long_ttl()).await?;
-    refused!("L4", kv.try_lock("leased", cx.long_ttl()).await, Error::Conflict { .. });
-    kv.call("renew the ephemeral key", lease.renew()).await.keeps("L4")?;
-    kv.call("destroy the ephemeral key", lease.destroy()).await?;
     Ok(())
 }
 
