@@ -30,7 +30,7 @@ cases! { "outside":
     data_that_looks_like_a_lock ["L10"] "A key that only looks like an entry of a lock is data: it is shown, and blocks no lock."
     locks_inside_one_another ["L10", "L4"] "Locks below the name of another lock are independent of it."
     try_lock_of_a_held_lock_with_a_value ["L10", "L4"] "Trying for a held lock whose name holds a value says that it is held."
-    delete_tree_in_the_directory ["L10", "W4"] "Deleting the tree at the name of a held lock ends it: the handle is lost, its guarded writes are refused."
+    delete_tree_at_the_name ["L10", "W4"] "Deleting the tree at the name of a held lock ends it: the handle is lost, its guarded writes are refused."
     delete_tree_above_the_name ["L10", "W4"] "Deleting a tree above the name of a held lock ends it likewise."
     a_transaction_deletes_the_tree ["L10", "W5"] "A tree that a transaction deletes takes the locks in it along."
     waiters_go_on_after_delete_tree ["L10", "L4"] "Those who wait for a lock whose tree is deleted are given it one after the other."
@@ -414,7 +414,7 @@ async fn ended_by(
     other.call("unlock", lock.unlock()).await.keeps("L10")
 }
 
-async fn delete_tree_in_the_directory(cx: Context) -> Outcome {
+async fn delete_tree_at_the_name(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     ended_by(&cx, &kv, &other, other.delete_tree("dir/sub/lock")).await
 }
