@@ -103,6 +103,7 @@ pub const REGISTRATION: Registration = Registration {
     name: NAME,
     schemes: &["consul", "consuls"],
     parameters: &["ca", "cert", "consistency", "datacenter", "key", "lock-delay", "server-name", "token"],
+    named: false,
     generic_http: true,
     connect: |address| Box::pin(backend::connect(address)),
 };

@@ -94,6 +94,7 @@ pub const REGISTRATION: Registration = Registration {
     name: NAME,
     schemes: &["etcd", "etcds"],
     parameters: &["ca", "cert", "consistency", "key", "server-name"],
+    named: false,
     generic_http: true,
     connect: |address| Box::pin(async move { connect(&address) }),
 };

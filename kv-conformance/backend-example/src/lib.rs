@@ -25,6 +25,7 @@ pub const REGISTRATION: Registration = Registration {
     name: "file",
     schemes: &["file"],
     parameters: &["path"],
+    named: false,
     generic_http: false,
     connect: |address| Box::pin(std::future::ready(connect(&address))),
 };

@@ -3,6 +3,7 @@
 mod commit;
 mod fault;
 mod lease;
+mod locks;
 mod store;
 mod stream;
 
@@ -84,6 +85,7 @@ const TELLTALE: Registration = Registration {
     name: "telltale",
     schemes: &["telltale"],
     parameters: &["token"],
+    named: false,
     generic_http: false,
     connect: |address| Box::pin(std::future::ready(tell(&address))),
 };
