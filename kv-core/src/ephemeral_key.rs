@@ -11,7 +11,16 @@ use crate::{Kv, Result};
 
 /// A key that vanishes once its time to live lapses without renewal: from [`Kv::ephemeral_key`].
 ///
-/// Dropping the handle removes the key in the background, best effort; its time to live covers the rest.
+/// Dropping the handle removes the key in the background, best effort; its time to live covers the rest. A handle that
+/// is not kept is dropped at once, which the compiler warns of:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # async fn example(kv: kv_core::Kv) -> kv_core::Result<()> {
+/// kv.ephemeral_key("members/a", std::time::Duration::from_secs(15)).await?; // gone by the next line
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// ```
 /// # use std::time::Duration;
@@ -25,6 +34,7 @@ use crate::{Kv, Result};
 /// member.destroy().await
 /// # }
 /// ```
+#[must_use = "the key is removed as soon as the handle is dropped: bind it, as in `let key = …`"]
 pub struct EphemeralKey {
     held: Held,
 }

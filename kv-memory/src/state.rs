@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kv_core::{Check, Error, EventType, Operation, Result, Txn, Value};
@@ -25,7 +26,6 @@ pub(crate) struct State {
     /// The same leases by when they lapse.
     deadlines: BTreeSet<(Instant, LeaseId)>,
     locks: HashMap<String, Queue>,
-    last_lease: LeaseId,
     /// Notified when a lease will lapse sooner than any other.
     deadlines_changed: Arc<Notify>,
 }
@@ -76,7 +76,6 @@ impl State {
             leases: HashMap::new(),
             deadlines: BTreeSet::new(),
             locks: HashMap::new(),
-            last_lease: 0,
             deadlines_changed,
         }
     }
@@ -122,7 +121,10 @@ impl State {
                 if found == *index { Ok(()) } else { Err(Error::Conflict { key: key.clone() }) }
             }
             Check::Held(guard) => {
-                let held = self.locks.get(&guard.key).is_some_and(|queue| queue.token == guard.token);
+                let held = self
+                    .locks
+                    .get(&guard.key)
+                    .is_some_and(|queue| queue.token == guard.token && queue.holder.to_string() == guard.owner);
                 if held { Ok(()) } else { Err(Error::Lost { key: guard.key.clone() }) }
             }
         }
@@ -158,7 +160,7 @@ impl State {
 
     pub(crate) fn create_leased(&mut self, key: &str, ttl: Duration, now: Instant) -> Result<(LeaseId, u64)> {
         self.verify(&Check::Index { key: key.to_owned(), index: 0 })?;
-        let (id, index) = (self.next_lease(), self.revision + 1);
+        let (id, index) = (Self::next_lease(), self.revision + 1);
         self.grant(id, Leased::Entry(key.to_owned()), ttl, now);
         self.put(key.to_owned(), Value::new("", index), Some(id));
         Ok((id, index))
@@ -178,7 +180,7 @@ impl State {
     /// Takes a lock or queues for it; `granted` is notified once [`holding`](Self::holding) answers.
     pub(crate) fn queue(&mut self, key: &str, ttl: Duration, granted: Arc<Notify>, now: Instant) -> Result<LeaseId> {
         self.verify(&Check::Index { key: key.to_owned(), index: 0 })?;
-        let id = self.next_lease();
+        let id = Self::next_lease();
         let waiter = Waiter { ttl, granted };
         match self.locks.get_mut(key) {
             Some(queue) => {
@@ -258,9 +260,10 @@ impl State {
         None
     }
 
-    fn next_lease(&mut self) -> LeaseId {
-        self.last_lease += 1;
-        self.last_lease
+    /// A number that grows, and that no lease of any other store has: a lock guards nothing in another store.
+    fn next_lease() -> LeaseId {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        LAST.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn grant(&mut self, id: LeaseId, leased: Leased, ttl: Duration, now: Instant) {
