@@ -187,7 +187,7 @@ async fn a_watch_shows_no_lost_lock(cx: Context) -> Outcome {
     let mut events = other.watch("dir/", 0).await?;
     let _lock = kv.lock("dir/lock", cx.ttl()).await?;
     let passed_on = tokio::time::timeout(cx.expiry(), other.lock("dir/lock", cx.long_ttl())).await;
-    passed_on.map_err(|_| Broke::new("L4", "a lock that nobody renews did not pass on"))?.keeps("L4")?;
+    let _second = passed_on.map_err(|_| Broke::new("L4", "a lock that nobody renews did not pass on"))?.keeps("L4")?;
     sees_only(&kv, &mut events).await
 }
 

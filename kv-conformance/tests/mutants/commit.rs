@@ -16,7 +16,19 @@ impl Faulty {
     pub(crate) async fn commit_with_fault(&self, mut txn: Txn) -> Committed {
         let Some(fault) = self.fault else { return self.store().commit(txn).await };
         self.change_writes(&mut txn);
+        self.touch_locks(&txn)?;
         match fault {
+            Fault::ForeignWriteRefused => {
+                let leased = lock(&self.shared.leased).clone();
+                match txn
+                    .operations
+                    .iter()
+                    .find(|one| matches!(one, Operation::Set { key, .. } if leased.contains(key)))
+                {
+                    Some(Operation::Set { key, .. }) => Err(Error::Conflict { key: key.clone() }),
+                    _ => self.store().commit(txn).await,
+                }
+            }
             Fault::SameValueKeepsIndex => self.unless_the_same(txn).await,
             Fault::OtherIndexReturned => self.store().commit(txn).await.map(|index| index.map(|index| index + 1)),
             Fault::SwapIsNotAtomic => self.check_then_write(txn).await,

@@ -22,8 +22,8 @@ pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant
         _ => {}
     }
     let Some(fault) = fault else { return grant };
-    let key = grant.guard.key.clone();
-    let lease = FaultyLease { fault, shared: shared.clone(), key, lease: Some(grant.lease) };
+    let (key, token) = (grant.guard.key.clone(), grant.guard.token);
+    let lease = FaultyLease { fault, shared: shared.clone(), key, token, lease: Some(grant.lease) };
     Grant { lease: Box::new(lease), ..grant }
 }
 
@@ -43,6 +43,7 @@ struct FaultyLease {
     fault: Fault,
     shared: Arc<Shared>,
     key: String,
+    token: u64,
     /// Empty only while it is dropped.
     lease: Option<Box<dyn Lease>>,
 }
@@ -84,6 +85,7 @@ impl Lease for FaultyLease {
             return Ok(());
         }
         let result = self.lease()?.release().await;
+        self.shared.locks.released(&self.key, self.token);
         if self.fault == Fault::DestroysAnothers && result.is_err() {
             self.write(Operation::Delete { key: self.key.clone() }).await?;
             return Ok(());
@@ -94,6 +96,7 @@ impl Lease for FaultyLease {
 
 impl Drop for FaultyLease {
     fn drop(&mut self) {
+        self.shared.locks.released(&self.key, self.token);
         // Dropping the memory store's lease would free it after all.
         if self.fault == Fault::UnlockKeepsIt
             && let Some(lease) = self.lease.take()
