@@ -44,6 +44,8 @@ pub enum Need {
     SmallLimits,
     /// A bound on the bytes of a transaction that can be reached within seconds.
     SmallTransactions,
+    /// To run alone, because it takes more of the store than others can spare.
+    Alone,
     /// Means to hurt the store: [`Fixture::faults`](crate::Fixture::faults).
     Faults,
     /// Means to hurt one of at least three members, of which the others are a majority.
@@ -59,6 +61,7 @@ impl fmt::Display for Need {
             Self::EveryChange => "needs watches that deliver every change",
             Self::SmallLimits => "needs limits that can be reached within seconds",
             Self::SmallTransactions => "needs a limit on a transaction's bytes that can be reached within seconds",
+            Self::Alone => "needs to run alone",
             Self::Faults => "needs a fixture with faults",
             Self::Cluster => "needs a fixture with faults and three members",
         })

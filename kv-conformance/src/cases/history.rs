@@ -12,8 +12,8 @@ use crate::client::Client;
 use crate::context::Context;
 
 cases! { "history":
-    a_large_commit_ends_no_watch ["E8", "E3"] "A commit of more changes than a store may keep is seen whole by a watch that keeps up."
-    a_lagging_watch_says_where_it_stopped ["E8", "E1"] needs [EveryChange] "A watch that falls behind goes on without a gap, or says after which index it has lost the events."
+    a_large_commit_ends_no_watch ["E8", "E3"] needs [Alone] "A commit of more changes than a store may keep is seen whole by a watch that keeps up."
+    a_lagging_watch_says_where_it_stopped ["E8", "E1"] needs [EveryChange, Alone] "A watch that falls behind goes on without a gap, or says after which index it has lost the events."
 }
 
 /// More changes than a store keeps that keeps few: the memory store's history holds 10,000 events.

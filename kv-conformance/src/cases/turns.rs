@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kv_core::LockOrder;
-use tokio::sync::Notify;
+use tokio::sync::{Barrier, Notify};
 use tokio::task::JoinSet;
 
 use crate::case::{Keeps as _, Outcome, all_end, cases, check, same};
@@ -109,21 +109,28 @@ async fn shares(cx: &Context, clients: Vec<Client>, most: usize) -> Outcome<Vec<
     let holder = cx.client().await?;
     let lock = holder.lock("lock", cx.long_ttl()).await?;
     let turns: Arc<Vec<AtomicUsize>> = Arc::new(clients.iter().map(|_| AtomicUsize::new(0)).collect());
+    let all_have_asked = Arc::new(Barrier::new(clients.len() + 1));
     let mut tasks = JoinSet::new();
     for (place, client) in clients.into_iter().enumerate() {
-        let (cx, turns) = (cx.clone(), turns.clone());
+        let (cx, turns, all_have_asked) = (cx.clone(), turns.clone(), all_have_asked.clone());
         tasks.spawn(async move {
+            let mut waiting = Box::pin(client.kv().lock("lock", cx.long_ttl()));
+            let early = futures_util::poll!(waiting.as_mut());
+            check!("L4", early.is_pending(), "a lock that is held was given: {early:?}");
+            all_have_asked.wait().await;
             loop {
-                let lock = client.kv().lock("lock", cx.long_ttl()).await.keeps("L13")?;
+                let lock = waiting.await.keeps("L13")?;
                 let had = turns[place].fetch_add(1, Ordering::Relaxed) + 1;
                 lock.unlock().await.keeps("L13")?;
                 if had == most {
                     return Ok::<_, crate::case::Broke>(());
                 }
+                waiting = Box::pin(client.kv().lock("lock", cx.long_ttl()));
             }
         });
     }
-    // All of them ask before the first is served.
+    // All of them have asked, and the store is given time to hear of it, before the first is served.
+    all_have_asked.wait().await;
     tokio::time::sleep(Duration::from_millis(250)).await;
     holder.call("unlock", lock.unlock()).await?;
     // The first to be done ends the count; the others stop where they are.
