@@ -43,6 +43,8 @@ pub enum Need {
     SmallLimits,
     /// A limit on the bytes of a transaction that a case can reach within seconds.
     SmallTransactions,
+    /// To run alone, because it takes more of the store than others can spare.
+    Alone,
     /// Fault injection: [`Fixture::faults`](crate::Fixture::faults).
     Faults,
     /// Fault injection into one of at least three members, so that the others are a majority.
@@ -58,6 +60,7 @@ impl fmt::Display for Need {
             Self::EveryChange => "needs watches that deliver every change",
             Self::SmallLimits => "needs limits that can be reached within seconds",
             Self::SmallTransactions => "needs a limit on a transaction's bytes that can be reached within seconds",
+            Self::Alone => "needs to run alone",
             Self::Faults => "needs a fixture with faults",
             Self::Cluster => "needs a fixture with faults and three members",
         })

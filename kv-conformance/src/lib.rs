@@ -24,6 +24,7 @@
 //! #         name: "mine",
 //! #         schemes: &["mine"],
 //! #         parameters: &[],
+//! #         named: false,
 //! #         generic_http: false,
 //! #         connect: |_| Box::pin(async { Err(kv_core::Error::unavailable("a sketch")) }),
 //! #     };

@@ -94,6 +94,7 @@ impl Suite {
                 let Limits { txn_bytes, txn_ops, value_bytes, .. } = self.limits;
                 txn_bytes <= 8 << 20 && txn_bytes / (value_bytes / 2).max(1) < txn_ops
             }
+            Need::Alone => true,
             Need::Faults => self.fixture.faults().is_some(),
             Need::Cluster => self.fixture.faults().is_some_and(|faults| faults.endpoints().len() >= 3),
         };
@@ -105,7 +106,7 @@ impl Suite {
         if let Some(need) = self.lacks(case) {
             return Verdict::NotRun(need);
         }
-        let hurts = case.needs.iter().any(|need| matches!(need, Need::Faults | Need::Cluster));
+        let hurts = case.needs.iter().any(|need| matches!(need, Need::Alone | Need::Faults | Need::Cluster));
         let (_shared, _alone) =
             if hurts { (None, Some(self.alone.write().await)) } else { (Some(self.alone.read().await), None) };
         let log = Log::new();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kv_core::backend::backoff::random;
 use kv_core::backend::{Address, Backend};
-use kv_core::{ExpiryLag, Limits, Result, WatchHistory};
+use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, Result, WatchHistory};
 
 use crate::api::messages::AgentSelf;
 use crate::backend::Consul;
@@ -64,6 +64,8 @@ fn limits(agent: &AgentSelf) -> (Limits, usize) {
         // The server ends a session after twice its time to live.
         expiry_lag: ExpiryLag { fixed: Duration::from_secs(5), ttls: 1 },
         watch_history: WatchHistory::Latest,
+        foreign_write: ForeignWrite::Keeps,
+        lock_order: LockOrder::PerHandle,
     };
     (limits, body)
 }

@@ -91,6 +91,7 @@ pub const REGISTRATION: Registration = Registration {
     name: config::NAME,
     schemes: &["consul", "consuls"],
     parameters: &["ca", "cert", "consistency", "datacenter", "key", "lock-delay", "server-name", "token"],
+    named: false,
     generic_http: true,
     connect: |address| Box::pin(connect::connect(address)),
 };

@@ -14,7 +14,7 @@ use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use kv_core::backend::{Backend, EventStream, Grant, Snapshot, Txn};
-use kv_core::{Error, Event, EventType, ExpiryLag, Kv, Limits, Result, Value, WatchHistory};
+use kv_core::{Error, Event, EventType, ExpiryLag, ForeignWrite, Kv, Limits, LockOrder, Result, Value, WatchHistory};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -60,6 +60,8 @@ impl Backend for Ready {
             ttl_step: Duration::from_secs(1),
             expiry_lag: ExpiryLag { fixed: Duration::ZERO, ttls: 0 },
             watch_history: WatchHistory::Every,
+            foreign_write: ForeignWrite::Keeps,
+            lock_order: LockOrder::Asked,
         }
     }
 

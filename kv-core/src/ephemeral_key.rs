@@ -13,6 +13,15 @@ use crate::lease_handle::LeaseHandle;
 /// [`Kv::ephemeral_key`](crate::Kv::ephemeral_key).
 ///
 /// Dropping the handle removes the key in the background, best effort. If that fails, it lapses with its time to live.
+/// A handle that is not kept is dropped at once, and the compiler warns of that:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # async fn example(kv: kv_core::Kv) -> kv_core::Result<()> {
+/// kv.ephemeral_key("members/a", std::time::Duration::from_secs(15)).await?; // gone by the next line
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// ```
 /// # use std::time::Duration;
@@ -26,6 +35,7 @@ use crate::lease_handle::LeaseHandle;
 /// member.destroy().await
 /// # }
 /// ```
+#[must_use = "the key is removed as soon as the handle is dropped: bind it, as in `let key = …`"]
 pub struct EphemeralKey {
     lease: LeaseHandle,
 }

@@ -102,6 +102,20 @@ pub enum Error {
         key: String,
     },
 
+    /// The lock that should guard a transaction is of another store ([clause L5](crate::contract::CLAUSES#L5)); nothing was sent.
+    #[error(
+        "the lock on {key:?} is held in a store of {held}, and the transaction is for one of {backend}: guard it with a \
+         lock of the store that it writes"
+    )]
+    ForeignLock {
+        /// The key of the lock.
+        key: String,
+        /// The backend that holds the lock.
+        held: &'static str,
+        /// The backend that was to write.
+        backend: &'static str,
+    },
+
     /// The time to live is outside what the store takes ([clause L3](crate::contract::CLAUSES#L3)); nothing was sent.
     #[error("a time to live of {ttl:?} is outside what the store takes: {min:?} to {max:?}")]
     InvalidTtl {
@@ -293,6 +307,7 @@ impl Error {
             Self::ValueTooLarge { .. } => "value_too_large",
             Self::TxnTooLarge { .. } => "txn_too_large",
             Self::OverlappingWrites { .. } => "overlapping_writes",
+            Self::ForeignLock { .. } => "foreign_lock",
             Self::InvalidTtl { .. } => "invalid_ttl",
             Self::Compacted { .. } => "compacted",
             Self::Unavailable { .. } => "unavailable",

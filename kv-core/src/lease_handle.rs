@@ -52,7 +52,15 @@ impl LeaseHandle {
         self.guard.token
     }
 
-    pub(crate) fn guard(&self) -> Result<Guard> {
+    /// What the store that `writer` writes needs to check that the lease still stands.
+    ///
+    /// A store of another kind cannot tell. Whether one of the same kind is the same store is told by the guard's
+    /// owner, which no other store has.
+    pub(crate) fn guard(&self, writer: &Caller) -> Result<Guard> {
+        let (held, backend) = (self.caller.backend_name(), writer.backend_name());
+        if held != backend {
+            return Err(Error::ForeignLock { key: self.key.clone(), held, backend });
+        }
         self.live().map(|_| self.guard.clone())
     }
 

@@ -15,7 +15,15 @@ use crate::lease_handle::LeaseHandle;
 /// resource is given the [`token`](Self::token) and refuses tokens smaller than one it has seen.
 ///
 /// Dropping the handle frees the lock in the background, best effort. [`unlock`](Self::unlock) also reports whether it
-/// was still held.
+/// was still held. A handle that is not kept is dropped at once, and the compiler warns of that:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # async fn example(kv: kv_core::Kv) -> kv_core::Result<()> {
+/// kv.lock("locks/leader", std::time::Duration::from_secs(15)).await?; // not held by the next line
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// ```
 /// # use std::time::Duration;
@@ -32,6 +40,7 @@ use crate::lease_handle::LeaseHandle;
 /// lock.unlock().await
 /// # }
 /// ```
+#[must_use = "the lock is freed as soon as the handle is dropped: bind it, as in `let lock = …`"]
 pub struct Lock {
     lease: LeaseHandle,
 }
@@ -89,8 +98,8 @@ impl Lock {
     }
 
     /// What the store needs to check that the lock is held; `Lost` if it has lapsed by this process's clock.
-    pub(crate) fn guard(&self) -> Result<Guard> {
-        self.lease.guard()
+    pub(crate) fn guard(&self, writer: &Caller) -> Result<Guard> {
+        self.lease.guard(writer)
     }
 }
 

@@ -19,6 +19,9 @@ pub struct Registration {
     pub schemes: &'static [&'static str],
     /// The address parameters that it knows, besides `timeout`.
     pub parameters: &'static [&'static str],
+    /// Whether its addresses name a store instead of hosts, as `memory://NAME` does:
+    /// [`Address::parse_named`](crate::backend::Address::parse_named).
+    pub named: bool,
     /// Whether it speaks HTTP, so that `http://`, `https://` and the empty address try it too.
     pub generic_http: bool,
     /// Connects: reads the address, and opens what is needed.
@@ -47,6 +50,7 @@ inventory::collect!(Registration);
 ///     name: "sketch",
 ///     schemes: &["sketch"],
 ///     parameters: &[],
+///     named: false,
 ///     generic_http: false,
 ///     connect: |address| Box::pin(open(address)),
 /// };
@@ -129,8 +133,11 @@ impl Registry {
     /// As [`connect`](crate::connect).
     pub async fn connect(&self, address: &str) -> Result<Kv> {
         self.refuse_duplicates()?;
-        let address = Address::parse(address, self.environment.clone())?;
-        if let Some(registration) = self.registrations.iter().find(|one| one.schemes.contains(&&*address.scheme)) {
+        let scheme = address.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()).unwrap_or_default();
+        let registration = self.registrations.iter().find(|one| one.schemes.contains(&&*scheme));
+        let parse = if registration.is_some_and(|one| one.named) { Address::parse_named } else { Address::parse };
+        let address = parse(address, self.environment.clone())?;
+        if let Some(registration) = registration {
             let timeout = address.timeout;
             return open(registration, address, timeout).await;
         }

@@ -51,9 +51,12 @@ impl TxnBuilder {
 
     /// Requires that the lock is still held: the store itself refuses the writes once it has passed on
     /// ([clause L5](crate::contract::CLAUSES#L5)).
+    ///
+    /// The lock may come from any handle on the same store. One of another store guards nothing: the commit is
+    /// [`Error::ForeignLock`] or [`Error::Lost`], and nothing is written.
     pub fn held(self, lock: &Lock) -> Self {
-        self.add(|_, txn| {
-            txn.checks.push(Check::Held(lock.guard()?));
+        self.add(|kv, txn| {
+            txn.checks.push(Check::Held(lock.guard(kv)?));
             Ok(())
         })
     }

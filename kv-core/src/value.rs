@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The data of a key, and the index of the write that set it.
 ///
-/// Its JSON is `{"data":"<base64>","index":7}`; `null` is read as empty data.
+/// Its JSON is `{"data":"<base64>","index":7}`; `null` is read as empty data. Binary formats hold the bytes as they are.
 ///
 /// ```
 /// # use kv_core::Value;
@@ -42,19 +42,47 @@ pub struct Listing {
     pub index: u64,
 }
 
-/// Bytes as a base64 string in JSON: the format of the Go package that this interface descends from.
+/// Bytes as a base64 string in formats that people read, such as JSON: the format of the Go package that this interface
+/// descends from. Binary formats hold the bytes as they are.
 pub(crate) mod base64_bytes {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use bytes::Bytes;
+    use serde::de::{Error, Visitor};
     use serde::{Deserialize, Deserializer, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        if !serializer.is_human_readable() {
+            return serializer.serialize_bytes(data);
+        }
         serializer.serialize_str(&STANDARD.encode(data))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        // Formats that do not describe themselves have to be asked for just what was written.
+        if !deserializer.is_human_readable() {
+            return deserializer.deserialize_byte_buf(Plain);
+        }
         let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
-        STANDARD.decode(text).map(Bytes::from).map_err(serde::de::Error::custom)
+        STANDARD.decode(text).map(Bytes::from).map_err(Error::custom)
+    }
+
+    /// Bytes that stand in a format as they are.
+    struct Plain;
+
+    impl Visitor<'_> for Plain {
+        type Value = Bytes;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
+            Ok(Bytes::copy_from_slice(bytes))
+        }
+
+        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+            Ok(bytes.into())
+        }
     }
 }

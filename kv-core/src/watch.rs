@@ -14,8 +14,17 @@ use crate::{Event, Result};
 /// [E5](crate::contract::CLAUSES#E5)): from [`Kv::watch`](crate::Kv::watch) or [`Kv::observe`](crate::Kv::observe).
 ///
 /// It survives disconnects, restarts and leader changes without loss or repetition. Only a permanent failure ends
-/// it: an `Err` is its last item. Dropping it stops the watch.
-#[must_use = "a watch does nothing unless it is polled"]
+/// it: an `Err` is its last item. Dropping it stops the watch, so that one that is not kept sees nothing, which the
+/// compiler warns of:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # async fn example(kv: kv_core::Kv) -> kv_core::Result<()> {
+/// kv.watch("nodes/", 0).await?; // stopped by the next line
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "the watch stops as soon as it is dropped: bind it, and ask it for events with `next`"]
 pub struct Watch {
     events: Option<EventStream>,
     caller: Caller,

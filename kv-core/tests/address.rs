@@ -48,6 +48,24 @@ fn the_root_is_the_path_without_its_first_slash() -> Result<()> {
 }
 
 #[test]
+fn a_named_store_may_have_any_name() -> Result<()> {
+    let name = |text| Address::parse_named(text, Environment::from([])).map(|address| address.hosts);
+    for (text, expected) in [
+        ("memory://test.1", "test.1"),
+        ("memory://crate::x", "crate::x"),
+        ("memory://1", "1"),
+        ("memory://0.0.0.1", "0.0.0.1"),
+        ("memory://Test/root", "Test"),
+        ("memory://a%2Fb,c:1?x=1", "a/b,c:1"),
+    ] {
+        assert_eq!(name(text)?, [HostPort { host: expected.to_owned(), port: None }], "{text}");
+    }
+    assert_eq!(name("memory://")?, []);
+    assert!(name("memory://%zz").is_err());
+    Ok(())
+}
+
+#[test]
 fn what_is_left_open_is_empty() -> Result<()> {
     for text in ["", "etcd://", "etcd:///"] {
         let address = parse(text)?;
@@ -113,6 +131,7 @@ fn what_cannot_be_read_is_refused_and_the_part_is_named() {
         ("etcd://h?ca=%zz", "`ca`"),
         ("etcd://h?c%zz=1", "the name of a parameter"),
         ("etcd://h?ca=1&ca=2", "twice"),
+        ("etcd://h?timeout=1s&timeout=2s", "`timeout` is given twice"),
         ("etcd://h?timeout=0s", "`timeout`"),
         ("etcd://h?timeout=5", "`timeout`"),
         ("etcd://h?timeout=-5s", "`timeout`"),

@@ -1,4 +1,4 @@
-//! The JSON of values and events: that of the Go package `kv`.
+//! The JSON of values and events, that of the Go package `kv`, and their binary forms.
 
 use kv_core::{Event, EventType, Listing, Value};
 
@@ -49,6 +49,24 @@ fn event_types_have_the_names_and_numbers_of_the_go_package() {
     }
     assert_eq!(format!("[{:>8}]", EventType::Create), "[  Create]");
     assert!(EventType::try_from(0).is_err());
+}
+
+#[test]
+fn binary_formats_that_do_not_describe_themselves_go_there_and_back() {
+    for data in ["", "hello", "\u{ff}"] {
+        let value = Value::new(data, 7);
+        let bytes = postcard::to_allocvec(&value).expect("bytes");
+        assert_eq!(bytes.len(), data.len() + 2, "no base64: a length, the data, an index");
+        assert_eq!(postcard::from_bytes::<Value>(&bytes).expect("a value"), value);
+        for event_type in [EventType::Create, EventType::Delete, EventType::Update] {
+            let event = event(event_type, data);
+            let bytes = postcard::to_allocvec(&event).expect("bytes");
+            assert_eq!(postcard::from_bytes::<Event>(&bytes).expect("an event"), event);
+        }
+    }
+    let listing = Listing { values: [("a".to_owned(), Value::new("1", 2))].into(), index: 3 };
+    let bytes = postcard::to_allocvec(&listing).expect("bytes");
+    assert_eq!(postcard::from_bytes::<Listing>(&bytes).expect("a listing"), listing);
 }
 
 #[test]

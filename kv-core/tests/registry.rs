@@ -11,6 +11,7 @@ const PICKY: Registration = Registration {
     name: "picky",
     schemes: &["picky", "pickys"],
     parameters: &["token"],
+    named: false,
     generic_http: true,
     connect: |address| {
         Box::pin(async move {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_core::backend::{Backend, EventStream, Grant, Snapshot, Txn};
-use kv_core::{Error, ExpiryLag, Limits, Result, Value, WatchHistory};
+use kv_core::{Error, ExpiryLag, ForeignWrite, Limits, LockOrder, Result, Value, WatchHistory};
 
 use crate::api::range::Range;
 use crate::config::{Config, NAME};
@@ -24,6 +24,8 @@ const LIMITS: Limits = Limits {
     // etcd looks for lapsed leases every half second, and ends each by agreement of the cluster.
     expiry_lag: ExpiryLag { fixed: Duration::from_secs(3), ttls: 0 },
     watch_history: WatchHistory::Every,
+    foreign_write: ForeignWrite::Detaches,
+    lock_order: LockOrder::Asked,
 };
 
 /// An etcd cluster as a backend of [`kv_core::Kv`]. Dropping the last reference ends its connections and tasks.

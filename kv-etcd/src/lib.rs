@@ -96,6 +96,7 @@ pub const REGISTRATION: Registration = Registration {
     name: config::NAME,
     schemes: &["etcd", "etcds"],
     parameters: &["ca", "cert", "consistency", "key", "server-name"],
+    named: false,
     generic_http: true,
     connect: |address| Box::pin(connect::connect(address)),
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_core::backend::{Backend, EventStream, Grant, Guard, Snapshot, Txn};
-use kv_core::{ExpiryLag, Limits, Result, Value, WatchHistory};
+use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, Result, Value, WatchHistory};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -81,6 +81,8 @@ impl Backend for MemoryBackend {
             ttl_step: Duration::from_millis(1),
             expiry_lag: ExpiryLag { fixed: Duration::from_secs(1), ttls: 0 },
             watch_history: WatchHistory::Every,
+            foreign_write: ForeignWrite::Keeps,
+            lock_order: LockOrder::Asked,
         }
     }
 

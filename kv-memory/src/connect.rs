@@ -15,6 +15,7 @@ pub const REGISTRATION: Registration = Registration {
     name: "memory",
     schemes: &["memory"],
     parameters: &["history"],
+    named: true,
     generic_http: false,
     connect: |address| Box::pin(std::future::ready(connect(&address))),
 };

@@ -1,6 +1,7 @@
 //! The leases of a store and when they lapse. Pure: the time is given.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,7 +21,6 @@ pub(crate) enum Leased {
 pub(crate) struct Leases {
     by_id: HashMap<LeaseId, Term>,
     by_deadline: BTreeSet<(Instant, LeaseId)>,
-    last_id: LeaseId,
 }
 
 /// How long one lease stands.
@@ -31,10 +31,10 @@ struct Term {
 }
 
 impl Leases {
-    /// A number that no lease had before.
-    pub(crate) fn next_id(&mut self) -> LeaseId {
-        self.last_id += 1;
-        self.last_id
+    /// A number that grows, and that no lease of any store in this process has: a lock guards nothing in another store.
+    pub(crate) fn next_id() -> LeaseId {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        LAST.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn grant(&mut self, id: LeaseId, leased: Leased, ttl: Duration, now: Instant) {
@@ -84,7 +84,7 @@ mod tests {
         let (mut leases, now) = (Leases::default(), Instant::now());
         let seconds = |number| now + Duration::from_secs(number);
         let [first, second] = [9, 3].map(|ttl| {
-            let id = leases.next_id();
+            let id = Leases::next_id();
             leases.grant(id, Leased::Entry(id.to_string()), Duration::from_secs(ttl), now);
             id
         });

@@ -105,7 +105,10 @@ impl State {
                 if found == *index { Ok(()) } else { Err(Error::Conflict { key: key.clone() }) }
             }
             Check::Held(guard) => {
-                let is_held = self.locks.get(&guard.key).is_some_and(|queue| queue.token == guard.token);
+                let is_held = self
+                    .locks
+                    .get(&guard.key)
+                    .is_some_and(|queue| queue.token == guard.token && queue.holder.to_string() == guard.owner);
                 if is_held { Ok(()) } else { Err(Error::Lost { key: guard.key.clone() }) }
             }
         }
@@ -141,7 +144,7 @@ impl State {
 
     pub(crate) fn create_leased(&mut self, key: &str, ttl: Duration, now: Instant) -> Result<(LeaseId, u64)> {
         self.verify(&Check::Index { key: key.to_owned(), index: 0 })?;
-        let (id, index) = (self.leases.next_id(), self.revision + 1);
+        let (id, index) = (Leases::next_id(), self.revision + 1);
         self.grant(id, Leased::Entry(key.to_owned()), ttl, now);
         self.put(key.to_owned(), Value::new("", index), Some(id));
         Ok((id, index))
@@ -161,7 +164,7 @@ impl State {
     /// Takes a lock, or queues for it. `granted` is notified once [`holding`](Self::holding) returns something.
     pub(crate) fn queue(&mut self, key: &str, ttl: Duration, granted: Arc<Notify>, now: Instant) -> Result<LeaseId> {
         self.verify(&Check::Index { key: key.to_owned(), index: 0 })?;
-        let id = self.leases.next_id();
+        let id = Leases::next_id();
         let waiter = Waiter { ttl, granted };
         match self.locks.get_mut(key) {
             Some(queue) => {

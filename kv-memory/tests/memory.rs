@@ -38,10 +38,25 @@ async fn a_nameless_store_is_private() -> Result<()> {
 }
 
 #[tokio::test]
+async fn any_name_is_a_store_of_its_own() -> Result<()> {
+    let names =
+        ["memory://test.1", "memory://crate::x", "memory://1", "memory://0.0.0.1", "memory://a,b", "memory://a:1"];
+    let mut stores = Vec::new();
+    for name in names {
+        let kv = connect(name).await?;
+        assert!(kv.get("name").await.is_err_and(|error| error.is_key_not_found()), "{name} is another's");
+        kv.set("name", name).await?;
+        stores.push(kv);
+    }
+    for name in names {
+        assert_eq!(connect(name).await?.get("name").await?.data, name);
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_memory_store_cannot_do_is_refused_by_name() {
     for (address, part) in [
-        ("memory://a,b", "one name"),
-        ("memory://a:1", "no port"),
         ("memory://user:secret@a", "no users"),
         ("memory://?history=0", "`history`"),
         ("memory://?history=many", "`history`"),

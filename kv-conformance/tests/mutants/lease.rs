@@ -8,7 +8,8 @@ use bytes::Bytes;
 use kv_core::{Backend as _, Check, Error, Grant, Lease, Operation, Result, Txn};
 
 use crate::fault::Fault;
-use crate::shared::{Shared, lock};
+use crate::known_locks::lock;
+use crate::shared::Shared;
 
 /// Puts the fault into a grant, if it is one of leases.
 pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant: Grant) -> Grant {
@@ -22,8 +23,8 @@ pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant
         _ => {}
     }
     let Some(fault) = fault else { return grant };
-    let key = grant.guard.key.clone();
-    let lease = FaultyLease { fault, shared: shared.clone(), key, lease: Some(grant.lease) };
+    let (key, token) = (grant.guard.key.clone(), grant.guard.token);
+    let lease = FaultyLease { fault, shared: shared.clone(), key, token, lease: Some(grant.lease) };
     Grant { lease: Box::new(lease), ..grant }
 }
 
@@ -43,6 +44,7 @@ struct FaultyLease {
     fault: Fault,
     shared: Arc<Shared>,
     key: String,
+    token: u64,
     /// Empty only while it is dropped.
     lease: Option<Box<dyn Lease>>,
 }
@@ -84,6 +86,7 @@ impl Lease for FaultyLease {
             return Ok(());
         }
         let result = self.lease()?.release().await;
+        self.shared.locks.released(&self.key, self.token);
         if self.fault == Fault::DestroysAnothers && result.is_err() {
             self.write(Operation::Delete { key: self.key.clone() }).await?;
             return Ok(());
@@ -94,6 +97,7 @@ impl Lease for FaultyLease {
 
 impl Drop for FaultyLease {
     fn drop(&mut self) {
+        self.shared.locks.released(&self.key, self.token);
         // Dropping the memory store's lease would free it after all.
         if self.fault == Fault::UnlockKeepsIt
             && let Some(lease) = self.lease.take()

@@ -2,7 +2,9 @@
 
 mod commit;
 mod fault;
+mod known_locks;
 mod lease;
+mod locks;
 mod shared;
 mod store;
 mod stream;
@@ -86,6 +88,7 @@ const TELLTALE: Registration = Registration {
     name: "telltale",
     schemes: &["telltale"],
     parameters: &["token"],
+    named: false,
     generic_http: false,
     connect: |address| Box::pin(std::future::ready(tell(&address))),
 };

@@ -1,11 +1,15 @@
 //! What the clients of a faulty store share.
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use kv_core::{Lease, Result};
+use kv_core::Result;
+use kv_core::backend::Lease;
 use kv_memory::MemoryBackend;
 use tokio::sync::mpsc;
+
+use crate::known_locks::Locks;
 
 /// One store and what its clients leave in it.
 #[derive(Default)]
@@ -15,9 +19,9 @@ pub(crate) struct Shared {
     pub(crate) queues: Mutex<Vec<mpsc::WeakSender<Result<kv_core::Event>>>>,
     /// Leases that nobody gives back.
     pub(crate) kept: Mutex<Vec<Box<dyn Lease>>>,
+    /// The names of all ephemeral keys that there were.
+    pub(crate) leased: Mutex<BTreeSet<String>>,
     pub(crate) writes: AtomicUsize,
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) locks: Locks,
+    pub(crate) handles: AtomicU64,
 }

@@ -1,29 +1,35 @@
 //! The memory store behind one fault.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_core::{Backend, Error, EventStream, Grant, Limits, Operation, Result, Snapshot, Txn, Value};
+use kv_core::backend::{Backend, EventStream, Grant, Operation, Snapshot, Txn};
+use kv_core::{Error, ForeignWrite, Limits, Result, Value};
 use kv_memory::MemoryBackend;
 
 use crate::fault::Fault;
+use crate::known_locks::lock;
 use crate::lease::faulty_grant;
-use crate::shared::{Shared, lock};
+use crate::shared::Shared;
 use crate::stream;
 
 /// One client of a store that is wrong in one way, if any.
 pub(crate) struct Faulty {
     pub(crate) fault: Option<Fault>,
     pub(crate) shared: Arc<Shared>,
+    /// Which client of the store it is.
+    pub(crate) number: u64,
     /// What this client has read.
     read: Mutex<HashMap<String, Value>>,
 }
 
 impl Faulty {
     pub(crate) fn new(fault: Option<Fault>, shared: Arc<Shared>) -> Self {
-        Self { fault, shared, read: Mutex::default() }
+        let number = shared.handles.fetch_add(1, Ordering::Relaxed);
+        Self { fault, shared, number, read: Mutex::default() }
     }
 
     pub(crate) fn has(&self, fault: Fault) -> bool {
@@ -51,7 +57,16 @@ impl Backend for Faulty {
     }
 
     fn limits(&self) -> Limits {
-        self.store().limits()
+        let limits = self.store().limits();
+        match (self.fault, limits.foreign_write) {
+            (Some(Fault::ForeignWriteOtherwise), ForeignWrite::Keeps) => {
+                Limits { foreign_write: ForeignWrite::Detaches, ..limits }
+            }
+            (Some(Fault::ForeignWriteOtherwise), ForeignWrite::Detaches) => {
+                Limits { foreign_write: ForeignWrite::Keeps, ..limits }
+            }
+            _ => limits,
+        }
     }
 
     async fn ping(&self) -> Result<()> {
@@ -63,6 +78,11 @@ impl Backend for Faulty {
         match &result {
             Ok(value) if self.has(Fault::EmptyIsAbsent) && value.data.is_empty() => {
                 return Err(Error::NotFound { key: key.to_owned() });
+            }
+            Err(Error::NotFound { .. }) if self.has(Fault::LockReadsAsEmpty) => {
+                if let Some(token) = self.shared.locks.token(key) {
+                    return Ok(Value::new("", token));
+                }
             }
             Ok(value) if self.has(Fault::StaleReads) => {
                 // Once for each change, what was read before.
@@ -92,6 +112,7 @@ impl Backend for Faulty {
                 snapshot.entries.extend(second.entries.into_iter().skip(half));
             }
             Some(Fault::ListingIndexAhead) => snapshot.index += 1000,
+            Some(Fault::LockIsListed) => snapshot.entries.extend(self.shared.locks.entries(prefix)),
             _ => {}
         }
         Ok(snapshot)
@@ -107,6 +128,15 @@ impl Backend for Faulty {
                 })
                 .collect()),
             Some(Fault::GrandchildrenListed) => Ok(all.collect()),
+            Some(Fault::LockIsAChild) => {
+                let mut children: BTreeSet<_> = self.store().keys(prefix).await?.into_iter().collect();
+                let entries = self.shared.locks.entries(prefix).into_iter().map(|(key, _)| key);
+                children.extend(entries.map(|key| match key[prefix.len()..].find('/') {
+                    Some(slash) => key[..=prefix.len() + slash].to_owned(),
+                    None => key,
+                }));
+                Ok(children.into_iter().collect())
+            }
             _ => self.store().keys(prefix).await,
         }
     }
@@ -145,7 +175,10 @@ impl Backend for Faulty {
                 Ok((self.store().list(prefix).await?, events))
             }
             Some(fault) => {
-                let (snapshot, events) = self.store().observe(prefix).await?;
+                let (mut snapshot, events) = self.store().observe(prefix).await?;
+                if fault == Fault::LockIsObserved {
+                    snapshot.entries.extend(self.shared.locks.entries(prefix));
+                }
                 Ok((snapshot, stream::faulty(fault, events)))
             }
             None => self.store().observe(prefix).await,
@@ -157,6 +190,10 @@ impl Backend for Faulty {
             let operations = vec![Operation::Delete { key: key.to_owned() }];
             self.store().commit(Txn { checks: Vec::new(), operations }).await?;
         }
+        if self.has(Fault::LockBlocksCreation) && self.shared.locks.token(key).is_some() {
+            return Err(Error::Conflict { key: key.to_owned() });
+        }
+        lock(&self.shared.leased).insert(key.to_owned());
         let asked = match self.fault {
             Some(Fault::ExpiresEarly) => ttl / 10,
             Some(Fault::NeverExpires | Fault::ClockTooLate) => ttl * 1000,
@@ -173,7 +210,6 @@ impl Backend for Faulty {
             _ => ttl,
         };
         let grant = match self.fault {
-            Some(Fault::LocksValues) => self.store().lock(&format!("{key}/.lock"), asked).await?,
             Some(Fault::WaitGoesOn) => {
                 let (shared, key) = (self.shared.clone(), key.to_owned());
                 let (sender, receiver) = tokio::sync::oneshot::channel();
@@ -185,7 +221,7 @@ impl Backend for Faulty {
                 });
                 receiver.await.unwrap_or_else(|_| Err(Error::unavailable("the wait has ended")))?
             }
-            _ => self.store().lock(key, asked).await?,
+            _ => self.take(key, asked).await?,
         };
         Ok(faulty_grant(self.fault, &self.shared, Grant { ttl, ..grant }))
     }
@@ -193,12 +229,11 @@ impl Backend for Faulty {
     async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
         let grant = match self.fault {
             Some(Fault::TryLockWaits) => Some(self.store().lock(key, ttl).await?),
-            Some(Fault::LocksValues) => self.store().try_lock(&format!("{key}/.lock"), ttl).await?,
             Some(Fault::LockGivenTwice) => match self.store().try_lock(key, ttl).await? {
                 None => self.store().try_lock(&format!("{key}/second"), ttl).await?,
                 given => given,
             },
-            _ => self.store().try_lock(key, ttl).await?,
+            _ => self.try_to_take(key, ttl).await?,
         };
         Ok(grant.map(|grant| faulty_grant(self.fault, &self.shared, grant)))
     }

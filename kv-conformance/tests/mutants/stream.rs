@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _, poll, stream};
-use kv_core::{Backend as _, Event, EventStream, EventType, Result};
+use kv_core::{Backend as _, Error, Event, EventStream, EventType, Result};
 use kv_memory::MemoryBackend;
 use tokio::sync::mpsc;
 
@@ -39,6 +39,17 @@ pub(crate) fn faulty(fault: Fault, events: EventStream) -> EventStream {
             })
             .boxed(),
         Fault::WatchEndsSilently => events.take(5).boxed(),
+        Fault::LargeCommitEndsWatch => ended_by_large_commits(events),
+        Fault::CompactedSaysFirst => events
+            .map(|item| match item {
+                Err(Error::Compacted { oldest, .. }) => Err(Error::Compacted { after: 1, oldest }),
+                item => item,
+            })
+            .boxed(),
+        Fault::LossIsSilent => events
+            .filter(|item| std::future::ready(!matches!(item, Err(Error::Compacted { .. }))))
+            .chain(stream::pending())
+            .boxed(),
         Fault::EventsSwapped | Fault::RecreationMerged | Fault::LastStateWithheld => in_pairs(fault, events),
         _ => events,
     }
@@ -52,6 +63,21 @@ fn changed(events: EventStream, change: impl Fn(&mut Event) + Send + 'static) ->
         item
     };
     events.map(apply).boxed()
+}
+
+/// Ends when more events come at one index than a small history holds.
+fn ended_by_large_commits(events: EventStream) -> EventStream {
+    const MOST: u32 = 10_000;
+    let count = |(index, count): &mut (u64, u32), item: Item| {
+        if let Ok(event) = &item {
+            *count = if *index == event.index { *count + 1 } else { 1 };
+            *index = event.index;
+        }
+        let after = *index;
+        let too_many = *count > MOST;
+        std::future::ready(Some(if too_many { Err(Error::Compacted { after, oldest: None }) } else { item }))
+    };
+    events.scan((0, 0), count).boxed()
 }
 
 /// Looks at each event together with the next one, if that is there already.

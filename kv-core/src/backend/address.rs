@@ -61,6 +61,13 @@ impl HostPort {
     }
 }
 
+/// What stands between the scheme and the path, beside the credentials.
+#[derive(Clone, Copy)]
+enum Authority {
+    Hosts,
+    Name,
+}
+
 /// A user name and a password; `Debug` shows neither.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -82,6 +89,29 @@ impl Address {
     /// # Errors
     /// [`Error::InvalidAddress`] naming the part that is wrong, never quoting what may be a secret.
     pub fn parse(text: &str, environment: Environment) -> Result<Self> {
+        Self::parse_as(text, environment, Authority::Hosts)
+    }
+
+    /// Parses an address whose authority is the name of a store: `memory://NAME/root`.
+    ///
+    /// The name is decoded and otherwise kept as it is, whatever characters it has: it is the only host, without a port.
+    ///
+    /// ```
+    /// # use kv_core::Environment;
+    /// # use kv_core::backend::Address;
+    /// let address = Address::parse_named("memory://my_crate::tests/app", Environment::default())?;
+    /// assert_eq!(address.hosts[0].host, "my_crate::tests");
+    /// assert_eq!(address.root, "app/");
+    /// # Ok::<(), kv_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_named(text: &str, environment: Environment) -> Result<Self> {
+        Self::parse_as(text, environment, Authority::Name)
+    }
+
+    fn parse_as(text: &str, environment: Environment, kind: Authority) -> Result<Self> {
         let mut address = Self {
             scheme: String::new(),
             hosts: Vec::new(),
@@ -104,7 +134,7 @@ impl Address {
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        address.parse_authority(authority)?;
+        address.parse_authority(authority, kind)?;
         address.root = decode(path, "the root")?;
         if address.root.contains('\0') {
             return Err(Error::invalid_address("the root contains a NUL byte"));
@@ -155,7 +185,7 @@ impl Address {
         self.parameter(parameter).map(parse).transpose()
     }
 
-    fn parse_authority(&mut self, authority: &str) -> Result<()> {
+    fn parse_authority(&mut self, authority: &str, kind: Authority) -> Result<()> {
         let (credentials, hosts) = match authority.rsplit_once('@') {
             Some((credentials, hosts)) => (Some(credentials), hosts),
             None => (None, authority),
@@ -166,13 +196,18 @@ impl Address {
             self.credentials = Some(Credentials { user, password });
         }
         if !hosts.is_empty() {
-            self.hosts =
-                hosts.split(',').enumerate().map(|(i, host)| parse_host(host, i + 1)).collect::<Result<_>>()?;
+            self.hosts = match kind {
+                Authority::Hosts => {
+                    hosts.split(',').enumerate().map(|(i, host)| parse_host(host, i + 1)).collect::<Result<_>>()?
+                }
+                Authority::Name => vec![HostPort { host: decode(hosts, "the name")?, port: None }],
+            };
         }
         Ok(())
     }
 
     fn parse_query(&mut self, query: &str) -> Result<()> {
+        let mut timeout = None;
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             // The name is not quoted: it may be the rest of a password that contains an unescaped `?`.
@@ -182,13 +217,18 @@ impl Address {
                 ));
             }
             let value = decode(value, &format!("parameter `{name}`"))?;
-            if name == "timeout" {
-                self.timeout = parse_duration(&value, "timeout")?;
-                if self.timeout.is_zero() {
-                    return Err(Error::invalid_address("parameter `timeout` is zero"));
-                }
-            } else if self.parameters.insert(name.to_owned(), value).is_some() {
+            let before = match name {
+                "timeout" => timeout.replace(value),
+                _ => self.parameters.insert(name.to_owned(), value),
+            };
+            if before.is_some() {
                 return Err(Error::invalid_address(format!("parameter `{name}` is given twice")));
+            }
+        }
+        if let Some(timeout) = timeout {
+            self.timeout = parse_duration(&timeout, "timeout")?;
+            if self.timeout.is_zero() {
+                return Err(Error::invalid_address("parameter `timeout` is zero"));
             }
         }
         Ok(())

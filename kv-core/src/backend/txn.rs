@@ -83,7 +83,8 @@ pub enum Check {
 /// What a store needs to tell whether a lock is still held by the one who took it.
 ///
 /// A backend fills it in when the lock is granted and reads it in a [`Check::Held`]; what `owner` means is its own
-/// affair (a session, the contender's key, …).
+/// affair (a session, the contender's key, …), but no lock of another store of the same kind may have the same one, so
+/// that a guard never holds by accident where it does not belong: random identities do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Guard {
     /// The complete key of the lock.
