@@ -105,6 +105,7 @@ mod log;
 mod marks;
 mod random;
 mod runner;
+mod runtime;
 #[cfg(feature = "secrets")]
 pub mod secrets;
 #[cfg(feature = "servers")]

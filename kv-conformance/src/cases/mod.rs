@@ -11,6 +11,7 @@ mod locks;
 mod model;
 mod reads;
 mod roots;
+mod runtimes;
 mod transactions;
 mod values;
 mod watches;
@@ -18,7 +19,7 @@ mod writes;
 
 use crate::case::Case;
 
-const FILES: [&[Case]; 15] = [
+const FILES: [&[Case]; 16] = [
     keys::CASES,
     values::CASES,
     roots::CASES,
@@ -34,6 +35,7 @@ const FILES: [&[Case]; 15] = [
     faults::CASES,
     clusters::CASES,
     load::CASES,
+    runtimes::CASES,
 ];
 
 /// Every case, file by file.
