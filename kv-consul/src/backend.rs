@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_core::{
-    Address, Backend, Error, EventStream, ExpiryLag, Grant, Limits, Result, Snapshot, Txn, Value, WatchHistory,
+    Address, Backend, Error, EventStream, ExpiryLag, ForeignWrite, Grant, Limits, LockOrder, Result, Snapshot, Txn,
+    Value, WatchHistory,
 };
 
 use crate::batch::Batches;
@@ -95,6 +96,8 @@ fn limits(about: &AgentSelf) -> (Limits, usize) {
         // The server lets twice the time to live pass.
         expiry_lag: ExpiryLag { fixed: Duration::from_secs(5), ttls: 1 },
         watch_history: WatchHistory::Latest,
+        foreign_write: ForeignWrite::Keeps,
+        lock_order: LockOrder::PerHandle,
     };
     (limits, body)
 }

@@ -14,8 +14,8 @@ use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use kv_core::{
-    Backend, Error, Event, EventStream, EventType, ExpiryLag, Grant, Kv, Limits, Result, Snapshot, Txn, Value,
-    WatchHistory,
+    Backend, Error, Event, EventStream, EventType, ExpiryLag, ForeignWrite, Grant, Kv, Limits, LockOrder, Result,
+    Snapshot, Txn, Value, WatchHistory,
 };
 
 #[global_allocator]
@@ -62,6 +62,8 @@ impl Backend for Ready {
             ttl_step: Duration::from_secs(1),
             expiry_lag: ExpiryLag { fixed: Duration::ZERO, ttls: 0 },
             watch_history: WatchHistory::Every,
+            foreign_write: ForeignWrite::Keeps,
+            lock_order: LockOrder::Asked,
         }
     }
 

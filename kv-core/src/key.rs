@@ -2,6 +2,9 @@
 
 use crate::{Error, Result};
 
+/// The segment below a lock's name at which a store may keep the lock (clauses K1 and L10).
+const LOCK_SEGMENT: &[u8] = b".lock";
+
 /// Refuses what is not a key: clause K1.
 pub(crate) fn check_key(key: &str, max: usize) -> Result<()> {
     if key.is_empty() {
@@ -37,6 +40,7 @@ fn check_segments(key: &str, path: &str) -> Result<()> {
         match segment {
             b"" => return invalid(key, "a `/` at its beginning or end, or two together"),
             b"." | b".." => return invalid(key, "a segment `.` or `..`"),
+            LOCK_SEGMENT => return invalid(key, "the segment `.lock`, which is reserved for locks"),
             segment if segment.contains(&0) => return invalid(key, "a NUL byte"),
             _ => {}
         }
@@ -66,12 +70,38 @@ mod tests {
 
     #[test]
     fn keys_are_paths_of_plain_segments() {
-        for key in ["a", "a/b", "a b", "%2F", "+", "?#&=", "ключ/鍵", ".lock", "a/...", "~", "\u{1}"] {
+        for key in [
+            "a",
+            "a/b",
+            "a b",
+            "%2F",
+            "+",
+            "?#&=",
+            "ключ/鍵",
+            ".lock1",
+            "a.lock",
+            "lock",
+            ".Lock",
+            "a/...",
+            "~",
+            "\u{1}",
+        ] {
             assert!(check_key(key, 64).is_ok(), "{key:?}");
         }
         for key in ["", "/", "/a", "a/", "a//b", ".", "..", "a/.", "../a", "a/../b", "a\0b", "\0"] {
             assert!(matches!(check_key(key, 64), Err(Error::InvalidKey { .. })), "{key:?}");
         }
+    }
+
+    #[test]
+    fn the_segment_of_locks_is_reserved() {
+        for key in [".lock", "a/.lock", ".lock/a", "a/.lock/b"] {
+            let error = check_key(key, 64).expect_err(key).to_string();
+            assert!(error.contains("reserved for locks"), "{error}");
+            assert!(check_directory(key, 64).is_err(), "{key:?}");
+        }
+        assert!(check_prefix("a/.lock/", 64).is_err(), "no key begins with it");
+        assert!(check_prefix("a/.lock", 64).is_ok(), "the beginning of `.lockfile`");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub use error::{Context, Error, Result, Source};
 pub use event::{Event, EventType, InvalidEventType};
 pub use kv::Kv;
 pub use lease::{Grant, Lease};
-pub use limits::{ExpiryLag, Limits, WatchHistory};
+pub use limits::{ExpiryLag, ForeignWrite, Limits, LockOrder, WatchHistory};
 pub use lock::Lock;
 pub use registry::{Connecting, Registration, Registry, connect};
 pub use txn::{Check, Guard, Operation, Txn, TxnBuilder};

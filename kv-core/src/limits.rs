@@ -28,6 +28,10 @@ pub struct Limits {
     pub expiry_lag: ExpiryLag,
     /// What a watch is sure to deliver (clauses E1 and E3).
     pub watch_history: WatchHistory,
+    /// What a plain write by another client does to an ephemeral key (clause L2b).
+    pub foreign_write: ForeignWrite,
+    /// In which order those who wait for a lock are served (clause L13).
+    pub lock_order: LockOrder,
 }
 
 /// How late a lapsed lease may be noticed by the store: a fixed time, and a multiple of its time to live.
@@ -64,4 +68,27 @@ pub enum WatchHistory {
     /// and `after` older than the last change under the prefix may be answered with
     /// [`Error::Compacted`](crate::Error::Compacted).
     Latest,
+}
+
+/// What a plain write (`set`, `update`, or one of a transaction) by another client does to an ephemeral key (clause L2b).
+///
+/// A deletion has one outcome on every store: the handle has lost the key, and what is created there afterwards belongs
+/// to whoever created it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForeignWrite {
+    /// The key becomes a plain one, which no longer vanishes, and the handle has lost it: `renew`, `set` and `destroy`
+    /// are [`Error::Lost`](crate::Error::Lost) and leave it as it is.
+    Detaches,
+    /// The key keeps its lease: it has the new value, `renew`, `set` and `destroy` go on working, and it still vanishes
+    /// once its time to live lapses.
+    Keeps,
+}
+
+/// In which order those who wait for a lock are served (clause L13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockOrder {
+    /// In the order in which they asked, whichever handle they asked through.
+    Asked,
+    /// Those of one handle in the order in which they asked; between handles no waiter is passed over for ever.
+    PerHandle,
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_core::{
-    Address, Backend, Error, EventStream, ExpiryLag, Grant, Limits, Result, Snapshot, Txn, Value, WatchHistory,
+    Address, Backend, Error, EventStream, ExpiryLag, ForeignWrite, Grant, Limits, LockOrder, Result, Snapshot, Txn,
+    Value, WatchHistory,
 };
 
 use crate::client::Client;
@@ -27,6 +28,8 @@ const LIMITS: Limits = Limits {
     // etcd looks for lapsed leases every half second, and ends each by agreement of the cluster.
     expiry_lag: ExpiryLag { fixed: Duration::from_secs(3), ttls: 0 },
     watch_history: WatchHistory::Every,
+    foreign_write: ForeignWrite::Detaches,
+    lock_order: LockOrder::Asked,
 };
 
 /// An etcd cluster as a backend of [`kv_core::Kv`].

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_core::{Backend, EventStream, ExpiryLag, Grant, Guard, Limits, Result, Snapshot, Txn, Value, WatchHistory};
+use kv_core::{
+    Backend, EventStream, ExpiryLag, ForeignWrite, Grant, Guard, Limits, LockOrder, Result, Snapshot, Txn, Value,
+    WatchHistory,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -81,6 +84,8 @@ impl Backend for MemoryBackend {
             ttl_step: Duration::from_millis(1),
             expiry_lag: ExpiryLag { fixed: Duration::from_secs(1), ttls: 0 },
             watch_history: WatchHistory::Every,
+            foreign_write: ForeignWrite::Keeps,
+            lock_order: LockOrder::Asked,
         }
     }
 

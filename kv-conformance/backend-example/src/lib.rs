@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use kv_core::{
-    Address, Backend, Check, Error, Event, EventStream, EventType, ExpiryLag, Grant, Guard, Lease, Limits, Listing,
-    Operation, Registration, Result, Snapshot, Txn, Value, WatchHistory,
+    Address, Backend, Check, Error, Event, EventStream, EventType, ExpiryLag, ForeignWrite, Grant, Guard, Lease,
+    Limits, Listing, LockOrder, Operation, Registration, Result, Snapshot, Txn, Value, WatchHistory,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -306,6 +306,8 @@ impl Backend for FileBackend {
             ttl_step: Duration::from_millis(1),
             expiry_lag: ExpiryLag { fixed: Duration::from_secs(1), ttls: 0 },
             watch_history: WatchHistory::Every,
+            foreign_write: ForeignWrite::Keeps,
+            lock_order: LockOrder::PerHandle,
         }
     }
 

@@ -62,7 +62,7 @@ const ODD_KEYS: &[&str] = &[
     "~",
     "!",
     "(",
-    ".lock",
+    ".locks",
     "...",
     "a..b",
     ".a",
@@ -271,10 +271,10 @@ async fn the_empty_prefix_is_everything(cx: Context) -> Outcome {
 
 async fn a_dot_begins_a_prefix(cx: Context) -> Outcome {
     let kv = cx.client().await?;
-    write_all(&kv, &[".lock", "..a", "a", "d/.lock", "d/x"]).await?;
-    same!("K2", listed(&kv, ".").await?, ["..a", ".lock"], "what begins with a dot");
+    write_all(&kv, &[".locks", "..a", "a", "d/.locks", "d/x"]).await?;
+    same!("K2", listed(&kv, ".").await?, ["..a", ".locks"], "what begins with a dot");
     same!("K2", listed(&kv, "..").await?, ["..a"], "what begins with two dots");
-    same!("K2", listed(&kv, "d/.").await?, ["d/.lock"], "what begins with \"d/.\"");
+    same!("K2", listed(&kv, "d/.").await?, ["d/.locks"], "what begins with \"d/.\"");
     Ok(())
 }
 

@@ -137,7 +137,7 @@ async fn locks_are_independent(cx: Context) -> Outcome {
 
 async fn odd_names(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
-    for key in ["a b+c", "%2F/x", "?#&", "ключ/🔑", ".lock", "*"] {
+    for key in ["a b+c", "%2F/x", "?#&", "ключ/🔑", ".locks", "*"] {
         let lock = kv.lock(key, cx.long_ttl()).await.keeps("K1")?;
         same!("K1", lock.key(), key, "the key of the lock");
         check!("L4", other.try_lock(key, cx.long_ttl()).await?.is_none(), "{key:?} was given a second time");
