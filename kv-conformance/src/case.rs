@@ -48,6 +48,14 @@ pub enum Need {
     Faults,
     /// Means to hurt one of at least three members, of which the others are a majority.
     Cluster,
+    /// Leadership that can be moved: [`Faults::transfer_leader`](crate::Faults::transfer_leader).
+    LeaderTransfer,
+    /// Members that can be defragmented: [`Faults::defragment`](crate::Faults::defragment).
+    Defragmentation,
+    /// Members that can leave and return: [`Faults::leave_and_return`](crate::Faults::leave_and_return).
+    Leaving,
+    /// Members of which there is a later version: [`Faults::upgrade`](crate::Faults::upgrade).
+    Upgrade,
 }
 
 impl fmt::Display for Need {
@@ -61,6 +69,10 @@ impl fmt::Display for Need {
             Self::SmallTransactions => "needs a limit on a transaction's bytes that can be reached within seconds",
             Self::Faults => "needs a fixture with faults",
             Self::Cluster => "needs a fixture with faults and three members",
+            Self::LeaderTransfer => "needs a store whose leadership can be moved",
+            Self::Defragmentation => "needs a store whose members can be defragmented",
+            Self::Leaving => "needs a store whose members can leave and return",
+            Self::Upgrade => "needs a fixture with later versions of the store",
         })
     }
 }

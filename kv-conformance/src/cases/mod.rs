@@ -5,13 +5,16 @@ mod clusters;
 mod concurrency;
 mod ephemeral;
 mod faults;
+mod isolation;
 mod keys;
 mod load;
 mod locks;
 mod model;
+mod planned;
 mod reads;
 mod roots;
 mod runtimes;
+mod time;
 mod transactions;
 mod values;
 mod watches;
@@ -19,7 +22,7 @@ mod writes;
 
 use crate::case::Case;
 
-const FILES: [&[Case]; 16] = [
+const FILES: [&[Case]; 19] = [
     keys::CASES,
     values::CASES,
     roots::CASES,
@@ -36,6 +39,9 @@ const FILES: [&[Case]; 16] = [
     clusters::CASES,
     load::CASES,
     runtimes::CASES,
+    time::CASES,
+    isolation::CASES,
+    planned::CASES,
 ];
 
 /// Every case, file by file.

@@ -22,6 +22,7 @@
 //! | bank | four transfer between five accounts in transactions, two look at all of them | the total is the same in every listing |
 //! | writers, observers | three set and delete keys, alone and together; three observe from the beginning, six begin at random moments | no event is late, repeated, untrue or out of order; listing and events add up to what is there; every acknowledged change is there where the store promises it |
 //! | lock | four raise a counter under a lock's guard; some stand still beyond their time to live | in the order of their indices guarded writes have ever greater tokens, and none is lost. A second counter is raised without guard: what is lost of that is counted and told, for no lock can promise it |
+//! | busy | eight read and write keys of their own through one handle, while work on the store is planned | none is refused what more patience would have given |
 //! | members | four register, renew, and are destroyed or die | none vanishes or is lost while its last renewal lasts, and all that die vanish |
 //!
 //! Clients share three connections, as tasks of a service do, so that what they ask at the same time travels together;
@@ -63,6 +64,7 @@
 //! [`Recording`]: crate::judge::Recording
 
 mod cuts;
+mod link;
 mod nemesis;
 mod progress;
 pub mod proxy;
@@ -81,6 +83,7 @@ use crate::context::Context;
 use crate::judge::{Recording, Watches};
 
 pub(crate) use cuts::Cuts;
+pub(crate) use link::{Link, State as Line};
 pub(crate) use nemesis::{Fault, Nemesis};
 pub(crate) use storm::{Calm, Storm};
 
@@ -88,7 +91,7 @@ use progress::Progress;
 use stage::Stage;
 use storm::Role;
 use tally::Tally;
-use workload::{bank, ephemeral, lock, register, watch};
+use workload::{bank, busy, ephemeral, lock, register, watch};
 
 /// Runs all workloads through a storm so many times over; each time a new one.
 pub(crate) async fn weather<S: Storm, F: Future<Output = Outcome<S>> + Send>(
@@ -114,10 +117,11 @@ struct Tallies {
     observers: Tally,
     lock: Tally,
     members: Tally,
+    busy: Tally,
 }
 
 impl Tallies {
-    fn new() -> Self {
+    fn new(busy: usize) -> Self {
         Self {
             registers: Tally::new("registers", register::CLIENTS),
             bank: Tally::new("bank", bank::CLIENTS),
@@ -125,19 +129,21 @@ impl Tallies {
             observers: Tally::new("observers", watch::OBSERVERS),
             lock: Tally::new("lock", 1),
             members: Tally::new("members", ephemeral::MEMBERS),
+            busy: Tally::new("busy", busy),
         }
     }
 
-    fn all(&self) -> [&Tally; 6] {
-        let Self { registers, bank, writers, observers, lock, members } = self;
-        [registers, bank, writers, observers, lock, members]
+    fn all(&self) -> [&Tally; 7] {
+        let Self { registers, bank, writers, observers, lock, members, busy } = self;
+        [registers, bank, writers, observers, lock, members, busy]
     }
 }
 
 async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summary> {
     let began = Instant::now();
     let stage = Stage::new(cx, storm.clone(), round);
-    let tallies = Tallies::new();
+    let busy = if storm.is_planned() { busy::TASKS } else { 0 };
+    let tallies = Tallies::new(busy);
     let ran = conduct(cx, &*storm, &stage, &tallies).await;
     if ran.is_err() {
         storm.mend(cx).await;
@@ -169,6 +175,9 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
         let what = format!("nobody has felt the fault, so that nothing is proved:\n{}", told("no effect"));
         return Err(Broke { clause: None, what });
     }
+    if storm.is_planned() {
+        spared(&tallies).inspect_err(|_| cx.note(told("callers were not spared")))?;
+    }
     let events: usize = recording.watches.observations.iter().map(|one| one.events.len()).sum();
     Ok(told(&format!(
         "holds: {} register operations, {} audits, {} changes and {events} events in {} observations, {} critical \
@@ -181,6 +190,18 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
         recording.lives.len(),
         if bitten.is_empty() { "nobody".to_owned() } else { bitten.join(", ") },
     )))
+}
+
+/// Requires that no call failed which certainly did nothing: there was a majority, and time to make it again.
+fn spared(tallies: &Tallies) -> Outcome {
+    let mut told = String::new();
+    for tally in tallies.all() {
+        let (failures, first) = tally.failures();
+        if failures > 0 {
+            let _ = write!(told, "\n  {} of {}, such as {first:?}", failures, tally.workload);
+        }
+    }
+    if told.is_empty() { Ok(()) } else { Err(Broke::new("S5", format!("calls failed during planned work:{told}"))) }
 }
 
 /// Keeps a history, and says how it is judged again.
@@ -203,6 +224,7 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
             watch::writers(stage.clone(), tallies.writers.clone()),
             lock::run(stage.clone(), tallies.lock.clone()),
             ephemeral::run(stage.clone(), tallies.members.clone()),
+            busy::run(stage.clone(), tallies.busy.clone(), storm.is_planned()),
         )
     };
     let working = async {
@@ -228,7 +250,7 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
         stage.end();
         Ok(())
     };
-    let (((registers, bank, changes, lock, lives), last), observations, ()) =
+    let (((registers, bank, changes, lock, lives, ()), last), observations, ()) =
         tokio::try_join!(working, observing, striking)?;
     let recording = Recording {
         about: String::new(),

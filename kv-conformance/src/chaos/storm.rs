@@ -32,6 +32,11 @@ pub(crate) trait Storm: Send + Sync + 'static {
 
     /// Whether the run proves nothing unless clients have felt it.
     fn must_bite(&self) -> bool;
+
+    /// Whether it is planned: no call may then fail that could have been made again in its time (clause S5).
+    fn is_planned(&self) -> bool {
+        false
+    }
 }
 
 /// No fault at all: what the workloads are worth by themselves.

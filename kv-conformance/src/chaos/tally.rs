@@ -32,6 +32,9 @@ struct Counts {
     over: bool,
     /// Of `unavailable`, `indeterminate` and `compacted`, those since then.
     trouble: usize,
+    /// Of `unavailable`, those since then, and what the first of them said.
+    failures: usize,
+    first_failures: Vec<String>,
     longest_before: Duration,
     longest_since: Duration,
 }
@@ -78,8 +81,9 @@ impl Tally {
     pub(crate) fn note(&self, client: usize, error: Option<&Error>) {
         let mut counts = self.counts();
         match error {
-            Some(Error::Unavailable { .. }) => {
+            Some(error @ Error::Unavailable { .. }) => {
                 counts.unavailable += 1;
+                counts.failed(error);
                 counts.trouble += usize::from(counts.struck);
                 return;
             }
@@ -116,6 +120,12 @@ impl Tally {
         counts.trouble += usize::from(counts.struck);
     }
 
+    /// How many calls failed since the fault began that certainly did nothing, and what the first of them said.
+    pub(crate) fn failures(&self) -> (usize, Vec<String>) {
+        let counts = self.counts();
+        (counts.failures, counts.first_failures.clone())
+    }
+
     /// The fault begins now.
     pub(crate) fn strike(&self) {
         self.counts().struck = true;
@@ -149,6 +159,16 @@ impl Tally {
 }
 
 impl Counts {
+    fn failed(&mut self, error: &Error) {
+        const TOLD: usize = 3;
+        if self.struck {
+            self.failures += 1;
+            if self.first_failures.len() < TOLD {
+                self.first_failures.push(error.to_string());
+            }
+        }
+    }
+
     fn answered(&mut self, client: usize) {
         let Some(client) = self.clients.get_mut(&client) else { return };
         let waited = client.answered.elapsed();

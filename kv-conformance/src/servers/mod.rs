@@ -34,6 +34,7 @@ mod fixture;
 mod http;
 mod member;
 mod owner;
+mod planned;
 mod run;
 mod tls;
 mod tool;
