@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::backend::Grant;
 use crate::held::Held;
-use crate::{Grant, Kv, Result};
+use crate::{Kv, Result};
 
 /// A key that vanishes once its time to live lapses without renewal: from [`Kv::ephemeral_key`].
 ///

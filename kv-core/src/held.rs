@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::kv::Fate;
-use crate::{Error, Grant, Guard, Kv, Lease, Result, observability};
+use crate::backend::fate::Idempotence;
+use crate::backend::{Grant, Guard, Lease};
+use crate::{Error, Kv, Result, observability};
 
 /// A granted lease with the clock that judges it (clause L6).
 pub(crate) struct Held {
@@ -50,7 +51,7 @@ impl Held {
     pub(crate) async fn renew(&self) -> Result<()> {
         let lease = self.live()?;
         let began = Instant::now();
-        self.call("renew", Fate::NotApplied, lease.renew()).await?;
+        self.call("renew", Idempotence::Repeatable, lease.renew()).await?;
         self.renewed(began);
         Ok(())
     }
@@ -59,7 +60,7 @@ impl Held {
         let lease = self.live()?;
         self.kv.check_value(&self.key, &data)?;
         let began = Instant::now();
-        let index = self.call("set", Fate::Unknown, lease.set(data)).await?;
+        let index = self.call("set", Idempotence::Once, lease.set(data)).await?;
         self.renewed(began);
         Ok(index)
     }
@@ -67,7 +68,7 @@ impl Held {
     /// Ends the lease; whatever did not end it is left to `drop`, which tries once more in the background.
     pub(crate) async fn release(mut self, verb: &'static str) -> Result<()> {
         let lease = self.live()?;
-        let result = self.call(verb, Fate::Unknown, lease.release()).await;
+        let result = self.call(verb, Idempotence::Once, lease.release()).await;
         if matches!(&result, Ok(()) | Err(Error::Lost { .. })) {
             self.lease = None;
         }
@@ -111,8 +112,13 @@ impl Held {
         self.lease.as_deref().filter(|_| !lapsed).ok_or_else(|| self.lost())
     }
 
-    async fn call<T>(&self, verb: &'static str, fate: Fate, future: impl Future<Output = Result<T>>) -> Result<T> {
-        let result = self.kv.call(verb, &self.key, fate, future).await;
+    async fn call<T>(
+        &self,
+        verb: &'static str,
+        idempotence: Idempotence,
+        future: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let result = self.kv.call(verb, &self.key, idempotence, future).await;
         if matches!(result, Err(Error::Lost { .. })) {
             self.tell_loss();
         }
@@ -146,7 +152,7 @@ impl Drop for Held {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (kv, key) = (self.kv.clone(), std::mem::take(&mut self.key));
             runtime.spawn(async move {
-                match kv.call("release", &key, Fate::Unknown, lease.release()).await {
+                match kv.call("release", &key, Idempotence::Once, lease.release()).await {
                     Ok(()) | Err(Error::Lost { .. }) => {}
                     Err(error) => observability::lease_left_to_lapse(kv.backend_name(), &key, &error),
                 }

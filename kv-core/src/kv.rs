@@ -9,11 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::Instrument as _;
 
+use crate::backend::address::DEFAULT_TIMEOUT;
+use crate::backend::fate::Idempotence;
+use crate::backend::{Backend, Check, Grant, Operation, Snapshot, Txn};
 use crate::key::{check_directory, check_key, check_prefix};
-use crate::{
-    Backend, Check, EphemeralKey, Error, Grant, Limits, Listing, Lock, Operation, Result, Snapshot, Txn, TxnBuilder,
-    Value, Watch, observability,
-};
+use crate::{EphemeralKey, Error, Limits, Listing, Lock, Result, TxnBuilder, Value, Watch, observability};
 
 /// A key-value store, whichever it is: from [`connect`](crate::connect), cheap to clone, usable from any task.
 ///
@@ -45,18 +45,9 @@ pub struct Kv {
     timeout: Duration,
 }
 
-/// What a call that ran out of time may have done.
-#[derive(Clone, Copy)]
-pub(crate) enum Fate {
-    /// Nothing that matters: a read, or a write that may be repeated.
-    NotApplied,
-    /// It may have been applied.
-    Unknown,
-}
-
 impl Kv {
     /// The request timeout of a handle whose address names none.
-    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+    pub const DEFAULT_TIMEOUT: Duration = DEFAULT_TIMEOUT;
 
     /// Wraps a backend, with no root and the default timeout; [`connect`](crate::connect) does this for addresses.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
@@ -245,7 +236,7 @@ impl Kv {
         let ttl = self.prepare_lease(key, ttl)?;
         let complete = self.complete(key);
         let granting = self.backend.ephemeral_key(&complete, ttl);
-        let grant = self.call("ephemeral_key", key, Fate::Unknown, granting).await?;
+        let grant = self.call("ephemeral_key", key, Idempotence::Once, granting).await?;
         Ok(EphemeralKey::new(self.clone(), key, grant))
     }
 
@@ -274,7 +265,7 @@ impl Kv {
         let ttl = self.prepare_lease(key, ttl)?;
         let complete = self.complete(key);
         let trying = self.backend.try_lock(&complete, ttl);
-        let grant: Option<Grant> = self.call("try_lock", key, Fate::Unknown, trying).await?;
+        let grant: Option<Grant> = self.call("try_lock", key, Idempotence::Once, trying).await?;
         Ok(grant.map(|grant| Lock::new(self.clone(), key, grant)))
     }
 
@@ -325,7 +316,7 @@ impl Kv {
 
     /// Sends a transaction whose keys and sizes have been checked.
     pub(crate) async fn commit(&self, verb: &'static str, key: &str, txn: Txn) -> Result<Option<u64>> {
-        let result = self.call(verb, key, Fate::Unknown, self.backend.commit(txn)).await;
+        let result = self.call(verb, key, Idempotence::Once, self.backend.commit(txn)).await;
         if let Err(Error::Lost { key }) = &result {
             observability::lease_lost(self.backend.name(), key);
         }
@@ -339,7 +330,7 @@ impl Kv {
     }
 
     async fn read<T>(&self, verb: &'static str, key: &str, future: impl Future<Output = Result<T>>) -> Result<T> {
-        self.call(verb, key, Fate::NotApplied, future).await
+        self.call(verb, key, Idempotence::Repeatable, future).await
     }
 
     /// Every call to the store but `lock` goes through here, which bounds it by the request timeout.
@@ -347,7 +338,7 @@ impl Kv {
         &self,
         verb: &'static str,
         key: &str,
-        fate: Fate,
+        idempotence: Idempotence,
         future: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         // Pinned here, and boxed below: futures that are handed on by value are copied at each step, timer and all.
@@ -357,13 +348,9 @@ impl Kv {
             if let Poll::Ready(result) = futures_util::poll!(future.as_mut()) {
                 return result;
             }
-            Box::pin(tokio::time::timeout(self.timeout, future)).await.unwrap_or_else(|_elapsed| {
-                let reason = format!("no answer within {:?}", self.timeout);
-                Err(match fate {
-                    Fate::NotApplied => Error::unavailable(reason),
-                    Fate::Unknown => Error::indeterminate(reason),
-                })
-            })
+            Box::pin(tokio::time::timeout(self.timeout, future))
+                .await
+                .unwrap_or_else(|_elapsed| Err(idempotence.late(self.timeout)))
         };
         self.traced(verb, key, std::pin::pin!(bounded)).await
     }

@@ -19,7 +19,7 @@
 //! | what can go wrong | [`Error`] |
 //! | what it tells while it works | [`observability`] |
 //! | what differs between stores | [`Limits`] |
-//! | writing a backend | [`Backend`], [`Lease`], [`Registration`], [`register!`] |
+//! | writing a backend | [`backend`], [`Registration`], [`register!`] |
 //!
 //! A backend's crate must be linked for [`connect`] to find it: `use kv_memory as _;`. Where that is not wanted,
 //! `Registry::new().with(kv_memory::REGISTRATION)` names it.
@@ -27,8 +27,7 @@
 //! Every call is a `tracing` span, and what may need an operator is an event at warn level: [`observability`] names
 //! them all.
 
-mod address;
-mod backend;
+pub mod backend;
 pub mod contract;
 mod environment;
 mod ephemeral_key;
@@ -37,7 +36,6 @@ mod event;
 mod held;
 mod key;
 mod kv;
-mod lease;
 mod limits;
 mod lock;
 pub mod observability;
@@ -46,20 +44,24 @@ mod txn;
 mod value;
 mod watch;
 
-pub use address::{Address, Credentials, HostPort};
-pub use backend::{Backend, EventStream, Snapshot};
 pub use environment::Environment;
 pub use ephemeral_key::EphemeralKey;
 pub use error::{Context, Error, Result, Source};
 pub use event::{Event, EventType, InvalidEventType};
 pub use kv::Kv;
-pub use lease::{Grant, Lease};
 pub use limits::{ExpiryLag, ForeignWrite, Limits, LockOrder, WatchHistory};
 pub use lock::Lock;
-pub use registry::{Connecting, Registration, Registry, connect};
-pub use txn::{Check, Guard, Operation, Txn, TxnBuilder};
+pub use registry::{Registration, Registry, connect};
+pub use txn::TxnBuilder;
 pub use value::{Listing, Value};
 pub use watch::Watch;
+
+// The former paths of what stands in `backend` now.
+#[doc(hidden)]
+pub use backend::{
+    Address, Backend, Check, Connecting, Credentials, EventStream, Grant, Guard, HostPort, Lease, Operation, Snapshot,
+    Txn,
+};
 
 /// For [`register!`], which expands in other crates.
 #[doc(hidden)]

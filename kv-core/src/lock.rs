@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
+use crate::backend::{Grant, Guard};
 use crate::held::Held;
-use crate::{Grant, Guard, Kv, Result};
+use crate::{Kv, Result};
 
 /// A lock that this handle holds: from [`Kv::lock`] or [`Kv::try_lock`].
 ///

@@ -1,14 +1,9 @@
 //! Which backends there are, and how an address finds its own (clauses A1 to A3).
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-
-use crate::{Address, Backend, Environment, Error, Kv, Result};
-
-/// A connection in the making.
-pub type Connecting = BoxFuture<'static, Result<Arc<dyn Backend>>>;
+use crate::backend::{Address, Connecting};
+use crate::{Environment, Error, Kv, Result};
 
 /// What a backend registers: its name, the addresses it serves, and how it connects.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +33,8 @@ inventory::collect!(Registration);
 /// A crate that is not named anywhere is not linked: programs say `use kv_memory as _;`.
 ///
 /// ```
-/// # use kv_core::{Address, Backend, Error, Registration, Result};
+/// # use kv_core::backend::{Address, Backend};
+/// # use kv_core::{Error, Registration, Result};
 /// # use std::sync::Arc;
 /// # async fn open(address: Address) -> Result<Arc<dyn Backend>> { Err(Error::unavailable("a sketch")) }
 /// /// Registers this backend where link-time registration is not wanted.

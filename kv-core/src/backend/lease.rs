@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::{Guard, Result};
+use super::txn::Guard;
+use crate::Result;
 
 /// A lease on one key, held by one handle: the store's side of a lock or of an ephemeral key.
 ///

@@ -7,7 +7,10 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use url::Host;
 
-use crate::{Environment, Error, Kv, Result};
+use crate::{Environment, Error, Result};
+
+/// The request timeout of an address that names none.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What an address says, in parts, for a backend to connect by.
 ///
@@ -15,7 +18,7 @@ use crate::{Environment, Error, Kv, Result};
 /// added at its end if it is missing. Neither `Debug` nor an error shows a password or the value of a parameter.
 ///
 /// ```
-/// # use kv_core::{Address, Environment};
+/// # use kv_core::{Environment, backend::Address};
 /// let address = Address::parse("etcd://a:2379,b/app?timeout=2s", Environment::default())?;
 /// assert_eq!(address.scheme, "etcd");
 /// assert_eq!(address.hosts.len(), 2);
@@ -83,7 +86,7 @@ impl Address {
             hosts: Vec::new(),
             credentials: None,
             root: String::new(),
-            timeout: Kv::DEFAULT_TIMEOUT,
+            timeout: DEFAULT_TIMEOUT,
             parameters: BTreeMap::new(),
             environment,
         };

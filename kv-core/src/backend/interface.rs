@@ -1,14 +1,21 @@
 //! The trait that a store implements, and its obligations.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
+use futures_util::future::BoxFuture;
 
-use crate::{Event, Grant, Limits, Result, Txn, Value};
+use super::lease::Grant;
+use super::txn::Txn;
+use crate::{Event, Limits, Result, Value};
 
 /// The events of a watch: after an `Err` it ends.
 pub type EventStream = BoxStream<'static, Result<Event>>;
+
+/// A connection in the making: what [`Registration::connect`](crate::Registration::connect) returns.
+pub type Connecting = BoxFuture<'static, Result<Arc<dyn Backend>>>;
 
 /// What a store implements; users hold a [`Kv`](crate::Kv), which owns everything that is the same for every store.
 ///
@@ -62,7 +69,7 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Error::Conflict`](crate::Error::Conflict) with the key of an index check that failed;
-    /// [`Error::Lost`](crate::Error::Lost) with the lock's key if [`Check::Held`](crate::Check::Held) failed.
+    /// [`Error::Lost`](crate::Error::Lost) with the lock's key if [`Check::Held`](super::Check::Held) failed.
     async fn commit(&self, txn: Txn) -> Result<Option<u64>>;
 
     /// Opens a watch on every key that begins with `prefix` (clauses E1 to E5).

@@ -1,0 +1,76 @@
+//! What a driver says about its operations and how they are sent.
+
+use std::hash::Hash;
+use std::time::Duration;
+
+use super::queue::Rules;
+
+/// An operation that can travel together with others.
+pub trait Job: Send + Sync + 'static {
+    /// The key that no two operations of one batch may share; cheap to clone.
+    type Key: Hash + Eq;
+
+    /// The key that must be unique in a batch; `None` if others may use it too, as for a read.
+    fn unique_key(&self) -> Option<Self::Key>;
+
+    /// The size of the operation in a request, in bytes.
+    fn bytes(&self) -> usize;
+
+    /// How many operations of a request it takes; more than one if it has a check of its own.
+    fn operations(&self) -> usize {
+        1
+    }
+}
+
+/// What became of one operation of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict<A> {
+    /// It is answered.
+    Answer(A),
+    /// It is sent again, together with the others that have this verdict.
+    ///
+    /// If every operation of a batch has it, each is sent alone instead, because the same batch would fail again.
+    Again,
+    /// It is sent alone: the failure of the batch may have been another operation's fault.
+    Alone,
+}
+
+/// How a driver sends operations; the [`Batcher`](super::Batcher) decides when, and which go together.
+pub trait Carrier: Send + Sync + 'static {
+    /// An operation.
+    type Job: Job;
+
+    /// The outcome of an operation, usually a `Result`.
+    type Answer: Send + 'static;
+
+    /// The limits of a batch; read once.
+    fn rules(&self) -> Rules;
+
+    /// How many requests may be in flight where `jobs` operations are waiting or in flight; at least 1.
+    ///
+    /// It is called under a lock and must return at once. With [`measured`](Self::measured) it can follow the round
+    /// trips: few requests where answers come as fast as the server works, more where the distance takes the time.
+    fn window(&self, jobs: usize) -> usize;
+
+    /// Notes that a request of so many operations was answered, and how long that took.
+    fn measured(&self, jobs: usize, took: Duration) {
+        let _ = (jobs, took);
+    }
+
+    /// Sends one operation by itself.
+    ///
+    /// The future is dropped when the caller gives up. It becomes part of the future of every operation, also of those
+    /// that wait for others to carry them, so box it if it is large.
+    fn send_alone(&self, job: Self::Job) -> impl Future<Output = Self::Answer> + Send;
+
+    /// Sends two or more operations in one request, and says what became of each, in the same order.
+    fn send_together(&self, jobs: &[Self::Job]) -> impl Future<Output = Vec<Verdict<Self::Answer>>> + Send;
+
+    /// The answer to an operation that was never sent: it waited too long, or the runtime ended first.
+    ///
+    /// That is [`Error::Unavailable`](crate::Error::Unavailable) for a write too ([clause W6](crate::contract)).
+    fn not_sent(&self) -> Self::Answer;
+
+    /// The answer to an operation whose batch was sent and then dropped with its runtime, so its outcome is unknown.
+    fn unanswered(&self) -> Self::Answer;
+}

@@ -1,0 +1,95 @@
+//! Which error a call ends with when its outcome is unknown ([clause W6](crate::contract)).
+
+use std::time::Duration;
+
+use crate::Error;
+
+/// Whether a call may be sent twice.
+///
+/// ```
+/// # use kv_core::{Error, backend::fate::Idempotence};
+/// assert!(Idempotence::Repeatable.unknown("the connection broke").is_retryable());
+/// assert!(matches!(Idempotence::Once.unknown("the connection broke"), Error::Indeterminate { .. }));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Idempotence {
+    /// A read, or a write that can be repeated without changing the outcome.
+    Repeatable,
+    /// A write that must be sent at most once.
+    Once,
+}
+
+impl Idempotence {
+    /// Whether the call may be sent again although it may have been applied.
+    pub fn is_repeatable(self) -> bool {
+        self == Self::Repeatable
+    }
+
+    /// The error of a call that was sent and whose outcome is unknown.
+    ///
+    /// It is [`Error::Unavailable`] for a repeatable call, because the caller loses nothing by making it again, and
+    /// [`Error::Indeterminate`] for any other.
+    pub fn unknown(self, reason: impl Into<String>) -> Error {
+        match self {
+            Self::Repeatable => Error::unavailable(reason),
+            Self::Once => Error::indeterminate(reason),
+        }
+    }
+
+    /// The error of a call that was sent and not answered within `limit`.
+    pub fn late(self, limit: Duration) -> Error {
+        self.unknown(format!("no answer within {limit:?}"))
+    }
+}
+
+/// Copies an error for another caller of the same request.
+///
+/// Several callers can share one request, and each needs an error of its own. Keys and reasons are kept. The source
+/// cannot be copied; its text is already part of the reason.
+pub fn copy(error: &Error) -> Error {
+    match error {
+        Error::NotFound { key } => Error::NotFound { key: key.clone() },
+        Error::Conflict { key } => Error::Conflict { key: key.clone() },
+        Error::Lost { key } => Error::Lost { key: key.clone() },
+        Error::Compacted { after, oldest } => Error::Compacted { after: *after, oldest: *oldest },
+        Error::InvalidAddress { reason } => Error::InvalidAddress { reason: reason.clone() },
+        Error::Unavailable { context, .. } => Error::unavailable(&context.reason),
+        Error::Indeterminate { context, .. } => Error::indeterminate(&context.reason),
+        Error::PermissionDenied { context, .. } => Error::permission_denied(&context.reason),
+        Error::UnexpectedAnswer { context, .. } => Error::unexpected_answer(&context.reason),
+        other => Error::unexpected_answer(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_outcome_is_indeterminate_only_for_what_must_not_be_repeated() {
+        let limit = Duration::from_secs(5);
+        assert!(matches!(Idempotence::Repeatable.late(limit), Error::Unavailable { .. }));
+        let error = Idempotence::Once.late(limit);
+        assert!(matches!(&error, Error::Indeterminate { .. }));
+        assert!(error.to_string().contains("no answer within 5s"), "{error}");
+        assert!(Idempotence::Repeatable.is_repeatable() && !Idempotence::Once.is_repeatable());
+    }
+
+    #[test]
+    fn a_copy_says_what_the_original_says() {
+        let errors = [
+            Error::NotFound { key: "a".into() },
+            Error::Conflict { key: "a".into() },
+            Error::Lost { key: "a".into() },
+            Error::Compacted { after: 1, oldest: Some(2) },
+            Error::unavailable("gone"),
+            Error::indeterminate("gone"),
+            Error::permission_denied("no"),
+            Error::unexpected_answer("what"),
+            Error::invalid_address("what"),
+        ];
+        for error in errors {
+            assert_eq!(copy(&error).to_string(), error.to_string());
+        }
+    }
+}
