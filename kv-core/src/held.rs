@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::backend::fate::Idempotence;
 use crate::backend::{Grant, Guard, Lease};
+use crate::clock::Moment;
 use crate::{Error, Kv, Result, observability};
 
 /// A granted lease with the clock that judges it (clause L6).
@@ -19,7 +21,7 @@ pub(crate) struct Held {
     guard: Guard,
     /// When the last successful renewal began: a lease lives at least that long plus its time to live, so a handle
     /// that counts from there gives up before the store does, never after.
-    since: Mutex<Instant>,
+    since: Mutex<Moment>,
     /// Its loss is told once.
     loss: Once,
     /// Empty once released.
@@ -29,7 +31,7 @@ pub(crate) struct Held {
 impl Held {
     pub(crate) fn new(kv: Kv, key: &str, grant: Grant) -> Self {
         let Grant { lease, ttl, since, guard } = grant;
-        Self { kv, key: key.to_owned(), ttl, guard, since: Mutex::new(since), loss: Once::new(), lease: Some(lease) }
+        Self { kv, key: key.to_owned(), ttl, guard, since: Mutex::new(since.into()), loss: Once::new(), lease: Some(lease) }
     }
 
     pub(crate) fn key(&self) -> &str {
@@ -50,7 +52,7 @@ impl Held {
 
     pub(crate) async fn renew(&self) -> Result<()> {
         let lease = self.live()?;
-        let began = Instant::now();
+        let began = Moment::now();
         self.call("renew", Idempotence::Repeatable, lease.renew()).await?;
         self.renewed(began);
         Ok(())
@@ -59,7 +61,7 @@ impl Held {
     pub(crate) async fn set(&self, data: Bytes) -> Result<u64> {
         let lease = self.live()?;
         self.kv.check_value(&self.key, &data)?;
-        let began = Instant::now();
+        let began = Moment::now();
         let index = self.call("set", Idempotence::Once, lease.set(data)).await?;
         self.renewed(began);
         Ok(index)
@@ -79,9 +81,16 @@ impl Held {
         tokio::select! {
             // The lease first: work is not polled again once the lease is known to be lost.
             biased;
+            lost = self.lapses() => Err(lost),
             lost = self.keep() => Err(lost),
             output = future => Ok(output),
         }
+    }
+
+    /// Says so once the time to live has lapsed, whenever it is polled: timers stand still while the machine is
+    /// suspended, and what wakes the task afterwards may be something else.
+    async fn lapses(&self) -> Error {
+        std::future::poll_fn(|_| if self.has_lapsed() { Poll::Ready(self.lost()) } else { Poll::Pending }).await
     }
 
     /// Renews every third of the time to live until the lease is lost, and says how it was.
@@ -89,9 +98,9 @@ impl Held {
         let pause = self.ttl / 3;
         loop {
             let since = *self.since();
-            tokio::time::sleep_until(since + pause).await;
+            tokio::time::sleep_until(since.timer() + pause).await;
             // A renewal that fails for another reason is repeated for as long as the lease may still stand.
-            let deadline = since + self.ttl;
+            let deadline = since.timer() + self.ttl;
             while *self.since() == since {
                 match tokio::time::timeout_at(deadline, self.renew()).await {
                     Ok(Ok(())) => {}
@@ -108,8 +117,11 @@ impl Held {
 
     /// The lease, unless its time to live has lapsed by this process's clock.
     fn live(&self) -> Result<&dyn Lease> {
-        let lapsed = Instant::now() >= *self.since() + self.ttl;
-        self.lease.as_deref().filter(|_| !lapsed).ok_or_else(|| self.lost())
+        self.lease.as_deref().filter(|_| !self.has_lapsed()).ok_or_else(|| self.lost())
+    }
+
+    fn has_lapsed(&self) -> bool {
+        self.since().elapsed() >= self.ttl
     }
 
     async fn call<T>(
@@ -134,13 +146,13 @@ impl Held {
         Error::Lost { key: self.key.clone() }
     }
 
-    fn renewed(&self, began: Instant) {
+    fn renewed(&self, began: Moment) {
         let mut since = self.since();
         // Of two renewals at a time the one that began later counts, whichever ends first.
         *since = began.max(*since);
     }
 
-    fn since(&self) -> MutexGuard<'_, Instant> {
+    fn since(&self) -> MutexGuard<'_, Moment> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -160,3 +172,6 @@ impl Drop for Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@
 //! them all.
 
 pub mod backend;
+mod clock;
 pub mod contract;
 mod environment;
 mod ephemeral_key;
