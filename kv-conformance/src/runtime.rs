@@ -38,10 +38,7 @@ impl Apart {
     }
 
     /// Runs a future to its end there; whoever awaits this blocks no thread. S1 is broken if it hangs or panics.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = T> + Send + 'static,
-    ) -> Outcome<T> {
+    pub(crate) async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Outcome<T> {
         let (sender, receiver) = oneshot::channel();
         let job: Job = Box::new(move |runtime| {
             let _ = sender.send(runtime.block_on(future));
@@ -49,7 +46,8 @@ impl Apart {
         let gone = || Broke::new("S1", "what ran in another runtime panicked");
         self.jobs.send(job).map_err(|_| gone())?;
         let result = tokio::time::timeout(self.patience, receiver).await;
-        let late = |_| Broke::new("S1", format!("what runs in another runtime has not ended within {:?}", self.patience));
+        let late =
+            |_| Broke::new("S1", format!("what runs in another runtime has not ended within {:?}", self.patience));
         result.map_err(late)?.map_err(|_| gone())
     }
 

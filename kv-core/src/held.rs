@@ -31,7 +31,15 @@ pub(crate) struct Held {
 impl Held {
     pub(crate) fn new(kv: Kv, key: &str, grant: Grant) -> Self {
         let Grant { lease, ttl, since, guard } = grant;
-        Self { kv, key: key.to_owned(), ttl, guard, since: Mutex::new(since.into()), loss: Once::new(), lease: Some(lease) }
+        Self {
+            kv,
+            key: key.to_owned(),
+            ttl,
+            guard,
+            since: Mutex::new(since.into()),
+            loss: Once::new(),
+            lease: Some(lease),
+        }
     }
 
     pub(crate) fn key(&self) -> &str {

@@ -189,9 +189,7 @@ async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
     let mut reading = JoinSet::new();
     for _ in 0..readers {
         let kv = patient.clone();
-        reading.spawn(async move {
-            while kv.get("large").await.is_ok() {}
-        });
+        reading.spawn(async move { while kv.get("large").await.is_ok() {} });
     }
     // Until the line is full.
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -258,7 +256,7 @@ async fn abandoned_waits_hold_up_no_lock(cx: Context) -> Outcome {
     let (holder, kv) = (cx.client().await?, cx.client().await?.kv().clone());
     let lock = holder.lock("busy", cx.long_ttl()).await?;
     let abandoning = (0..WAITS).map(|number| {
-        let kv = &kv;
+        let (kv, cx) = (&kv, &cx);
         async move {
             let after = Duration::from_millis(number % 50 * 4);
             let waited = tokio::time::timeout(after, kv.lock("busy", cx.long_ttl())).await;
@@ -267,7 +265,7 @@ async fn abandoned_waits_hold_up_no_lock(cx: Context) -> Outcome {
         }
     });
     let others = (0..20).map(|number| {
-        let kv = &kv;
+        let (kv, cx) = (&kv, &cx);
         async move {
             let key = format!("other/{}", number % 5);
             let waiting = tokio::time::timeout(cx.patience(), kv.lock(&key, cx.long_ttl())).await;

@@ -111,11 +111,7 @@ async fn connect(client: TcpStream, server: String, shared: Arc<Shared>) -> io::
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    tokio::try_join!(
-        upstream(from_client, to_server, &shared),
-        downstream(from_server, to_client, &shared)
-    )
-    .map(drop)
+    tokio::try_join!(upstream(from_client, to_server, &shared), downstream(from_server, to_client, &shared)).map(drop)
 }
 
 async fn upstream(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared) -> io::Result<()> {

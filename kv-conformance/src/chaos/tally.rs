@@ -212,3 +212,24 @@ pub(crate) fn tolerate(error: Error) -> Outcome {
         error => Err(Broke::new("A5", format!("a fault does not explain this answer: {error}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_count_from_when_the_fault_began_and_indeterminate_writes_are_none() {
+        let tally = Tally::new("busy", 1);
+        let note = |error: Error| tally.note(0, Some(&error));
+        note(Error::unavailable("before"));
+        assert_eq!(tally.failures(), (0, Vec::new()));
+        tally.strike();
+        note(Error::indeterminate("in flight"));
+        for number in 0..5 {
+            note(Error::unavailable(format!("refused {number}")));
+        }
+        let (failures, first) = tally.failures();
+        assert_eq!((failures, first.len()), (5, 3));
+        assert!(first[0].contains("refused 0"), "{first:?}");
+    }
+}

@@ -66,5 +66,11 @@ faults! {
     ClockTooLate "L6" "a store that says leases began later than they did"
     UnlockKeepsIt "L7" "a store whose unlock frees nothing"
     RenewalDoesNothing "L8" "a store whose renewals do nothing"
+    CallsLiveAtHome "S1" "a store whose writes need the first runtime"
+    WatchesLiveAtHome "S1" "a store whose watches need the first runtime"
+    LeasesLiveAtHome "S1" "a store whose leases are given back by the first runtime"
+    CancelledCallsFailOthers "S2" "a store where cancelled calls fail others"
+    RefusalsFailOthers "S2" "a store where refused calls fail others"
+    AbandonedWaitsHoldUpLocks "S2" "a store where abandoned waits hold up other locks"
     ConflictIsUnavailable "A5" "a store that tells of conflicts as unavailability"
 }

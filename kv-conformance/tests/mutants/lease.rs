@@ -8,6 +8,7 @@ use bytes::Bytes;
 use kv_core::{Backend as _, Check, Error, Grant, Lease, Operation, Result, Txn};
 
 use crate::fault::Fault;
+use crate::sharing::ReleasedAtHome;
 use crate::store::{Shared, lock};
 
 /// Puts the fault into a grant, if it is one of leases.
@@ -20,6 +21,9 @@ pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant
             grant.guard.token = 7;
         }
         _ => {}
+    }
+    if fault == Some(Fault::LeasesLiveAtHome) {
+        return Grant { lease: Box::new(ReleasedAtHome::new(grant.lease)), ..grant };
     }
     let Some(fault) = fault else { return grant };
     let key = grant.guard.key.clone();

@@ -3,6 +3,7 @@
 mod commit;
 mod fault;
 mod lease;
+mod sharing;
 mod store;
 mod stream;
 

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::fault::Fault;
 use crate::lease::faulty_grant;
+use crate::sharing::Sharing;
 use crate::stream;
 
 /// What the clients of one store share.
@@ -32,6 +33,7 @@ pub(crate) struct Faulty {
     pub(crate) shared: Arc<Shared>,
     /// What this client has read.
     read: Mutex<HashMap<String, Value>>,
+    pub(crate) sharing: Sharing,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -40,7 +42,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Faulty {
     pub(crate) fn new(fault: Option<Fault>, shared: Arc<Shared>) -> Self {
-        Self { fault, shared, read: Mutex::default() }
+        Self { fault, shared, read: Mutex::default(), sharing: Sharing::default() }
     }
 
     pub(crate) fn has(&self, fault: Fault) -> bool {
@@ -76,6 +78,7 @@ impl Backend for Faulty {
     }
 
     async fn get(&self, key: &str) -> Result<Value> {
+        self.may_be_dropped().await;
         let result = self.store().get(&self.mangled(key)).await;
         match &result {
             Ok(value) if self.has(Fault::EmptyIsAbsent) && value.data.is_empty() => {
@@ -93,6 +96,7 @@ impl Backend for Faulty {
     }
 
     async fn list(&self, prefix: &str) -> Result<Snapshot> {
+        self.may_be_dropped().await;
         let mut snapshot = self.store().list(prefix).await?;
         match self.fault {
             Some(Fault::PrefixIsDirectory) if !prefix.ends_with('/') => {
@@ -144,6 +148,7 @@ impl Backend for Faulty {
                 lock(&self.shared.queues).push(sender);
                 Ok(events)
             }
+            Some(Fault::WatchesLiveAtHome) => Ok(self.pass_on(self.store().watch(prefix, after).await?)),
             Some(fault) => Ok(stream::faulty(fault, self.store().watch(prefix, after).await?)),
             None => self.store().watch(prefix, after).await,
         }
@@ -202,6 +207,7 @@ impl Backend for Faulty {
                 });
                 receiver.await.unwrap_or_else(|_| Err(Error::unavailable("the wait has ended")))?
             }
+            Some(Fault::AbandonedWaitsHoldUpLocks) => self.lock_in_one_queue(key, asked).await?,
             _ => self.store().lock(key, asked).await?,
         };
         Ok(faulty_grant(self.fault, &self.shared, Grant { ttl, ..grant }))
