@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{TryStreamExt as _, stream};
+use testcontainers::bollard::body_stream;
 use testcontainers::bollard::models::ContainerCreateBody;
 use testcontainers::bollard::query_parameters::{
     DownloadFromContainerOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
@@ -102,8 +103,8 @@ impl Cluster {
         self.run.engine.stop_container(self.container(member), Some(options)).await.doing("cannot stop a member")?;
         let directory = self.directory_of_program(self.container(member)).await?;
         let options = UploadToContainerOptionsBuilder::new().path(directory).build();
-        let upload = stream::iter(program);
-        let uploading = self.run.engine.upload_to_container_streaming(self.container(member), Some(options), upload);
+        let upload = body_stream(stream::iter(program));
+        let uploading = self.run.engine.upload_to_container(self.container(member), Some(options), upload);
         uploading.await.doing("cannot replace a member's program")?;
         self.start_again(member).await
     }
