@@ -49,6 +49,14 @@ pub enum Need {
     Faults,
     /// Fault injection into one of at least three members, so that the others are a majority.
     Cluster,
+    /// Leadership that can be moved: [`Faults::transfer_leader`](crate::Faults::transfer_leader).
+    LeaderTransfer,
+    /// Members that can be defragmented: [`Faults::defragment`](crate::Faults::defragment).
+    Defragmentation,
+    /// Members that can leave and return: [`Faults::leave_and_return`](crate::Faults::leave_and_return).
+    Leaving,
+    /// Members of which there is a later version: [`Faults::upgrade`](crate::Faults::upgrade).
+    Upgrade,
 }
 
 impl fmt::Display for Need {
@@ -63,6 +71,10 @@ impl fmt::Display for Need {
             Self::Alone => "needs to run alone",
             Self::Faults => "needs a fixture with faults",
             Self::Cluster => "needs a fixture with faults and three members",
+            Self::LeaderTransfer => "needs a store whose leadership can be moved",
+            Self::Defragmentation => "needs a store whose members can be defragmented",
+            Self::Leaving => "needs a store whose members can leave and return",
+            Self::Upgrade => "needs a fixture with later versions of the store",
         })
     }
 }

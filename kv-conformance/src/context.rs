@@ -40,9 +40,13 @@ impl Context {
 
     /// Connects a new client, independent of all others, in the directory of this case.
     pub(crate) async fn client(&self) -> Outcome<Client> {
-        let kv = self.fixture.connect().await?.scoped(&self.directory)?;
+        Ok(self.around(self.fixture.connect().await?.scoped(&self.directory)?))
+    }
+
+    /// A client that uses a handle below the directory of this case.
+    pub(crate) fn around(&self, kv: Kv) -> Client {
         let number = self.clients.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(Client::new(kv, format!("client {number}"), self.log.clone(), self.patience()))
+        Client::new(kv, format!("client {number}"), self.log.clone(), self.patience())
     }
 
     pub(crate) fn fixture(&self) -> &dyn Fixture {

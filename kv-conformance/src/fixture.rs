@@ -6,6 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kv_core::{Address, Environment, Error, Kv, Limits, Registry};
 
+use crate::case::Need;
+
 /// The store under test. It lives exactly as long as the run.
 ///
 /// Only [`name`](Self::name) and [`connect`](Self::connect) are required. Every other method enables more cases; cases
@@ -109,6 +111,36 @@ pub trait Faults: Send + Sync {
 
     /// Compacts the store's history up to now. Called only where watches deliver every change.
     async fn compact(&self) -> Result<(), String>;
+
+    /// Whether the fixture has what a case needs of the methods below, which most stores lack some of.
+    fn offers(&self, _need: Need) -> bool {
+        false
+    }
+
+    /// Moves leadership from the member that leads to this one, as before its maintenance.
+    async fn transfer_leader(&self, _to: usize) -> Result<(), String> {
+        Err("leadership of this store cannot be moved".to_owned())
+    }
+
+    /// Has a member give back the space that its data no longer needs.
+    async fn defragment(&self, _member: usize) -> Result<(), String> {
+        Err("members of this store cannot be defragmented".to_owned())
+    }
+
+    /// Has a member leave the cluster in good order, and return to it.
+    async fn leave_and_return(&self, _member: usize) -> Result<(), String> {
+        Err("members of this store cannot leave".to_owned())
+    }
+
+    /// How many later versions there are to which members can be upgraded, one after the other.
+    fn upgrades(&self) -> usize {
+        0
+    }
+
+    /// Stops a member as for maintenance, and starts it with its data in the next version.
+    async fn upgrade(&self, _member: usize) -> Result<(), String> {
+        Err("there is no later version of this store".to_owned())
+    }
 }
 
 /// The resources that a store holds for its clients. After the clients are gone the numbers are those from before.

@@ -108,6 +108,7 @@ mod names;
 mod outcome;
 mod random;
 mod runner;
+mod runtime;
 #[cfg(feature = "secrets")]
 pub mod secrets;
 mod suite;

@@ -1,6 +1,7 @@
 //! What locks and ephemeral keys have in common: the local deadline, renewal, release and `hold`.
 
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use crate::backend::fate::Idempotence;
 use crate::backend::{Grant, Guard, Lease};
 use crate::caller::Caller;
+use crate::clock::Moment;
 use crate::{Error, Result, observability};
 
 /// A granted lease with the clock that decides whether it still stands (clause L6).
@@ -19,7 +21,7 @@ pub(crate) struct LeaseHandle {
     guard: Guard,
     /// When the last successful renewal began. The store counts the time to live from a later moment, so this side
     /// gives up first.
-    since: Mutex<Instant>,
+    since: Mutex<Moment>,
     /// The loss is reported once.
     loss: Once,
     /// None once it is released.
@@ -34,7 +36,7 @@ impl LeaseHandle {
             key: key.to_owned(),
             ttl,
             guard,
-            since: Mutex::new(since),
+            since: Mutex::new(since.into()),
             loss: Once::new(),
             lease: Some(lease),
         }
@@ -66,7 +68,7 @@ impl LeaseHandle {
 
     pub(crate) async fn renew(&self) -> Result<()> {
         let lease = self.live()?;
-        let began = Instant::now();
+        let began = Moment::now();
         self.call("renew", Idempotence::Repeatable, lease.renew()).await?;
         self.renewed(began);
         Ok(())
@@ -75,7 +77,7 @@ impl LeaseHandle {
     pub(crate) async fn set(&self, data: Bytes) -> Result<u64> {
         let lease = self.live()?;
         self.caller.check_value(&self.key, &data)?;
-        let began = Instant::now();
+        let began = Moment::now();
         let index = self.call("set", Idempotence::Once, lease.set(data)).await?;
         self.renewed(began);
         Ok(index)
@@ -95,9 +97,16 @@ impl LeaseHandle {
         tokio::select! {
             // The lease first, so that the work is not polled again once the lease is known to be lost.
             biased;
+            lost = self.lapses() => Err(lost),
             lost = self.keep_alive() => Err(lost),
             output = future => Ok(output),
         }
+    }
+
+    /// Ends once the time to live has lapsed, whenever it is polled: timers stand still while the machine is
+    /// suspended, and what wakes the task afterwards may be something else.
+    async fn lapses(&self) -> Error {
+        std::future::poll_fn(|_| if self.has_lapsed() { Poll::Ready(self.lost()) } else { Poll::Pending }).await
     }
 
     /// Renews every third of the time to live until the lease is lost, and returns the error that says so.
@@ -105,9 +114,9 @@ impl LeaseHandle {
         let pause = self.ttl / 3;
         loop {
             let since = *self.since();
-            tokio::time::sleep_until(since + pause).await;
+            tokio::time::sleep_until(since.timer() + pause).await;
             // A renewal that fails for another reason is repeated while the lease may still stand.
-            let deadline = since + self.ttl;
+            let deadline = since.timer() + self.ttl;
             while *self.since() == since {
                 match tokio::time::timeout_at(deadline, self.renew()).await {
                     Ok(Ok(())) => {}
@@ -124,8 +133,11 @@ impl LeaseHandle {
 
     /// The lease, unless its time to live has lapsed by this process's clock.
     fn live(&self) -> Result<&dyn Lease> {
-        let lapsed = Instant::now() >= *self.since() + self.ttl;
-        self.lease.as_deref().filter(|_| !lapsed).ok_or_else(|| self.lost())
+        self.lease.as_deref().filter(|_| !self.has_lapsed()).ok_or_else(|| self.lost())
+    }
+
+    fn has_lapsed(&self) -> bool {
+        self.since().elapsed() >= self.ttl
     }
 
     async fn call<T>(
@@ -150,13 +162,13 @@ impl LeaseHandle {
         Error::Lost { key: self.key.clone() }
     }
 
-    fn renewed(&self, began: Instant) {
+    fn renewed(&self, began: Moment) {
         let mut since = self.since();
         // Of two concurrent renewals the one that began later counts, whichever ends first.
         *since = began.max(*since);
     }
 
-    fn since(&self) -> MutexGuard<'_, Instant> {
+    fn since(&self) -> MutexGuard<'_, Moment> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -176,3 +188,6 @@ impl Drop for LeaseHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

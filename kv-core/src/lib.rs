@@ -31,6 +31,7 @@
 
 pub mod backend;
 mod caller;
+mod clock;
 pub mod contract;
 mod environment;
 mod ephemeral_key;

@@ -148,6 +148,19 @@ pub(crate) async fn join(http: &Http, member: usize, peers: &[Ipv4Addr], managem
     false
 }
 
+/// Has a member leave the cluster and end. The connection may end with it, so there may be no answer.
+pub(crate) async fn leave(http: &Http, member: usize, management: Option<&Credential>) {
+    let _ = http.ask(member, Method::PUT, "/v1/agent/leave", None, header(management)).await;
+}
+
+/// Whether all members are there and have a vote, which one that returns gets after a while.
+pub(crate) async fn all_vote(http: &Http, member: usize, members: usize, management: Option<&Credential>) -> bool {
+    let path = "/v1/operator/raft/configuration?stale";
+    let answer = http.ask_json(member, Method::GET, path, None, header(management)).await.unwrap_or_default();
+    let servers = answer["Servers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    servers.len() == members && servers.iter().all(|server| server["Voter"] == true)
+}
+
 /// Creates a token with the permission `access` below `prefix`.
 pub(crate) async fn grant(
     http: &Http,

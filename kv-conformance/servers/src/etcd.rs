@@ -122,6 +122,23 @@ pub(crate) async fn compact(http: &Http, member: usize, root: Option<&Credential
     post(http, member, "/v3/kv/compaction", &body, root).await.map(drop)
 }
 
+/// Has the leader hand leadership to another member.
+pub(crate) async fn transfer_leader(
+    http: &Http,
+    leader: usize,
+    to: usize,
+    root: Option<&Credential>,
+) -> Result<(), Error> {
+    let (target, _) = status(http, to, root).await.ok_or_else(|| Error::new("a member does not report its id"))?;
+    let body = json!({"targetID": target});
+    post(http, leader, "/v3/maintenance/transfer-leadership", &body, root).await.map(drop)
+}
+
+/// Has a member return the space that its data no longer needs.
+pub(crate) async fn defragment(http: &Http, member: usize, root: Option<&Credential>) -> Result<(), Error> {
+    post(http, member, "/v3/maintenance/defragment", &json!({}), root).await.map(drop)
+}
+
 pub(crate) async fn census(http: &Http, members: Range<usize>, root: Option<&Credential>) -> Result<Census, Error> {
     let counted = count(http, members.start, root).await?;
     let keys = counted["count"].as_str().and_then(|count| count.parse().ok()).unwrap_or_default();

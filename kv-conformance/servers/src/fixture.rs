@@ -1,9 +1,11 @@
 //! A fixture for the suite: a server or cluster that this process starts, or a server that already runs.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_conformance::{Census, Faults, Fixture};
+use kv_conformance::{Census, Faults, Fixture, Need};
 use kv_core::{Environment, Kv, Limits, Registration, Registry};
 
 use crate::cluster::Cluster;
@@ -22,6 +24,9 @@ pub struct ServerFixture {
     address: String,
     cluster: Option<Cluster>,
     effort: u32,
+    /// The images to which members can be upgraded, in their order, and how far each member is.
+    upgrades: Vec<String>,
+    upgraded: Mutex<HashMap<usize, usize>>,
 }
 
 impl ServerFixture {
@@ -33,14 +38,34 @@ impl ServerFixture {
     pub async fn start(kind: Kind, members: usize, options: Options, backend: Registration) -> Result<Self, Error> {
         let registry = Registry::new().with(backend);
         if let Some(address) = address_from_environment(kind) {
-            return Ok(Self { kind, name: kind.to_string(), registry, address, cluster: None, effort: 1 });
+            return Ok(Self { name: kind.to_string(), registry, address, ..Self::blank(kind) });
         }
         let cluster = Cluster::start(kind, members, options).await?;
         let mut name = format!("{kind} {}", cluster.version().await?);
         if members > 1 {
             name = format!("{name} x {members}");
         }
-        Ok(Self { kind, name, registry, address: cluster.address(), cluster: Some(cluster), effort: 1 })
+        Ok(Self { name, registry, address: cluster.address(), cluster: Some(cluster), ..Self::blank(kind) })
+    }
+
+    fn blank(kind: Kind) -> Self {
+        Self {
+            kind,
+            name: String::new(),
+            registry: Registry::new(),
+            address: String::new(),
+            cluster: None,
+            effort: 1,
+            upgrades: Vec::new(),
+            upgraded: Mutex::default(),
+        }
+    }
+
+    /// Has members upgraded to these images, one after the other, by the case that does so.
+    #[must_use]
+    pub fn with_upgrades(mut self, images: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.upgrades = images.into_iter().map(Into::into).collect();
+        self
     }
 
     /// Sets the factor on the repetitions of random cases and of cases with faults.
@@ -145,5 +170,35 @@ impl Faults for ServerFixture {
     }
     async fn compact(&self) -> Result<(), String> {
         self.cluster()?.compact().await.map_err(|error| error.to_string())
+    }
+
+    fn offers(&self, need: Need) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.offers(need))
+    }
+
+    async fn transfer_leader(&self, to: usize) -> Result<(), String> {
+        self.cluster()?.transfer_leader(to).await.map_err(|error| error.to_string())
+    }
+
+    async fn defragment(&self, member: usize) -> Result<(), String> {
+        self.cluster()?.defragment(member).await.map_err(|error| error.to_string())
+    }
+
+    async fn leave_and_return(&self, member: usize) -> Result<(), String> {
+        self.cluster()?.leave_and_return(member).await.map_err(|error| error.to_string())
+    }
+
+    fn upgrades(&self) -> usize {
+        self.upgrades.len()
+    }
+
+    async fn upgrade(&self, member: usize) -> Result<(), String> {
+        let next = {
+            let mut upgraded = self.upgraded.lock().unwrap_or_else(PoisonError::into_inner);
+            let step = upgraded.entry(member).or_default();
+            *step += 1;
+            self.upgrades.get(*step - 1).ok_or("there is no later version")?
+        };
+        self.cluster()?.upgrade(member, next).await.map_err(|error| error.to_string())
     }
 }

@@ -38,6 +38,7 @@ mod member;
 mod options;
 mod owner;
 mod plan;
+mod planned;
 mod random;
 mod run;
 mod tls;

@@ -7,13 +7,17 @@ mod ephemeral;
 mod faults;
 mod foreign;
 mod history;
+mod isolation;
 mod keys;
 mod load;
 mod locks;
 mod model;
 mod outside;
+mod planned;
 mod reads;
 mod roots;
+mod runtimes;
+mod time;
 mod transactions;
 mod turns;
 mod values;
@@ -22,7 +26,7 @@ mod writes;
 
 use crate::case::Case;
 
-const FILES: [&[Case]; 19] = [
+const FILES: [&[Case]; 23] = [
     keys::CASES,
     values::CASES,
     roots::CASES,
@@ -42,6 +46,10 @@ const FILES: [&[Case]; 19] = [
     faults::CASES,
     clusters::CASES,
     load::CASES,
+    runtimes::CASES,
+    time::CASES,
+    isolation::CASES,
+    planned::CASES,
 ];
 
 /// Every case, file by file.

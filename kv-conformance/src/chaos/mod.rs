@@ -22,6 +22,7 @@
 //! | bank | four transfer between five accounts in transactions, two read all accounts | the total is the same in every listing |
 //! | writers, observers | three set and delete keys, alone and in transactions; three observe from the beginning, six start at random moments | no event is late, repeated, wrong or out of order; listing and events add up to the final state; every acknowledged change is delivered where the store promises it |
 //! | lock | four increment a counter under a lock's guard; some pause beyond their time to live | guarded writes, ordered by index, have increasing tokens, and no increment is lost. A second counter is incremented without the guard: its lost increments are counted and reported, because no lock can prevent them |
+//! | busy | eight read and write keys of their own through one handle, during planned operations | no call fails that more patience would have spared |
 //! | members | four register, renew, and are destroyed or die | no key vanishes or is lost while its last renewal lasts, and the keys of all that die vanish |
 //!
 //! Clients share three connections, like the tasks of a service, so that concurrent calls travel together. Each
@@ -63,6 +64,7 @@
 //! [`Recording`]: crate::judge::Recording
 
 mod cuts;
+mod link;
 mod nemesis;
 mod progress;
 pub mod proxy;
@@ -81,6 +83,7 @@ use crate::judge::{Recording, Watches};
 use crate::outcome::{Broke, Outcome};
 
 pub(crate) use cuts::Cuts;
+pub(crate) use link::{Link, State as Line};
 pub(crate) use nemesis::{Fault, Nemesis};
 pub(crate) use storm::{Calm, Storm};
 
@@ -88,7 +91,7 @@ use progress::Progress;
 use stage::Stage;
 use storm::Role;
 use tally::Tally;
-use workload::{bank, ephemeral, lock, register, watch};
+use workload::{bank, busy, ephemeral, lock, register, watch};
 
 /// Runs all workloads under a new storm, this many times.
 pub(crate) async fn weather<S: Storm, F: Future<Output = Outcome<S>> + Send>(
@@ -114,10 +117,11 @@ struct Tallies {
     observers: Tally,
     lock: Tally,
     members: Tally,
+    busy: Tally,
 }
 
 impl Tallies {
-    fn new() -> Self {
+    fn new(busy: usize) -> Self {
         Self {
             registers: Tally::new("registers", register::CLIENTS),
             bank: Tally::new("bank", bank::CLIENTS),
@@ -125,19 +129,21 @@ impl Tallies {
             observers: Tally::new("observers", watch::OBSERVERS),
             lock: Tally::new("lock", 1),
             members: Tally::new("members", ephemeral::MEMBERS),
+            busy: Tally::new("busy", busy),
         }
     }
 
-    fn all(&self) -> [&Tally; 6] {
-        let Self { registers, bank, writers, observers, lock, members } = self;
-        [registers, bank, writers, observers, lock, members]
+    fn all(&self) -> [&Tally; 7] {
+        let Self { registers, bank, writers, observers, lock, members, busy } = self;
+        [registers, bank, writers, observers, lock, members, busy]
     }
 }
 
 async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summary> {
     let began = Instant::now();
     let stage = Stage::new(cx, storm.clone(), round);
-    let tallies = Tallies::new();
+    let busy = if storm.is_planned() { busy::TASKS } else { 0 };
+    let tallies = Tallies::new(busy);
     let ran = conduct(cx, &*storm, &stage, &tallies).await;
     if ran.is_err() {
         storm.mend(cx).await;
@@ -169,6 +175,9 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
         let what = format!("the fault affected no client, so that nothing is proved:\n{}", told("no effect"));
         return Err(Broke { clause: None, what });
     }
+    if storm.is_planned() {
+        spared(&tallies).inspect_err(|_| cx.note(told("callers were not spared")))?;
+    }
     let events: usize = recording.watches.observations.iter().map(|one| one.events.len()).sum();
     Ok(told(&format!(
         "holds: {} register operations, {} audits, {} changes and {events} events in {} observations, {} critical \
@@ -181,6 +190,18 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
         recording.lives.len(),
         if bitten.is_empty() { "none".to_owned() } else { bitten.join(", ") },
     )))
+}
+
+/// Requires that no call failed which certainly did nothing: there was a majority, and time to make it again.
+fn spared(tallies: &Tallies) -> Outcome {
+    let mut told = String::new();
+    for tally in tallies.all() {
+        let (failures, first) = tally.failures();
+        if failures > 0 {
+            let _ = write!(told, "\n  {} of {}, such as {first:?}", failures, tally.workload);
+        }
+    }
+    if told.is_empty() { Ok(()) } else { Err(Broke::new("S5", format!("calls failed during planned work:{told}"))) }
 }
 
 /// Writes a history to a file and returns how to judge it again.
@@ -203,6 +224,7 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
             watch::writers(stage.clone(), tallies.writers.clone()),
             lock::run(stage.clone(), tallies.lock.clone()),
             ephemeral::run(stage.clone(), tallies.members.clone()),
+            busy::run(stage.clone(), tallies.busy.clone(), storm.is_planned()),
         )
     };
     let working = async {
@@ -228,7 +250,7 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
         stage.end();
         Ok(())
     };
-    let (((registers, bank, changes, lock, lives), last), observations, ()) =
+    let (((registers, bank, changes, lock, lives, ()), last), observations, ()) =
         tokio::try_join!(working, observing, striking)?;
     let recording = Recording {
         about: String::new(),

@@ -23,6 +23,10 @@ pub(crate) enum Fault {
     LeaderCutOff,
     EndpointCutOff,
     CompactedBehindWatches,
+    LeadershipMoved,
+    Defragmented,
+    LeftAndReturned,
+    Upgraded,
 }
 
 impl fmt::Display for Fault {
@@ -35,6 +39,10 @@ impl fmt::Display for Fault {
             Self::LeaderCutOff => "the leader was cut off from its peers",
             Self::EndpointCutOff => "the member that all clients use was cut off from its peers",
             Self::CompactedBehindWatches => "the member that all observers use was killed, history compacted meanwhile",
+            Self::LeadershipMoved => "leadership was moved from member to member",
+            Self::Defragmented => "history was compacted and every member defragmented",
+            Self::LeftAndReturned => "every member left and returned, one after the other",
+            Self::Upgraded => "every member was upgraded, one after the other, to each later version",
         })
     }
 }
@@ -52,7 +60,14 @@ impl Nemesis {
         let endpoints = cx.faults()?.endpoints();
         let leader = cx.leader().await?;
         let victim = match fault {
-            Fault::LeaderKilled | Fault::LeaderPaused | Fault::LeaderCutOff | Fault::EveryMemberRestarted => leader,
+            Fault::LeaderKilled
+            | Fault::LeaderPaused
+            | Fault::LeaderCutOff
+            | Fault::EveryMemberRestarted
+            | Fault::LeadershipMoved
+            | Fault::Defragmented
+            | Fault::LeftAndReturned
+            | Fault::Upgraded => leader,
             Fault::EndpointKilled | Fault::EndpointCutOff | Fault::CompactedBehindWatches => {
                 (leader + 1) % endpoints.len()
             }
@@ -65,6 +80,31 @@ impl Nemesis {
         let mut endpoints = self.endpoints.clone();
         endpoints.rotate_left(member % self.endpoints.len());
         endpoints
+    }
+
+    /// Does to every member in turn what is planned, and waits after each until every client is served.
+    async fn maintain(&self, cx: &Context, progress: &Progress<'_>) -> Outcome {
+        let faults = cx.faults()?;
+        let rounds = if self.fault == Fault::Upgraded { faults.upgrades() } else { 1 };
+        for member in (0..rounds).flat_map(|_| 0..self.endpoints.len()) {
+            match self.fault {
+                Fault::LeadershipMoved => {
+                    let to = (cx.leader().await? + 1) % self.endpoints.len();
+                    cx.hurt(&format!("move leadership to member {to}"), faults.transfer_leader(to)).await?;
+                }
+                Fault::Defragmented => {
+                    cx.hurt("compact the history", faults.compact()).await?;
+                    cx.hurt(&format!("defragment member {member}"), faults.defragment(member)).await?;
+                }
+                Fault::LeftAndReturned => {
+                    let left = faults.leave_and_return(member);
+                    cx.hurt(&format!("have member {member} leave and return"), left).await?;
+                }
+                _ => cx.hurt(&format!("upgrade member {member}"), faults.upgrade(member)).await?,
+            }
+            progress.everyone("after planned work on a member").await?;
+        }
+        Ok(())
     }
 }
 
@@ -119,12 +159,26 @@ impl Storm for Nemesis {
                 cx.hurt("compact the history", faults.compact()).await?;
                 cx.hurt("start it again", faults.start_again(victim)).await
             }
+            Fault::LeadershipMoved | Fault::Defragmented | Fault::LeftAndReturned | Fault::Upgraded => {
+                self.maintain(cx, progress).await
+            }
         }
     }
 
     /// Clients may not notice a graceful restart: the member hands over its work first.
     fn must_bite(&self) -> bool {
-        self.fault != Fault::EveryMemberRestarted
+        !self.is_planned()
+    }
+
+    fn is_planned(&self) -> bool {
+        matches!(
+            self.fault,
+            Fault::EveryMemberRestarted
+                | Fault::LeadershipMoved
+                | Fault::Defragmented
+                | Fault::LeftAndReturned
+                | Fault::Upgraded
+        )
     }
 
     async fn mend(&self, cx: &Context) {

@@ -32,6 +32,11 @@ pub(crate) trait Storm: Send + Sync + 'static {
 
     /// Whether the run proves nothing unless the fault affected clients.
     fn must_bite(&self) -> bool;
+
+    /// Whether it is planned: no call may then fail that could have been made again in its time (clause S5).
+    fn is_planned(&self) -> bool {
+        false
+    }
 }
 
 /// No fault: checks the workloads themselves.

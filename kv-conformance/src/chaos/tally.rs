@@ -32,6 +32,9 @@ struct Counts {
     over: bool,
     /// How many of `unavailable`, `indeterminate` and `compacted` came since the fault began.
     trouble: usize,
+    /// Of `unavailable`, those since then, and what the first of them said.
+    failures: usize,
+    first_failures: Vec<String>,
     longest_before: Duration,
     longest_since: Duration,
 }
@@ -78,8 +81,9 @@ impl Tally {
     pub(crate) fn note(&self, client: usize, error: Option<&Error>) {
         let mut counts = self.counts();
         match error {
-            Some(Error::Unavailable { .. }) => {
+            Some(error @ Error::Unavailable { .. }) => {
                 counts.unavailable += 1;
+                counts.failed(error);
                 counts.trouble += usize::from(counts.struck);
                 return;
             }
@@ -116,6 +120,12 @@ impl Tally {
         counts.trouble += usize::from(counts.struck);
     }
 
+    /// How many calls failed since the fault began that certainly did nothing, and what the first of them said.
+    pub(crate) fn failures(&self) -> (usize, Vec<String>) {
+        let counts = self.counts();
+        (counts.failures, counts.first_failures.clone())
+    }
+
     /// The fault begins now.
     pub(crate) fn strike(&self) {
         self.counts().struck = true;
@@ -149,6 +159,16 @@ impl Tally {
 }
 
 impl Counts {
+    fn failed(&mut self, error: &Error) {
+        const TOLD: usize = 3;
+        if self.struck {
+            self.failures += 1;
+            if self.first_failures.len() < TOLD {
+                self.first_failures.push(error.to_string());
+            }
+        }
+    }
+
     fn answered(&mut self, client: usize) {
         let Some(client) = self.clients.get_mut(&client) else { return };
         let waited = client.answered.elapsed();
@@ -190,5 +210,26 @@ pub(crate) fn tolerate(error: Error) -> Outcome {
     match error {
         Error::Unavailable { .. } | Error::Indeterminate { .. } | Error::Conflict { .. } | Error::Lost { .. } => Ok(()),
         error => Err(Broke::new("A5", format!("a fault does not explain this answer: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_count_from_when_the_fault_began_and_indeterminate_writes_are_none() {
+        let tally = Tally::new("busy", 1);
+        let note = |error: Error| tally.note(0, Some(&error));
+        note(Error::unavailable("before"));
+        assert_eq!(tally.failures(), (0, Vec::new()));
+        tally.strike();
+        note(Error::indeterminate("in flight"));
+        for number in 0..5 {
+            note(Error::unavailable(format!("refused {number}")));
+        }
+        let (failures, first) = tally.failures();
+        assert_eq!((failures, first.len()), (5, 3));
+        assert!(first[0].contains("refused 0"), "{first:?}");
     }
 }

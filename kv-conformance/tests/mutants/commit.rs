@@ -62,6 +62,8 @@ impl Faulty {
                 let unlucky = self.shared.writes.fetch_add(1, Ordering::Relaxed) % 5 == 4;
                 if unlucky && result.is_ok() { Err(Error::unavailable("no answer")) } else { result }
             }
+            Fault::CallsLiveAtHome => self.write_at_home(txn).await,
+            Fault::CancelledCallsFailOthers | Fault::RefusalsFailOthers => self.pay_for_others(txn).await,
             Fault::WritersWaitForReaders => {
                 while lock(&self.shared.queues)
                     .iter()

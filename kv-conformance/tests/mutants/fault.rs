@@ -86,5 +86,11 @@ faults! {
     LargeCommitEndsWatch "E8" "a watch that is ended by a commit of many changes"
     CompactedSaysFirst "E8" "a watch that loses events and says it lost them from its beginning on"
     LossIsSilent "E8" "a watch that loses events and says nothing"
+    CallsLiveAtHome "S1" "a store whose writes need the first runtime"
+    WatchesLiveAtHome "S1" "a store whose watches need the first runtime"
+    LeasesLiveAtHome "S1" "a store whose leases are given back by the first runtime"
+    CancelledCallsFailOthers "S2" "a store where cancelled calls fail others"
+    RefusalsFailOthers "S2" "a store where refused calls fail others"
+    AbandonedWaitsHoldUpLocks "S2" "a store where abandoned waits hold up other locks"
     ConflictIsUnavailable "A5" "a store that tells of conflicts as unavailability"
 }

@@ -10,6 +10,7 @@ use kv_core::{Backend as _, Check, Error, Grant, Lease, Operation, Result, Txn};
 use crate::fault::Fault;
 use crate::known_locks::lock;
 use crate::shared::Shared;
+use crate::sharing::ReleasedAtHome;
 
 /// Puts the fault into a grant, if it is one of leases.
 pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant: Grant) -> Grant {
@@ -21,6 +22,9 @@ pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant
             grant.guard.token = 7;
         }
         _ => {}
+    }
+    if fault == Some(Fault::LeasesLiveAtHome) {
+        return Grant { lease: Box::new(ReleasedAtHome::new(grant.lease)), ..grant };
     }
     let Some(fault) = fault else { return grant };
     let (key, token) = (grant.guard.key.clone(), grant.guard.token);

@@ -6,6 +6,7 @@ mod known_locks;
 mod lease;
 mod locks;
 mod shared;
+mod sharing;
 mod store;
 mod stream;
 

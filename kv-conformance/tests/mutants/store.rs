@@ -14,6 +14,7 @@ use crate::fault::Fault;
 use crate::known_locks::lock;
 use crate::lease::faulty_grant;
 use crate::shared::Shared;
+use crate::sharing::Sharing;
 use crate::stream;
 
 /// One client of a store that is wrong in one way, if any.
@@ -24,12 +25,13 @@ pub(crate) struct Faulty {
     pub(crate) number: u64,
     /// What this client has read.
     read: Mutex<HashMap<String, Value>>,
+    pub(crate) sharing: Sharing,
 }
 
 impl Faulty {
     pub(crate) fn new(fault: Option<Fault>, shared: Arc<Shared>) -> Self {
         let number = shared.handles.fetch_add(1, Ordering::Relaxed);
-        Self { fault, shared, number, read: Mutex::default() }
+        Self { fault, shared, number, read: Mutex::default(), sharing: Sharing::default() }
     }
 
     pub(crate) fn has(&self, fault: Fault) -> bool {
@@ -74,6 +76,7 @@ impl Backend for Faulty {
     }
 
     async fn get(&self, key: &str) -> Result<Value> {
+        self.may_be_dropped().await;
         let result = self.store().get(&self.mangled(key)).await;
         match &result {
             Ok(value) if self.has(Fault::EmptyIsAbsent) && value.data.is_empty() => {
@@ -96,6 +99,7 @@ impl Backend for Faulty {
     }
 
     async fn list(&self, prefix: &str) -> Result<Snapshot> {
+        self.may_be_dropped().await;
         let mut snapshot = self.store().list(prefix).await?;
         match self.fault {
             Some(Fault::PrefixIsDirectory) if !prefix.ends_with('/') => {
@@ -157,6 +161,7 @@ impl Backend for Faulty {
                 lock(&self.shared.queues).push(sender);
                 Ok(events)
             }
+            Some(Fault::WatchesLiveAtHome) => Ok(self.pass_on(self.store().watch(prefix, after).await?)),
             Some(fault) => Ok(stream::faulty(fault, self.store().watch(prefix, after).await?)),
             None => self.store().watch(prefix, after).await,
         }
@@ -221,6 +226,7 @@ impl Backend for Faulty {
                 });
                 receiver.await.unwrap_or_else(|_| Err(Error::unavailable("the wait has ended")))?
             }
+            Some(Fault::AbandonedWaitsHoldUpLocks) => self.lock_in_one_queue(key, asked).await?,
             _ => self.take(key, asked).await?,
         };
         Ok(faulty_grant(self.fault, &self.shared, Grant { ttl, ..grant }))

@@ -1,0 +1,160 @@
+//! A line between clients and one server that is slow, or that hears and passes nothing on.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+/// How much is passed on at a time.
+const PIECE: usize = 16 << 10;
+/// What the system may hold of a connection beyond that, so that the line itself is where bytes wait.
+const BUFFER: u32 = 64 << 10;
+
+/// How the line is at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Everything passes at once.
+    Open,
+    /// All that servers send takes its turn: so many bytes a second, of all connections together.
+    Narrow(u32),
+    /// What clients send is read and kept, and nothing passes in either direction.
+    Deaf,
+}
+
+/// Stands between clients and one server, on a port of 127.0.0.1; its connections end when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Link {
+    endpoint: String,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: watch::Sender<State>,
+    /// All that clients have sent, in the order in which it came.
+    heard: Mutex<Vec<u8>>,
+    /// When the line is free again.
+    free: Mutex<Instant>,
+}
+
+impl Link {
+    /// Listens on a free port for connections to `server`, a `host:port`.
+    ///
+    /// # Errors
+    /// What the operating system says of listening.
+    pub(crate) async fn start(server: String) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let endpoint = listener.local_addr()?.to_string();
+        let shared = Arc::new(Shared {
+            state: watch::Sender::new(State::Open),
+            heard: Mutex::default(),
+            free: Mutex::new(Instant::now()),
+        });
+        let accepting = tokio::spawn(accept(listener, server, shared.clone()));
+        Ok(Self { endpoint, shared, accepting })
+    }
+
+    /// Where clients connect to: `127.0.0.1:port`.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Changes the line, for open connections too.
+    pub(crate) fn set(&self, state: State) {
+        self.shared.state.send_replace(state);
+    }
+
+    /// Whether clients have sent these bytes.
+    pub(crate) fn has_heard(&self, bytes: &[u8]) -> bool {
+        let heard = self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.windows(bytes.len()).any(|window| window == bytes)
+    }
+
+    /// Forgets what clients have sent so far.
+    pub(crate) fn forget(&self) {
+        self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, server: String, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Ok((client, _)) = listener.accept() => {
+                connections.spawn(connect(client, server.clone(), shared.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Passes one connection on until one of its ends is gone.
+async fn connect(client: TcpStream, server: String, shared: Arc<Shared>) -> io::Result<()> {
+    let address = tokio::net::lookup_host(server).await?.next().ok_or(io::ErrorKind::NotFound)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_recv_buffer_size(BUFFER)?;
+    let server = socket.connect(address).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::try_join!(upstream(from_client, to_server, &shared), downstream(from_server, to_client, &shared)).map(drop)
+}
+
+async fn upstream(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        let length = from.read(&mut piece).await?;
+        if length == 0 {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let deaf = *shared.state.borrow() == State::Deaf;
+        shared.heard.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&piece[..length]);
+        if !deaf {
+            to.write_all(&piece[..length]).await?;
+        }
+    }
+}
+
+async fn downstream(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        let length = from.read(&mut piece).await?;
+        if length == 0 {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let state = *shared.state.borrow();
+        match state {
+            State::Open => {}
+            State::Narrow(rate) => tokio::time::sleep_until(shared.turn(length, rate)).await,
+            State::Deaf => {
+                let mut states = shared.state.subscribe();
+                let _ = states.wait_for(|state| *state != State::Deaf).await;
+            }
+        }
+        to.write_all(&piece[..length]).await?;
+    }
+}
+
+impl Shared {
+    /// When so many bytes have passed, after all those before them.
+    fn turn(&self, length: usize, rate: u32) -> Instant {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        *free = (*free).max(Instant::now()) + Duration::from_secs(1) * length / rate.max(1);
+        *free
+    }
+}

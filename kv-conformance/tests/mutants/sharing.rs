@@ -1,0 +1,152 @@
+//! Faults of a client that several runtimes or callers share.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use kv_core::backend::{Backend as _, EventStream, Grant, Lease, Txn};
+use kv_core::{Error, Result};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::fault::Fault;
+use crate::known_locks::lock;
+use crate::store::Faulty;
+
+/// A write that a task is asked to make.
+type Write = (Txn, oneshot::Sender<Result<Option<u64>>>);
+
+/// What the callers of one client share, and the runtime that used it first.
+#[derive(Default)]
+pub(crate) struct Sharing {
+    home: Mutex<Option<Handle>>,
+    writes: Mutex<Option<mpsc::UnboundedSender<Write>>>,
+    /// Calls that were dropped, or refused, and that nobody else has paid for yet.
+    unpaid: AtomicUsize,
+    /// Waits for a lock that have begun, and were not granted.
+    waits: AtomicUsize,
+}
+
+impl Sharing {
+    fn home(&self) -> Handle {
+        lock(&self.home).get_or_insert_with(Handle::current).clone()
+    }
+}
+
+/// Counts a call that is dropped while it waits.
+struct Dropped<'a>(&'a AtomicUsize, bool);
+
+impl Drop for Dropped<'_> {
+    fn drop(&mut self) {
+        if !self.1 {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Faulty {
+    /// Has a task write that lives on the runtime which used this client first.
+    pub(crate) async fn write_at_home(&self, txn: Txn) -> Result<Option<u64>> {
+        let start = || {
+            let (sender, mut writes) = mpsc::unbounded_channel::<Write>();
+            let store = self.store().clone();
+            self.sharing.home().spawn(async move {
+                while let Some((txn, done)) = writes.recv().await {
+                    let _ = done.send(store.commit(txn).await);
+                }
+            });
+            sender
+        };
+        let sender = lock(&self.sharing.writes).get_or_insert_with(start).clone();
+        let (done, result) = oneshot::channel();
+        sender.send((txn, done)).map_err(|_| Error::unavailable("the task that writes is gone"))?;
+        result.await.unwrap_or_else(|_| Err(Error::indeterminate("the task that writes is gone")))
+    }
+
+    /// A write that fails when another call was dropped or refused meanwhile.
+    pub(crate) async fn pay_for_others(&self, txn: Txn) -> Result<Option<u64>> {
+        if self.sharing.unpaid.swap(0, Ordering::Relaxed) > 0 {
+            return Err(Error::indeterminate("the connection was lost for another caller's sake"));
+        }
+        let result = self.store().commit(txn).await;
+        if self.has(Fault::RefusalsFailOthers) && result.as_ref().is_err_and(Error::is_conflict) {
+            self.sharing.unpaid.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Leaves a moment in which a read may be dropped, for which others pay.
+    pub(crate) async fn may_be_dropped(&self) {
+        if self.has(Fault::CancelledCallsFailOthers) {
+            let mut counted = Dropped(&self.sharing.unpaid, false);
+            tokio::task::yield_now().await;
+            counted.1 = true;
+        }
+    }
+
+    /// Waits for a lock behind all waits for any lock, those that were abandoned included.
+    pub(crate) async fn lock_in_one_queue(&self, key: &str, ttl: Duration) -> Result<Grant> {
+        while self.sharing.waits.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.sharing.waits.fetch_add(1, Ordering::Relaxed);
+        let grant = self.store().lock(key, ttl).await;
+        self.sharing.waits.fetch_sub(1, Ordering::Relaxed);
+        grant
+    }
+
+    /// Events that a task of the runtime which used this client first passes on.
+    pub(crate) fn pass_on(&self, mut events: EventStream) -> EventStream {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.sharing.home().spawn(async move {
+            while let Some(event) = events.next().await {
+                if sender.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+        stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|event| (event, receiver)) }).boxed()
+    }
+}
+
+/// A lease that only a task of the runtime which took it gives back.
+pub(crate) struct ReleasedAtHome {
+    lease: Arc<dyn Lease>,
+    releases: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
+}
+
+impl ReleasedAtHome {
+    pub(crate) fn new(lease: Box<dyn Lease>) -> Self {
+        let lease: Arc<dyn Lease> = lease.into();
+        let (releases, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<Result<()>>>();
+        let released = lease.clone();
+        // Whoever drops the last of them would give it back as well.
+        std::mem::forget(lease.clone());
+        tokio::spawn(async move {
+            while let Some(done) = asked.recv().await {
+                let _ = done.send(released.release().await);
+            }
+        });
+        Self { lease, releases }
+    }
+}
+
+#[async_trait]
+impl Lease for ReleasedAtHome {
+    async fn renew(&self) -> Result<()> {
+        self.lease.renew().await
+    }
+
+    async fn set(&self, data: Bytes) -> Result<u64> {
+        self.lease.set(data).await
+    }
+
+    async fn release(&self) -> Result<()> {
+        let (done, released) = oneshot::channel();
+        self.releases.send(done).map_err(|_| Error::unavailable("the task is gone"))?;
+        released.await.unwrap_or_else(|_| Err(Error::unavailable("the task is gone")))
+    }
+}

@@ -1,0 +1,166 @@
+//! The clock by which leases are counted (clause L6): tokio's, and the time for which the machine was suspended.
+//!
+//! Tokio's clock, as std's, stands still while a laptop or a virtual machine sleeps, and the store's goes on. Tokio's
+//! is still the base, so that tests may pause it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A moment on the clock by which leases are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment {
+    instant: Instant,
+    /// For how long the machine had been suspended by then, counted from some moment in the past.
+    suspended: Duration,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        Self { instant: Instant::now(), suspended: suspended() }
+    }
+
+    /// The time since then, in which the machine may have been suspended.
+    pub(crate) fn elapsed(self) -> Duration {
+        /// What two readings may differ by although the machine has run all the time.
+        const NOISE: Duration = Duration::from_millis(1);
+        let slept = suspended().saturating_sub(self.suspended);
+        self.instant.elapsed() + if slept < NOISE { Duration::ZERO } else { slept }
+    }
+
+    /// The same moment for timers, which stand still with the machine: who waits for one looks at the clock again.
+    pub(crate) fn timer(self) -> Instant {
+        self.instant
+    }
+}
+
+/// A moment of tokio's clock since which the machine has not been suspended.
+impl From<Instant> for Moment {
+    fn from(instant: Instant) -> Self {
+        Self { instant, suspended: suspended() }
+    }
+}
+
+#[cfg(not(test))]
+fn suspended() -> Duration {
+    system::suspended()
+}
+
+#[cfg(test)]
+fn suspended() -> Duration {
+    tests::SUSPENDED.get()
+}
+
+/// What the system knows of it.
+mod system {
+    use std::time::Duration;
+
+    /// For how long the machine was suspended since some moment in the past; 0 where nothing is known of that, or where
+    /// std's clock counts it (Windows).
+    #[cfg_attr(test, allow(dead_code, reason = "tests move the clock themselves"))]
+    pub(super) fn suspended() -> Duration {
+        const TRIES: usize = 3;
+        /// Two clocks that are read within this time are read at once.
+        const AT_ONCE: Duration = Duration::from_micros(100);
+        let mut suspended = Duration::ZERO;
+        for _ in 0..TRIES {
+            let before = running();
+            let counting = counting();
+            let after = running();
+            suspended = counting.saturating_sub(after);
+            if after.saturating_sub(before) < AT_ONCE {
+                break;
+            }
+        }
+        suspended
+    }
+
+    /// A clock that goes on while the machine is suspended.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn counting() -> Duration {
+        read(rustix::time::ClockId::Boottime)
+    }
+
+    /// The same clock without that time.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn running() -> Duration {
+        read(rustix::time::ClockId::Monotonic)
+    }
+
+    /// A clock that goes on while the machine is suspended, which this one does on Apple's systems.
+    #[cfg(target_vendor = "apple")]
+    fn counting() -> Duration {
+        read(rustix::time::ClockId::Monotonic)
+    }
+
+    /// A clock without that time.
+    #[cfg(target_vendor = "apple")]
+    fn running() -> Duration {
+        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        START.get_or_init(std::time::Instant::now).elapsed()
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    fn read(clock: rustix::time::ClockId) -> Duration {
+        rustix::time::clock_gettime(clock).try_into().unwrap_or_default()
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+    fn counting() -> Duration {
+        Duration::ZERO
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+    fn running() -> Duration {
+        Duration::ZERO
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_machine_that_runs_is_not_suspended() {
+            let before = suspended();
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(suspended().abs_diff(before) < Duration::from_millis(1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        /// For how long the machine was suspended, as a test wants it.
+        pub(super) static SUSPENDED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    /// Suspends the machine: this clock goes on, and tokio's does not.
+    pub(crate) fn suspend(time: Duration) {
+        SUSPENDED.set(SUSPENDED.get() + time);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn both_kinds_of_time_count() {
+        let then = Moment::now();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(then.elapsed(), Duration::from_secs(3));
+        suspend(Duration::from_secs(60));
+        assert_eq!(then.elapsed(), Duration::from_secs(63));
+        assert_eq!(then.timer().elapsed(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_two_readings_differ_by_does_not_count() {
+        let then = Moment::now();
+        suspend(Duration::from_micros(900));
+        assert_eq!(then.elapsed(), Duration::ZERO);
+    }
+}
+
+#[cfg(test)]
+pub(crate) use tests::suspend;
