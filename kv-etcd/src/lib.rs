@@ -97,7 +97,7 @@ pub const REGISTRATION: Registration = Registration {
     schemes: &["etcd", "etcds"],
     parameters: &["ca", "cert", "consistency", "key", "server-name"],
     generic_http: true,
-    connect: |address| Box::pin(connect::connect(address)),
+    connect: |address| Box::pin(async move { connect::connect(&address) }),
 };
 
 kv_core::register!(REGISTRATION);
