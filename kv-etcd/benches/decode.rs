@@ -33,7 +33,6 @@ fn range(value_bytes: usize) -> RangeResponse {
         create_revision: number,
         mod_revision: number,
         value: value.clone(),
-        ..KeyValue::default()
     });
     let header = ResponseHeader { revision: KEYS };
     RangeResponse { header: Some(header), kvs: kvs.collect(), ..RangeResponse::default() }

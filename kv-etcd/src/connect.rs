@@ -12,6 +12,6 @@ use crate::config::Config;
 ///
 /// # Errors
 /// [`InvalidAddress`](kv_core::Error::InvalidAddress), naming the parameter that cannot be used.
-pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(Etcd::new(Config::read(&address)?)))
+pub(crate) fn connect(address: &Address) -> Result<Arc<dyn Backend>> {
+    Ok(Arc::new(Etcd::new(Config::read(address)?)))
 }

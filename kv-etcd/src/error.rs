@@ -208,10 +208,10 @@ impl From<Failed> for Error {
             Failed::Unreachable(unreachable) => return unreachable.into(),
             Failed::Status { status, idempotence } => (status, idempotence),
         };
-        let reason = if !is_from_server(&status) {
-            format!("no answer came: {}", chain(&status))
-        } else {
+        let reason = if is_from_server(&status) {
             format!("the server answered {:?}: {}", status.code(), excerpt(status.message()))
+        } else {
+            format!("no answer came: {}", chain(&status))
         };
         let verdict = match is_from_server(&status) {
             true => judge(status.code(), status.message()),

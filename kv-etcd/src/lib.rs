@@ -98,7 +98,7 @@ pub const REGISTRATION: Registration = Registration {
     parameters: &["ca", "cert", "consistency", "key", "server-name"],
     named: false,
     generic_http: true,
-    connect: |address| Box::pin(connect::connect(address)),
+    connect: |address| Box::pin(async move { connect::connect(&address) }),
 };
 
 kv_core::register!(REGISTRATION);

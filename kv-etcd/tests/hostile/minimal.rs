@@ -202,8 +202,10 @@ impl Store {
     }
 
     fn delete(&mut self, revision: i64, which: impl Fn(&[u8], &Entry) -> bool) {
-        let gone: Vec<_> = self.entries.extract_if(.., |key, entry| which(key, entry)).collect();
-        for (key, _) in gone {
+        let gone: Vec<_> =
+            self.entries.iter().filter(|(key, entry)| which(key, entry)).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            self.entries.remove(&key);
             self.changed(Change { key, revision, entry: None });
         }
     }

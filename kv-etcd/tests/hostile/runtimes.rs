@@ -27,23 +27,22 @@ fn serve() -> (Runtime, Server) {
 /// What somebody got from the handle in the first runtime.
 struct Begun {
     kv: Kv,
-    watch: Watch,
     lock: Lock,
     key: EphemeralKey,
 }
 
 /// Uses the handle in every way, and leaves calls in flight.
-async fn begin(server: &Server) -> Begun {
+async fn begin(server: &Server) -> (Begun, Watch) {
     let kv = connect(server, "5s").await;
     let watch = soon("watch", kv.watch("", 0)).await.expect("a watch");
     let lock = soon("lock", kv.lock("first/lock", TTL)).await.expect("the lock");
     let key = soon("ephemeral_key", kv.ephemeral_key("first/key", TTL)).await.expect("a key");
     lock.renew().await.expect("still ours");
     for number in 0..20 {
-        let kv = kv.clone();
+        let (kv, key) = (kv.clone(), format!("first/{number}"));
         tokio::spawn(async move {
             loop {
-                let _ = kv.set(&format!("first/{number}"), "").await;
+                let _ = kv.set(&key, "").await;
                 let _ = kv.get("first/value").await;
             }
         });
@@ -52,7 +51,7 @@ async fn begin(server: &Server) -> Begun {
     for _ in 0..50 {
         yield_now().await;
     }
-    Begun { kv, watch, lock, key }
+    (Begun { kv, lock, key }, watch)
 }
 
 /// Uses the handle in every way, on whatever runtime this runs.
@@ -97,7 +96,7 @@ async fn everything_works(begun: &Begun, name: &str) {
 fn a_runtime_that_is_not_driven_or_has_ended_holds_nobody_up() {
     let (_serving, server) = serve();
     let (first, second) = (runtime(), runtime());
-    let mut begun = first.block_on(begin(&server));
+    let (begun, mut watch) = first.block_on(begin(&server));
     // Nobody drives the first runtime from here on.
     second.block_on(everything_works(&begun, "idle"));
     drop(first);
@@ -107,7 +106,7 @@ fn a_runtime_that_is_not_driven_or_has_ended_holds_nobody_up() {
     // Its watch may have had events before it ended; then it says that it has ended.
     let end = second.block_on(async {
         loop {
-            match soon("the end of the watch", begun.watch.next()).await {
+            match soon("the end of the watch", watch.next()).await {
                 Some(Ok(_)) => {}
                 other => return other,
             }
