@@ -78,7 +78,7 @@ impl Carrier for Transactions {
     type Answer = Result<Option<u64>>;
 
     fn rules(&self) -> Rules {
-        let bytes = self.shared.body_limit;
+        let (bytes, limit) = (self.shared.body_limit, self.shared.clients.limit());
         Rules {
             operations: TXN_OPS,
             bytes,
@@ -86,7 +86,7 @@ impl Carrier for Transactions {
             duplicates: Duplicates::Wait,
             stalled_after: STALL,
             // Its caller learns that it was not sent before the time is up.
-            longest_wait: self.shared.clients.limit() / 4 * 3,
+            longest_wait: limit.saturating_sub(2 * STALL).max(limit / 2),
         }
     }
 
@@ -101,7 +101,8 @@ impl Carrier for Transactions {
 
     async fn send_together(&self, jobs: &[SmallWrite]) -> Vec<Verdict<Result<Option<u64>>>> {
         let operations: Vec<_> = jobs.iter().flat_map(|job| self.shared.operations(&job.txn)).collect();
-        let deadline = jobs.iter().map(|job| job.deadline).min().unwrap_or_else(Instant::now);
+        // The youngest decides: the time of an older one must not make the outcome of all others unknown.
+        let deadline = jobs.iter().map(|job| job.deadline).max().unwrap_or_else(Instant::now);
         match Box::pin(self.shared.transact_until(&operations, deadline)).await {
             Ok(Outcome::Applied(index)) => {
                 jobs.iter().map(|job| Verdict::Answer(Ok(index_of(&job.txn, index)))).collect()
@@ -111,7 +112,7 @@ impl Carrier for Transactions {
             Err(Error::TxnTooLarge { .. } | Error::PermissionDenied { .. }) => {
                 jobs.iter().map(|_| Verdict::Alone).collect()
             }
-            // The time of the oldest is up. It was not applied, so the others go on.
+            // None of them was applied. Those with time left go on.
             Err(error @ Error::Unavailable { .. }) => {
                 let too_late = Instant::now() + TOO_LATE;
                 let verdict = |job: &SmallWrite| {
@@ -169,7 +170,7 @@ mod tests {
     #[test]
     fn only_writes_of_one_key_travel_together() {
         for checks in [vec![], vec![check("a")]] {
-            let job = small(checks, vec![set("a")]).ok().expect("a small write");
+            let job = small(checks, vec![set("a")]).expect("a small write");
             assert_eq!(job.unique_key().as_deref(), Some("a"));
             assert_eq!(job.operations(), job.txn.len());
         }
@@ -190,7 +191,7 @@ mod tests {
         let jobs: Vec<_> = [vec![], vec![check("b")], vec![]]
             .into_iter()
             .zip(["a", "b", "c"])
-            .map(|(checks, key)| small(checks, vec![set(key)]).ok().expect("a small write"))
+            .map(|(checks, key)| small(checks, vec![set(key)]).expect("a small write"))
             .collect();
         for at in [1, 2] {
             let refused = Refused { at, why: Refusal::Check, what: "failed index check".to_owned() };

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kv_conformance_servers::{Cluster, Options};
@@ -117,25 +118,27 @@ async fn five_hundred_waiters_share_their_connections() {
     let proxy = Proxy::start(&cluster.endpoints()[0]).await;
     let kv = connect(&format!("consul://{}", proxy.endpoint)).await;
     let held = kv.lock("busy/lock", LONG).await.expect("the lock");
+    // In the order in which they held the lock; their tasks may end in another.
+    let tokens = Arc::new(Mutex::new(Vec::new()));
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..WAITERS {
-        let kv = kv.clone();
+        let (kv, tokens) = (kv.clone(), tokens.clone());
         waiting.spawn(async move {
             let lock = kv.lock("busy/lock", LONG).await.expect("the lock");
             let token = lock.token();
             kv.txn().held(&lock).set("busy/holder", token.to_string()).commit().await.expect("a guarded write");
+            tokens.lock().expect("no panic").push(token);
             lock.unlock().await.expect("unlocked");
-            token
         });
     }
     until("the first of them waits", async || sessions(&cluster.endpoints()[0]).await == 2).await;
     let before = proxy.requests();
     let (began, mut last) = (Instant::now(), held.token());
     held.unlock().await.expect("unlocked");
-    let mut tokens = Vec::new();
-    while let Some(token) = soon("the next holder", waiting.join_next()).await {
-        tokens.push(token.expect("no panic"));
+    while let Some(ended) = soon("the next holder", waiting.join_next()).await {
+        ended.expect("no panic");
     }
+    let tokens = std::mem::take(&mut *tokens.lock().expect("no panic"));
     let (time, requests) = (began.elapsed(), proxy.requests() - before);
     println!("{WAITERS} hand-overs in {time:?}, {requests} requests, {} connections", proxy.most_connections());
     for token in &tokens {
