@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use kv_conformance::servers::{Cluster, Options};
+use kv_conformance_servers::{Cluster, Options};
 use kv_core::{EphemeralKey, Error, Kv, Lock, Watch};
 use support::{connect, soon, start};
 use tokio::runtime::{Builder, Runtime};

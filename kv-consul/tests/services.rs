@@ -260,7 +260,7 @@ async fn what_was_not_applied_is_tried_again_until_it_is() {
         let kv = connect(&format!("consul://{}?timeout=30s", server.await)).await;
         assert_eq!(kv.set("key", "1").await.expect(text), 9);
         assert!(kv.get("key").await.is_err_and(|error| error.is_key_not_found()), "{text}");
-        kv.ephemeral_key("member", Duration::from_secs(10)).await.expect(text);
+        let _member = kv.ephemeral_key("member", Duration::from_secs(10)).await.expect(text);
         assert!(failures.load(Ordering::SeqCst) >= 48, "{text}");
     }
 }

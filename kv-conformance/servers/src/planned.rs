@@ -98,7 +98,7 @@ impl Cluster {
     ///
     /// When there is no such image, or the member does not serve within a minute.
     pub async fn upgrade(&self, member: usize, image: &str) -> Result<(), Error> {
-        docker::provide_image(&self.run.engine, image).await?;
+        docker::provide_image(&self.run.engine, &[image.to_owned()]).await?;
         let program = self.program_of(image).await?;
         let options = StopContainerOptionsBuilder::new().t(10).build();
         self.run.engine.stop_container(self.container(member), Some(options)).await.doing("cannot stop a member")?;
