@@ -194,8 +194,8 @@ impl Locks {
 /// Renews the lease of one who waits; returns once it has lapsed.
 async fn keep_alive(pending: &mut PendingLease) {
     loop {
-        sleep_until(pending.since + pending.ttl / 3).await;
-        let lapses = pending.since + pending.ttl;
+        sleep_until(pending.since.timer() + pending.ttl / 3).await;
+        let lapses = pending.since.timer() + pending.ttl;
         loop {
             match tokio::time::timeout_at(lapses, pending.renew()).await {
                 Ok(Ok(true)) => break,

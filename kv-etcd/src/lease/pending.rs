@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use kv_core::backend::backoff::random;
 use kv_core::backend::{Grant, Guard};
+use kv_core::clock::Moment;
 use kv_core::{Error, Result};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::leases::Leases;
 use super::owned::EtcdLease;
@@ -27,7 +28,7 @@ pub(crate) struct PendingLease {
     /// What was granted.
     pub(crate) ttl: Duration,
     /// When the request that granted it, or its last renewal, began.
-    pub(crate) since: Instant,
+    pub(crate) since: Moment,
     /// Whether there may be something to end.
     armed: bool,
 }
@@ -38,7 +39,7 @@ impl PendingLease {
         for _ in 0..ATTEMPTS {
             // Numbered here, not by the server, so that a lease whose grant was cut off can be ended, too.
             let id = i64::try_from(random() >> 1).unwrap_or(i64::MAX).max(1);
-            let mut pending = Self { leases: Arc::clone(leases), id, ttl, since: Instant::now(), armed: true };
+            let mut pending = Self { leases: Arc::clone(leases), id, ttl, since: Moment::now(), armed: true };
             match leases.client.call(LeaseGrantRequest { ttl: seconds, id }).await {
                 Ok(granted) => {
                     pending.ttl = Duration::from_secs(index(granted.ttl));
@@ -60,7 +61,7 @@ impl PendingLease {
 
     /// Starts its time to live anew; false if it has ended.
     pub(crate) async fn renew(&mut self) -> Result<bool> {
-        let began = Instant::now();
+        let began = Moment::now();
         let lives = self.leases.keep_alive.renew(self.id).await?;
         if lives {
             self.since = began;
