@@ -42,12 +42,12 @@ impl ReleasedAtHome {
     pub(crate) fn new(lease: Box<dyn Lease>) -> Self {
         let lease: Arc<dyn Lease> = lease.into();
         let (releases, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<Result<()>>>();
-        let released = lease.clone();
+        let taken = lease.clone();
         // Whoever drops the last of them would give it back as well.
         std::mem::forget(lease.clone());
         tokio::spawn(async move {
             while let Some(done) = asked.recv().await {
-                let _ = done.send(released.release().await);
+                let _ = done.send(taken.release().await);
             }
         });
         Self { lease, releases }
