@@ -93,8 +93,11 @@ impl Holdings {
     /// failure.
     pub(crate) async fn give_back(&self) -> Option<Error> {
         let held = self.begin_closing();
-        let results = stream::iter(held).map(GiveBack::give_back).buffer_unordered(AT_ONCE);
-        let failure = results.fold(None, async |failure, result| failure.or(result.err())).await;
+        let mut results = stream::iter(held).map(|held| held.give_back()).buffer_unordered(AT_ONCE).boxed();
+        let mut failure = None;
+        while let Some(result) = results.next().await {
+            failure = failure.or(result.err());
+        }
         // The sender lives as long as `self`, so this ends only when the condition holds.
         let _ = self.unsettled.subscribe().wait_for(|count| *count == 0).await;
         failure

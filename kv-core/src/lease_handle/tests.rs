@@ -115,7 +115,7 @@ fn is_lost<T>(result: Result<T>) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_lease_lapses_while_the_machine_is_suspended() {
     let (held, renewals) = held(Duration::ZERO);
-    suspend(TTL - Duration::from_secs(1));
+    suspend(TTL * 9 / 10);
     held.renew().await.expect("within its time");
     suspend(TTL);
     assert!(held.guard(&caller()).is_err(), "a guard of a lease that has lapsed");
