@@ -122,9 +122,11 @@ pub(crate) async fn bounded<T>(
     idempotence: Idempotence,
     future: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    // A store in this process answers at once: without this, a loop of such calls would let no other task run.
+    tokio::task::coop::consume_budget().await;
     // Pinned here, and boxed below: futures that are handed on by value are copied at each step, timer and all.
     let mut call = pin!(CURRENT.scope(Current { limit, call: OnceCell::new() }, future));
-    // A store in this process answers at once: it is spared the timer.
+    // Such a store is spared the timer.
     if let Poll::Ready(result) = futures_util::poll!(call.as_mut()) {
         return result;
     }
