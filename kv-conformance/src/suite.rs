@@ -99,7 +99,7 @@ impl Suite {
             Need::Alone => true,
             Need::Faults => self.fixture.faults().is_some(),
             Need::Cluster => self.fixture.faults().is_some_and(|faults| faults.endpoints().len() >= 3),
-            Need::LeaderTransfer | Need::Defragmentation | Need::Leaving => {
+            Need::LeaderTransfer | Need::Defragmentation | Need::Leaving | Need::ReplacedHistory => {
                 self.fixture.faults().is_some_and(|faults| faults.offers(*need))
             }
             Need::Upgrade => self.fixture.faults().is_some_and(|faults| faults.upgrades() > 0),
