@@ -70,6 +70,7 @@ mod batch;
 mod config;
 mod connect;
 mod error;
+mod keys;
 mod lease;
 mod read;
 mod shared;
