@@ -6,7 +6,6 @@ use std::sync::Arc;
 use futures_util::stream::poll_fn;
 use kv_core::Error;
 use kv_core::backend::backoff::Recovery;
-use kv_core::backend::fate::Idempotence;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tonic::Code;
@@ -105,7 +104,7 @@ pub(super) async fn run(
                 }
                 Err(status) => {
                     client.abandon(&connection);
-                    return watching.cannot_open(client, Failed::Status { status, idempotence: Idempotence::Repeatable }).await;
+                    return watching.cannot_open(client, Failed::stream(&connection.address, status)).await;
                 }
             },
         }
