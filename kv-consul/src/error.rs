@@ -167,6 +167,12 @@ fn cause(text: &str) -> &str {
     relayed.map_or(text, cause)
 }
 
+/// Whether it is Consul that refuses a request because of its size.
+pub(crate) fn refuses_size(body: &[u8]) -> bool {
+    let text = excerpt(body);
+    ["Request body", "Value for key", "Transaction contains too many"].iter().any(|known| text.starts_with(known))
+}
+
 /// The limit in bytes that a refusal because of size names: `max size: 512 bytes` or `(600 > 512 bytes)`.
 pub(crate) fn size_limit(text: &str) -> Option<usize> {
     let number = |text: &str| {

@@ -19,7 +19,7 @@ use super::failure::failure;
 use super::tls::Tls;
 use crate::api::answer::Answer;
 use crate::config::Config;
-use crate::error::{Reply, from_answer};
+use crate::error::{Reply, from_answer, refuses_size};
 
 /// The longest time for one attempt to connect, whatever time a call has.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
@@ -219,22 +219,29 @@ impl Response {
         if self.is_for_calls() {
             return Ok(self);
         }
-        let (is_plain, body) = (self.is_plain(), self.body().await?);
-        Err(from_answer(&Reply {
-            agent: &self.agent.address,
-            status: self.status,
-            is_plain,
-            body: &body,
-            idempotence: self.idempotence,
-            sent: self.sizes.sent,
-            path: self.sizes.path,
-        }))
+        let body = self.body().await?;
+        Err(self.error(&body))
     }
 
     /// Reads the whole body.
     pub(crate) async fn whole(mut self) -> Result<Answer> {
         let body = self.body().await?;
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE && !refuses_size(&body) {
+            return Err(self.error(&body));
+        }
         Ok(Answer { status: self.status, index: self.index, body, idempotence: self.idempotence })
+    }
+
+    fn error(&self, body: &[u8]) -> Error {
+        from_answer(&Reply {
+            agent: &self.agent.address,
+            status: self.status,
+            is_plain: self.is_plain(),
+            body,
+            idempotence: self.idempotence,
+            sent: self.sizes.sent,
+            path: self.sizes.path,
+        })
     }
 
     async fn body(&mut self) -> Result<Bytes> {

@@ -60,11 +60,16 @@ fn fault(error: &reqwest::Error, agent: &str) -> Fault {
     })
 }
 
-/// An error and its sources. An I/O error hides the error that it was made from; its own text is that error's.
+/// An error and its sources.
 fn all<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |one: &&'a (dyn StdError + 'static)| -> Option<&'a (dyn StdError + 'static)> {
-        (*one).source()
-    })
+    std::iter::successors(Some(error), below)
+}
+
+/// What an error was made from. An I/O error skips that in its `source`.
+fn below<'a>(error: &&'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    let error: &'a (dyn StdError + 'static) = *error;
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    wrapped.map(|wrapped| -> &'a (dyn StdError + 'static) { wrapped }).or_else(|| error.source())
 }
 
 /// Whether the answer is not HTTP.

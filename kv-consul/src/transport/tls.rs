@@ -1,7 +1,5 @@
 //! TLS settings in the form that reqwest takes, and what a failed handshake means.
 
-use std::io;
-
 use kv_core::Result;
 use kv_core::backend::tls::{Files, trusting_nobody};
 use reqwest::ClientBuilder;
@@ -31,9 +29,7 @@ impl Tls {
 /// What an error says about TLS, if it is about TLS.
 pub(super) fn fault(error: &(dyn std::error::Error + 'static), agent: &str) -> Option<Fault> {
     use rustls::Error as Failed;
-    let below = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    let failed = below.map_or_else(|| error.downcast_ref(), |below| below.downcast_ref());
-    Some(match failed? {
+    Some(match error.downcast_ref::<Failed>()? {
         // The first bytes of an answer in plain text.
         Failed::InvalidMessage(_) => Fault::Wrong(format!(
             "{agent} does not speak TLS: name a port that does, or write `consul://` (or `http://`) for plain text"
