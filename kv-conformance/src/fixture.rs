@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kv_core::{Address, Environment, Error, Kv, Limits, Registry};
 
-use crate::case::Need;
+use crate::need::Need;
 
 /// The store under test. It lives exactly as long as the run.
 ///

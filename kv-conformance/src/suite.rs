@@ -7,11 +7,12 @@ use std::time::Duration;
 use kv_core::{Limits, WatchHistory, contract};
 use tokio::sync::RwLock;
 
-use crate::case::{Case, Need};
+use crate::case::Case;
 use crate::context::Context;
 use crate::fixture::{Fixture, is_remote};
 use crate::log::Log;
 use crate::names::{since_epoch, unique_name};
+use crate::need::Need;
 use crate::outcome::Broke;
 
 /// A fixture with a directory in its store where cases run.

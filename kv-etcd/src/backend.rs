@@ -101,4 +101,9 @@ impl Backend for Etcd {
     async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
         self.shared.locks.try_lock(key, ttl).await
     }
+
+    async fn close(&self) -> Result<()> {
+        self.shared.leases.settled().await;
+        Ok(())
+    }
 }

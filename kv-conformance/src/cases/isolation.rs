@@ -180,8 +180,7 @@ async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
     const SMALL: usize = 20;
     let size = 700_000.min(cx.limits().value_bytes / 10 * 9);
     let readers = (TOGETHER / size).clamp(8, 64);
-    let link = Link::start(cx.faults()?.endpoints().swap_remove(0)).await;
-    let link = link.map_err(|error| Broke { clause: None, what: format!("there is no relay: {error}") })?;
+    let link = Link::start(cx.faults()?.endpoints().swap_remove(0)).await?;
     let kv = cx.faults()?.connect_to(&[link.endpoint().to_owned()]).await?.scoped(cx.directory())?;
     kv.set("large", vec![b'x'; size]).await?;
     kv.set("small", "1").await?;
@@ -233,8 +232,8 @@ async fn slow_readers_hold_up_nobody(cx: Context) -> Outcome {
         same!("S2", event.index, index, "the index of the event of round {round}");
         member.renew().await.keeps("S2")?;
         member.set(round.to_string()).await.keeps("S2")?;
-        let waiting = tokio::time::timeout(cx.patience(), kv.lock("lock", cx.long_ttl())).await;
-        let lock = waiting.map_err(|_| Broke::new("S2", "a lock is free, and slow watches hold it up"))?.keeps("S2")?;
+        let granted = tokio::time::timeout(cx.patience(), kv.lock("lock", cx.long_ttl())).await;
+        let lock = granted.map_err(|_| Broke::new("S2", "a lock is free, and slow watches hold it up"))?.keeps("S2")?;
         lock.unlock().await.keeps("S2")?;
     }
     let last = other.set("slow/last", "").await?;
