@@ -65,9 +65,16 @@ impl Callers {
     }
 
     /// Notes that the request may be applied from now on.
-    pub(super) fn sent(&self) {
-        self.0.sent.store(true, Ordering::Release);
-        self.0.calls.iter().for_each(Call::sent);
+    ///
+    /// It is `false` if one of the callers has given up and was told that nothing was applied. Then the request must not
+    /// be sent.
+    pub(super) fn sent(&self) -> bool {
+        let all_wait = self.0.calls.iter().fold(true, |all_wait, call| call.sent() & all_wait);
+        self.0.sent.store(all_wait, Ordering::Release);
+        if !all_wait {
+            self.0.calls.iter().for_each(Call::not_sent);
+        }
+        all_wait
     }
 
     /// Notes why an attempt failed.

@@ -35,8 +35,8 @@ impl Departure {
         }
         // First, so that a caller whose time is up in this moment learns at worst too little, and never that a write
         // was not applied which is on its way.
-        self.callers.sent();
-        !self.callers.are_late()
+        self.callers.sent()
+            && !self.callers.are_late()
             && self.state.compare_exchange(WAITS, LEFT, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
