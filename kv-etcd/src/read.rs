@@ -1,6 +1,8 @@
 //! Reading: one key, a snapshot, a directory.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use kv_core::backend::Snapshot;
@@ -11,9 +13,9 @@ use kv_core::{Error, Result, Value};
 use crate::api::messages::{KeyValue, List, RangeRequest, Request, RequestOp, Response};
 use crate::api::page::{Entry, Malformed, Page};
 use crate::api::range::{Keys, Range, after_prefix, index, revision, signed};
-use crate::batch::{Batcher, Job};
+use crate::batch::{Batcher, Job, LARGEST};
 use crate::error::Failed;
-use crate::transport::client::Client;
+use crate::transport::client::{Client, Volume};
 
 /// How many entries the first page of a snapshot asks for: most snapshots fit into it.
 const FIRST_PAGE: i64 = 10_000;
@@ -32,22 +34,44 @@ pub(crate) struct Reader {
     client: Arc<Client>,
     /// Reads of single keys.
     reads: Batcher<Get>,
+    large: LargeKeys,
+    /// The keys at which large pages of listings begin.
+    large_pages: LargeKeys,
 }
 
 impl Reader {
     pub(crate) fn new(client: &Arc<Client>) -> Self {
-        Self { client: Arc::clone(client), reads: Batcher::new(client) }
+        Self {
+            client: Arc::clone(client),
+            reads: Batcher::new(client),
+            large: LargeKeys::default(),
+            large_pages: LargeKeys::default(),
+        }
     }
 
     /// A page of a listing as it came, linearizable unless the address asks for less.
     async fn page(&self, mut request: RangeRequest) -> Result<Bytes, Failed> {
         request.serializable = self.client.config.serializable;
-        Ok(self.client.call(List(request)).await?.0)
+        // Later pages are as large as the first one.
+        let (key, was_large) = (request.key.clone(), self.large_pages.contains(&request.key) || request.revision != 0);
+        let size = if was_large { Volume::Large } else { Volume::Small };
+        let caller = Call::current();
+        let page = self.client.call_for(std::slice::from_ref(&caller), size, List(request)).await?.0;
+        if (page.len() > LARGEST) != was_large {
+            self.large_pages.note(&key, page.len() > LARGEST);
+        }
+        Ok(page)
     }
 
     pub(crate) async fn get(&self, key: &str) -> Result<Value> {
-        let job = Get { key: Range::key(key).key, serializable: self.client.config.serializable };
-        self.reads.submit(job).await?.map(value).ok_or_else(|| Error::NotFound { key: key.to_owned() })
+        let was_large = self.large.contains(key.as_bytes());
+        let job = Get { key: Range::key(key).key, serializable: self.client.config.serializable, was_large };
+        let found = self.reads.submit(job).await?;
+        let is_large = found.as_ref().is_some_and(|kv| kv.value.len() > LARGEST);
+        if is_large != was_large {
+            self.large.note(key.as_bytes(), is_large);
+        }
+        found.map(value).ok_or_else(|| Error::NotFound { key: key.to_owned() })
     }
 
     /// The cluster's present point in history, as one who may read `range` may ask for it.
@@ -202,6 +226,8 @@ fn check_size(bytes: usize) -> Result<(), Failed> {
 pub(crate) struct Get {
     key: Bytes,
     serializable: bool,
+    /// The value was large when it was last read.
+    was_large: bool,
 }
 
 impl Get {
@@ -222,12 +248,13 @@ impl Job for Get {
         &self.key
     }
 
+    /// The answer counts, too: a small value would come as late as the large ones in the same transaction.
     fn bytes(&self) -> usize {
-        self.key.len()
+        if self.was_large { LARGEST + 1 } else { self.key.len() }
     }
 
     async fn alone(self, client: &Client, caller: &[Call]) -> Result<Self::Answer, Failed> {
-        Ok(client.call_for(caller, self.request()).await?.kvs.into_iter().next())
+        Ok(client.call_for(caller, self.size(), self.request()).await?.kvs.into_iter().next())
     }
 
     fn part(self) -> RequestOp {
@@ -239,6 +266,44 @@ impl Job for Get {
             Response::Range(range) => Some(range.kvs.into_iter().next()),
             _ => None,
         }
+    }
+}
+
+/// Which keys had large answers when they were last read.
+///
+/// The memory is fixed, and a key may be forgotten for another: that costs a batch time, and nothing else.
+struct LargeKeys {
+    hasher: RandomState,
+    /// By a part of the key's hash, another part of it; 0 if there is no such key.
+    tags: Box<[AtomicU32]>,
+}
+
+impl Default for LargeKeys {
+    fn default() -> Self {
+        const SLOTS: usize = 1024;
+        Self { hasher: RandomState::new(), tags: std::iter::repeat_with(AtomicU32::default).take(SLOTS).collect() }
+    }
+}
+
+impl LargeKeys {
+    fn contains(&self, key: &[u8]) -> bool {
+        let (slot, tag) = self.place(key);
+        slot.load(Ordering::Relaxed) == tag
+    }
+
+    fn note(&self, key: &[u8], is_large: bool) {
+        let (slot, tag) = self.place(key);
+        if is_large {
+            slot.store(tag, Ordering::Relaxed);
+        } else {
+            let _ = slot.compare_exchange(tag, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    fn place(&self, key: &[u8]) -> (&AtomicU32, u32) {
+        let hash = self.hasher.hash_one(key);
+        let slot = usize::try_from(hash % self.tags.len() as u64).unwrap_or_default();
+        (&self.tags[slot], u32::try_from(hash >> 32).unwrap_or_default() | 1)
     }
 }
 
@@ -273,6 +338,17 @@ mod tests {
         // What other programs leave is shown as it is.
         assert_eq!(child("a//b", 2), "a//");
         assert_eq!(child("a/", 2), "a/");
+    }
+
+    #[test]
+    fn large_keys_are_remembered_until_they_are_small() {
+        let large = LargeKeys::default();
+        assert!(!large.contains(b"a"));
+        large.note(b"a", true);
+        assert!(large.contains(b"a") && !large.contains(b"b"));
+        large.note(b"b", false);
+        large.note(b"a", false);
+        assert!(!large.contains(b"a"));
     }
 
     #[test]

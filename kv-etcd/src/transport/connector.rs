@@ -29,7 +29,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The task goes on for so long when nobody waits: callers may come back after a pause.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The connection that all calls and streams of one runtime use. Dropping it ends the task.
+/// A connection that the calls of one runtime share. Dropping it ends the task.
 pub(super) struct Connector(Arc<Shared>);
 
 struct Shared {
@@ -72,7 +72,8 @@ impl Drop for Connector {
 }
 
 impl Connector {
-    pub(super) fn new(config: &Arc<Config>) -> Self {
+    /// `what` it is that the connection is for, as events name it.
+    pub(super) fn new(config: &Arc<Config>, what: &'static str) -> Self {
         let tries = || Tries {
             pauses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             ready: Instant::now(),
@@ -85,7 +86,7 @@ impl Connector {
             task: None,
             last_asked: Instant::now(),
             again: false,
-            recovery: Recovery::new(NAME, "connection", Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)),
+            recovery: Recovery::new(NAME, what, Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)),
         };
         let rotation = Rotation::new(config.endpoints.len());
         Self(Arc::new(Shared { config: Arc::clone(config), rotation, state: Mutex::new(state) }))
@@ -152,7 +153,8 @@ impl Shared {
         }
         if state.again {
             let why = state.current.as_ref().filter(|current| !current.is_closed());
-            let why = if why.is_some() { "the server does not respond" } else { "the connection ended or was given up" };
+            let why =
+                if why.is_some() { "the server does not respond" } else { "the connection ended or was given up" };
             let _ = state.recovery.failed(&why);
         }
         for tries in &mut state.endpoints {
@@ -248,7 +250,8 @@ impl Shared {
     fn report(&self, state: &State) -> Unreachable {
         let not_tried = Unreachable::for_now("not tried so far");
         let endpoints = self.config.endpoints.iter().zip(&state.endpoints);
-        let said = endpoints.map(|(endpoint, tries)| (&*endpoint.address, tries.failure.as_ref().unwrap_or(&not_tried)));
+        let said =
+            endpoints.map(|(endpoint, tries)| (&*endpoint.address, tries.failure.as_ref().unwrap_or(&not_tried)));
         Unreachable::all(said)
     }
 }
