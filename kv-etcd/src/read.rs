@@ -1,8 +1,6 @@
 //! Reading: one key, a snapshot, a directory.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use kv_core::backend::Snapshot;
@@ -15,6 +13,7 @@ use crate::api::page::{Entry, Malformed, Page};
 use crate::api::range::{Keys, Range, after_prefix, index, revision, signed};
 use crate::batch::{Batcher, Job, LARGEST};
 use crate::error::Failed;
+use crate::large_keys::LargeKeys;
 use crate::transport::client::{Client, Volume};
 
 /// How many entries the first page of a snapshot asks for: most snapshots fit into it.
@@ -34,17 +33,17 @@ pub(crate) struct Reader {
     client: Arc<Client>,
     /// Reads of single keys.
     reads: Batcher<Get>,
-    large: LargeKeys,
+    large: Arc<LargeKeys>,
     /// The keys at which large pages of listings begin.
     large_pages: LargeKeys,
 }
 
 impl Reader {
-    pub(crate) fn new(client: &Arc<Client>) -> Self {
+    pub(crate) fn new(client: &Arc<Client>, large: &Arc<LargeKeys>) -> Self {
         Self {
             client: Arc::clone(client),
             reads: Batcher::new(client),
-            large: LargeKeys::default(),
+            large: Arc::clone(large),
             large_pages: LargeKeys::default(),
         }
     }
@@ -269,44 +268,6 @@ impl Job for Get {
     }
 }
 
-/// Which keys had large answers when they were last read.
-///
-/// The memory is fixed, and a key may be forgotten for another: that costs a batch time, and nothing else.
-struct LargeKeys {
-    hasher: RandomState,
-    /// By a part of the key's hash, another part of it; 0 if there is no such key.
-    tags: Box<[AtomicU32]>,
-}
-
-impl Default for LargeKeys {
-    fn default() -> Self {
-        const SLOTS: usize = 1024;
-        Self { hasher: RandomState::new(), tags: std::iter::repeat_with(AtomicU32::default).take(SLOTS).collect() }
-    }
-}
-
-impl LargeKeys {
-    fn contains(&self, key: &[u8]) -> bool {
-        let (slot, tag) = self.place(key);
-        slot.load(Ordering::Relaxed) == tag
-    }
-
-    fn note(&self, key: &[u8], is_large: bool) {
-        let (slot, tag) = self.place(key);
-        if is_large {
-            slot.store(tag, Ordering::Relaxed);
-        } else {
-            let _ = slot.compare_exchange(tag, 0, Ordering::Relaxed, Ordering::Relaxed);
-        }
-    }
-
-    fn place(&self, key: &[u8]) -> (&AtomicU32, u32) {
-        let hash = self.hasher.hash_one(key);
-        let slot = usize::try_from(hash % self.tags.len() as u64).unwrap_or_default();
-        (&self.tags[slot], u32::try_from(hash >> 32).unwrap_or_default() | 1)
-    }
-}
-
 /// The child of a directory that a key is or lies below; `directory` is the length of the directory's path.
 fn child(key: &str, directory: usize) -> &str {
     let end = key[directory..].find('/').map_or(key.len(), |slash| directory + slash + 1);
@@ -338,17 +299,6 @@ mod tests {
         // What other programs leave is shown as it is.
         assert_eq!(child("a//b", 2), "a//");
         assert_eq!(child("a/", 2), "a/");
-    }
-
-    #[test]
-    fn large_keys_are_remembered_until_they_are_small() {
-        let large = LargeKeys::default();
-        assert!(!large.contains(b"a"));
-        large.note(b"a", true);
-        assert!(large.contains(b"a") && !large.contains(b"b"));
-        large.note(b"b", false);
-        large.note(b"a", false);
-        assert!(!large.contains(b"a"));
     }
 
     #[test]

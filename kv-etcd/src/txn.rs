@@ -16,6 +16,7 @@ use crate::api::messages::{
 use crate::api::range::{Range, index, revision, signed};
 use crate::batch::{Batcher, Job, LARGEST};
 use crate::error::Failed;
+use crate::large_keys::LargeKeys;
 use crate::transport::client::{Client, Volume};
 
 /// What etcd takes in one request, by default (`--max-request-bytes`), envelope included.
@@ -37,15 +38,22 @@ pub(crate) struct Writer {
     client: Arc<Client>,
     /// Writes of single keys.
     writes: Batcher<Write>,
+    large: Arc<LargeKeys>,
 }
 
 impl Writer {
-    pub(crate) fn new(client: &Arc<Client>) -> Self {
-        Self { client: Arc::clone(client), writes: Batcher::new(client) }
+    pub(crate) fn new(client: &Arc<Client>, large: &Arc<LargeKeys>) -> Self {
+        Self { client: Arc::clone(client), writes: Batcher::new(client), large: Arc::clone(large) }
     }
 
     pub(crate) async fn commit(&self, mut txn: Txn) -> Result<Option<u64>> {
-        let sets = txn.operations.iter().any(|operation| matches!(operation, Operation::Set { .. }));
+        let mut sets = false;
+        for operation in &txn.operations {
+            if let Operation::Set { key, data } = operation {
+                sets = true;
+                self.large.note(key.as_bytes(), data.len() > LARGEST);
+            }
+        }
         if let Some(write) = Write::of(&mut txn) {
             let applied = self.writes.submit(write).await?;
             return applied.ok_or_else(|| first_failure(&txn.checks, Vec::new())).map(|index| sets.then_some(index));

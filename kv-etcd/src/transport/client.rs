@@ -22,6 +22,7 @@ use crate::transport::auth::{Auth, Token};
 pub(crate) use crate::transport::connection::Connection;
 use crate::transport::connector::{Connector, left_at};
 use crate::transport::health::Health;
+pub(crate) use crate::transport::http2::Volume;
 
 /// The pauses between the attempts of one call.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
@@ -33,14 +34,6 @@ const LOGINS: usize = 2;
 pub(crate) struct Client {
     pub(crate) config: Arc<Config>,
     members: PerRuntime<Members>,
-}
-
-/// How much a call sends or receives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Volume {
-    Small,
-    /// So much that others would wait for it on the same connection.
-    Large,
 }
 
 /// The cluster as seen from one runtime.
@@ -166,8 +159,8 @@ impl Members {
         Self {
             auth: config.credentials.clone().map(Auth::new),
             left_at: left_at(config.endpoints.len()),
-            connector: Connector::new(config, "connection"),
-            bulk: Connector::new(config, "bulk connection"),
+            connector: Connector::new(config, Volume::Small),
+            bulk: Connector::new(config, Volume::Large),
         }
     }
 

@@ -18,6 +18,7 @@ use crate::config::{Config, NAME};
 use crate::error::Unreachable;
 use crate::transport::connection::Connection;
 use crate::transport::health::Health;
+use crate::transport::http2::Volume;
 
 /// An endpoint that has not answered for this long gets company: the next one is tried beside it.
 const STAGGER: Duration = Duration::from_millis(300);
@@ -34,6 +35,7 @@ pub(super) struct Connector(Arc<Shared>);
 
 struct Shared {
     config: Arc<Config>,
+    volume: Volume,
     /// In which order endpoints are tried.
     rotation: Rotation,
     state: Mutex<State>,
@@ -72,14 +74,14 @@ impl Drop for Connector {
 }
 
 impl Connector {
-    /// `what` it is that the connection is for, as events name it.
-    pub(super) fn new(config: &Arc<Config>, what: &'static str) -> Self {
+    pub(super) fn new(config: &Arc<Config>, volume: Volume) -> Self {
         let tries = || Tries {
             pauses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             ready: Instant::now(),
             worked: false,
             failure: None,
         };
+        let what = if volume == Volume::Large { "connection for large values" } else { "connection" };
         let state = State {
             current: None,
             endpoints: config.endpoints.iter().map(|_| tries()).collect(),
@@ -89,7 +91,7 @@ impl Connector {
             recovery: Recovery::new(NAME, what, Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)),
         };
         let rotation = Rotation::new(config.endpoints.len());
-        Self(Arc::new(Shared { config: Arc::clone(config), rotation, state: Mutex::new(state) }))
+        Self(Arc::new(Shared { config: Arc::clone(config), volume, rotation, state: Mutex::new(state) }))
     }
 
     /// The current connection, or the next one, waiting for it as long as the caller does.
@@ -211,7 +213,7 @@ impl Shared {
 
     async fn open(&self, index: usize) -> (usize, Result<Connection, Unreachable>) {
         let worked = self.state().endpoints[index].worked;
-        let opening = Connection::open(&self.config.endpoints[index], index, worked);
+        let opening = Connection::open(&self.config.endpoints[index], index, self.volume, worked);
         let opened = timeout(PATIENCE, opening).await;
         (index, opened.unwrap_or_else(|_| Err(Unreachable::for_now(format!("no answer within {PATIENCE:?}")))))
     }
