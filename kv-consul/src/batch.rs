@@ -78,16 +78,8 @@ impl Carrier for Transactions {
     type Answer = Result<Option<u64>>;
 
     fn rules(&self) -> Rules {
-        let (bytes, limit) = (self.shared.body_limit, self.shared.clients.limit());
-        Rules {
-            operations: TXN_OPS,
-            bytes,
-            largest: bytes,
-            duplicates: Duplicates::Wait,
-            stalled_after: STALL,
-            // Its caller learns that it was not sent before the time is up.
-            longest_wait: limit.saturating_sub(2 * STALL).max(limit / 2),
-        }
+        let bytes = self.shared.body_limit;
+        Rules { operations: TXN_OPS, bytes, largest: bytes, duplicates: Duplicates::Wait, stalled_after: STALL }
     }
 
     fn window(&self, _jobs: usize) -> usize {
@@ -125,7 +117,7 @@ impl Carrier for Transactions {
     }
 
     fn not_sent(&self) -> Result<Option<u64>> {
-        Err(Error::unavailable("the write was not sent: those before it took too long"))
+        Err(Error::unavailable("the write was not sent: the runtime that was to send it has ended"))
     }
 
     fn unanswered(&self) -> Result<Option<u64>> {

@@ -36,7 +36,7 @@ impl LeaseHandle {
             key: key.to_owned(),
             ttl,
             guard,
-            since: Mutex::new(since.into()),
+            since: Mutex::new(since),
             loss: Once::new(),
             lease: Some(lease),
         }

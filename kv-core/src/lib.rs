@@ -31,7 +31,7 @@
 
 pub mod backend;
 mod caller;
-mod clock;
+pub mod clock;
 pub mod contract;
 mod environment;
 mod ephemeral_key;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::backend::{Backend, EventStream, Grant, Guard, Lease, Snapshot, Txn};
+use kv_core::clock::Moment;
 use kv_core::{Error, Kv, Limits, Result, Value};
 use kv_memory::MemoryBackend;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -103,7 +104,7 @@ impl Backend for Scripted {
     async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<Grant> {
         let lease = Box::new(ScriptedLease { script: self.script.clone(), calls: self.calls.clone() });
         let guard = Guard { key: key.to_owned(), owner: String::new(), token: 7 };
-        Ok(Grant { lease, ttl, since: Instant::now(), guard })
+        Ok(Grant { lease, ttl, since: Moment::now(), guard })
     }
 
     async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant> {

@@ -127,8 +127,6 @@ impl<J: Job> Carrier for Transactions<J> {
             largest: LARGEST,
             duplicates: Duplicates::Alone,
             stalled_after: STALLED,
-            // Before the caller gives up, so that it learns that nothing was sent.
-            longest_wait: self.client.config.timeout * 4 / 5,
         }
     }
 
@@ -151,7 +149,7 @@ impl<J: Job> Carrier for Transactions<J> {
     }
 
     fn not_sent(&self) -> Self::Answer {
-        Err(Unreachable::for_now("it was not sent: the requests before it were not answered in time").into())
+        Err(Unreachable::for_now("it was not sent: the runtime that was to send it has ended").into())
     }
 
     fn unanswered(&self) -> Self::Answer {

@@ -16,7 +16,7 @@ use crate::sharing::ReleasedAtHome;
 pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant: Grant) -> Grant {
     match fault {
         Some(Fault::TimeRoundedDown) => grant.ttl -= Duration::from_millis(1),
-        Some(Fault::ClockTooLate) => grant.since += Duration::from_secs(3600),
+        Some(Fault::ClockTooLate) => grant.since = grant.since + Duration::from_secs(3600),
         Some(Fault::TokenRepeats) => {
             grant.guard.owner = format!("{}@{}", grant.guard.owner, grant.guard.token);
             grant.guard.token = 7;

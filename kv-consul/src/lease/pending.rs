@@ -41,7 +41,7 @@ impl PendingLease {
 
     /// Waits until a renewal is due, and renews. Whether that worked shows in the next use of the session.
     pub(super) async fn keep_alive(&self) {
-        sleep_until(self.session.since() + self.session.ttl / 3).await;
+        sleep_until(self.session.since().timer() + self.session.ttl / 3).await;
         if !matches!(self.session.renew().await, Ok(true)) {
             sleep(self.session.ttl / 12).await;
         }

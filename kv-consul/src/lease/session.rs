@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use kv_core::backend::fate::Idempotence;
+use kv_core::clock::Moment;
 use kv_core::{Error, Result};
 use serde::de::IgnoredAny;
-use tokio::time::Instant;
 
 use crate::api::messages::{CreatedSession, NewSession};
 use crate::error::ttl_bounds;
@@ -25,7 +25,7 @@ pub(super) struct Session {
     pub(super) id: String,
     pub(super) ttl: Duration,
     /// When the last successful request that created or renewed it was sent.
-    since: Mutex<Instant>,
+    since: Mutex<Moment>,
     open: AtomicBool,
 }
 
@@ -43,7 +43,7 @@ impl Session {
             checks: [],
         });
         let body = body.map_err(|error| Error::unexpected_answer("a session cannot be JSON").with_source(error))?;
-        let since = Instant::now();
+        let since = Moment::now();
         let client = shared.client()?;
         let target = client.target("/v1/session/create", &[]);
         let answer = client.put(target, body.into(), Idempotence::Once).await.map_err(|error| match &error {
@@ -66,7 +66,7 @@ impl Session {
 
     /// Starts the time to live anew; false if the session has ended.
     pub(super) async fn renew(&self) -> Result<bool> {
-        let began = Instant::now();
+        let began = Moment::now();
         let client = self.shared.client()?;
         let target = client.target(&format!("/v1/session/renew/{}", self.id), &[]);
         let answer = client.put(target, Bytes::new(), Idempotence::Repeatable).await?;
@@ -97,7 +97,7 @@ impl Session {
     }
 
     /// When the time to live last began.
-    pub(super) fn since(&self) -> Instant {
+    pub(super) fn since(&self) -> Moment {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

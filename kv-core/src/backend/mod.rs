@@ -15,6 +15,7 @@
 //! | operations that travel together | [`batch`] |
 //! | connections and queues of one runtime | [`runtime`] |
 //! | what is given back in the background | [`background`] |
+//! | the clock of leases | [`clock`](crate::clock) |
 //! | certificates (feature `tls`) | `tls` |
 //! | events that an operator needs | [`observability`](crate::observability) |
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::backend::{Backend, EventStream, Grant, Guard, Lease, Snapshot, Txn};
 use crate::caller::Caller;
-use crate::clock::suspend;
+use crate::clock::{Moment, suspend};
 use crate::{Error, Kv, Limits, Result, Value};
 
 use super::LeaseHandle;
@@ -102,7 +102,7 @@ fn held(suspended: Duration) -> (LeaseHandle, Arc<AtomicUsize>) {
     let renewals = Arc::<AtomicUsize>::default();
     let lease = Box::new(Counting { renewals: renewals.clone(), suspended });
     let guard = Guard { key: "key".to_owned(), owner: String::new(), token: 7 };
-    let grant = Grant { lease, ttl: TTL, since: Instant::now(), guard };
+    let grant = Grant { lease, ttl: TTL, since: Moment::now(), guard };
     (LeaseHandle::new(caller(), "key", grant), renewals)
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use kv_core::backend::backoff::random;
 use kv_core::backend::{Grant, Guard};
+use kv_core::clock::Moment;
 use kv_core::{Error, Result};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::leases::Leases;
 use super::owned::EtcdLease;
@@ -29,7 +30,7 @@ pub(crate) struct PendingLease {
     /// What was granted.
     pub(crate) ttl: Duration,
     /// When the request that granted it, or its last renewal, began.
-    pub(crate) since: Instant,
+    pub(crate) since: Moment,
     state: State,
 }
 
@@ -50,7 +51,7 @@ impl PendingLease {
             // The id is chosen here, so that a lease can be revoked even if its grant was not answered.
             let id = i64::try_from(random() >> 1).unwrap_or(i64::MAX).max(1);
             let state = State::Requested;
-            let mut pending = Self { leases: Arc::clone(leases), id, ttl, since: Instant::now(), state };
+            let mut pending = Self { leases: Arc::clone(leases), id, ttl, since: Moment::now(), state };
             match leases.client.call(LeaseGrantRequest { ttl: seconds, id }).await {
                 Ok(granted) => {
                     pending.state = State::Granted;
@@ -75,7 +76,7 @@ impl PendingLease {
 
     /// Restarts its time to live; false if it has ended.
     pub(crate) async fn renew(&mut self) -> Result<bool> {
-        let began = Instant::now();
+        let began = Moment::now();
         let lives = self.leases.keep_alive.renew(self.id).await?;
         if lives {
             self.since = began;

@@ -3,6 +3,7 @@
 
 mod answers;
 mod frugal;
+mod history;
 mod message;
 mod minimal;
 mod runtimes;

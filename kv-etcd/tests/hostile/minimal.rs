@@ -20,6 +20,9 @@ struct Range {
     end: Vec<u8>,
     #[prost(int64, tag = "3")]
     limit: i64,
+    /// 0: now.
+    #[prost(int64, tag = "4")]
+    revision: i64,
     /// 2: descending.
     #[prost(int32, tag = "5")]
     order: i32,
@@ -216,9 +219,24 @@ impl Store {
         let _ = self.changes.send(change);
     }
 
+    /// The entries at a revision.
+    fn at(&self, revision: i64) -> BTreeMap<Vec<u8>, Entry> {
+        if revision == 0 {
+            return self.entries.clone();
+        }
+        let mut entries = BTreeMap::new();
+        for change in self.history.iter().filter(|change| change.revision <= revision) {
+            match &change.entry {
+                Some(entry) => entries.insert(change.key.clone(), entry.clone()),
+                None => entries.remove(&change.key),
+            };
+        }
+        entries
+    }
+
     fn range(&self, range: &Range) -> Vec<u8> {
-        let mut found: Vec<_> = self
-            .entries
+        let entries = self.at(range.revision);
+        let mut found: Vec<_> = entries
             .iter()
             .filter(|(key, entry)| {
                 has(&range.key, &range.end, key) && (range.max_create == 0 || entry.create <= range.max_create)
@@ -281,6 +299,13 @@ impl Minimal {
     pub(crate) fn mood(&self) -> Mood {
         let this = self.clone();
         Mood::Call(Arc::new(move |call| this.clone().serve(call)))
+    }
+
+    /// The keys that begin with `prefix`.
+    pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
+        let store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = store.entries.keys().filter(|key| key.starts_with(prefix.as_bytes()));
+        keys.map(|key| String::from_utf8_lossy(key).into_owned()).collect()
     }
 
     fn serve(self, mut call: Call) -> Act {
@@ -355,7 +380,10 @@ impl Minimal {
             tokio::select! {
                 request = call.message() => {
                     let Some(request) = request else { return };
-                    let Some(create) = WatchRequest::decode(&*request).expect("a request").create else { continue };
+                    let Some(mut create) = WatchRequest::decode(&*request).expect("a request").create else { continue };
+                    if create.start == 0 {
+                        create.start = self.0.lock().unwrap_or_else(PoisonError::into_inner).revision + 1;
+                    }
                     answer.send(framed(&[number(2, create.id), number(3, 1)].concat())).await;
                     let past = self.past(&create);
                     if !past.is_empty() {
