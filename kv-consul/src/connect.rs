@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use kv_core::backend::background::Background;
 use kv_core::backend::backoff::random;
 use kv_core::backend::{Address, Backend};
 use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, Result, WatchHistory};
@@ -13,7 +14,7 @@ use crate::backend::Consul;
 use crate::config::Config;
 use crate::error::go_duration;
 use crate::shared::{OPERATION, Shared, TXN_OPS};
-use crate::transport::client::Client;
+use crate::transport::client::{Client, SMALL};
 use crate::transport::clients::Clients;
 
 /// The most bytes of a transaction's JSON, unless the agent is configured otherwise.
@@ -26,19 +27,33 @@ const KEY_BYTES: usize = 4096;
 pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
     let config = Config::read(&address)?;
     let lock_delay = config.lock_delay;
+    // At a generic address any backend may be the right one. The next one must not wait until this one has tried
+    // everything again and again.
+    let is_sure = matches!(&*address.scheme, "consul" | "consuls");
     let clients = Clients::new(config)?;
-    let (limits, body_limit) = limits(&agent_self(&*clients.current()?).await);
-    let shared = Shared { clients, limits, body_limit, lock_delay, nonce: AtomicU64::new(random()) };
+    let (limits, body_limit) = limits(&agent_self(&*clients.current()?, is_sure).await?);
+    let shared = Shared {
+        clients,
+        limits,
+        body_limit,
+        lock_delay,
+        background: Background::new(),
+        nonce: AtomicU64::new(random()),
+    };
     Ok(Arc::new(Consul::new(Arc::new(shared))))
 }
 
-/// Reads an agent's configuration. If that is impossible, the defaults apply; `ping` finds out whether the agent serves.
-async fn agent_self(client: &Client) -> AgentSelf {
-    match client.probe(client.target("/v1/agent/self", &[])).await {
-        Ok(answer) => serde_json::from_slice(&answer.body).unwrap_or_default(),
+/// Reads an agent's configuration. If that is not permitted or not understood, the defaults apply; `ping` finds out
+/// whether the agent serves.
+async fn agent_self(client: &Client, is_sure: bool) -> Result<AgentSelf> {
+    let target = client.target("/v1/agent/self", &[]);
+    let answer = if is_sure { client.get(target, SMALL).await } else { client.ask_once(target).await };
+    match answer {
+        Ok(answer) => Ok(serde_json::from_slice(&answer.body).unwrap_or_default()),
+        Err(error) if error.is_retryable() => Err(error),
         Err(error) => {
             tracing::debug!(%error, "the agent's configuration cannot be read; its defaults are assumed");
-            AgentSelf::default()
+            Ok(AgentSelf::default())
         }
     }
 }
@@ -89,8 +104,13 @@ mod tests {
         let key = "\u{1}".repeat(KEY_BYTES);
         let value = base64::engine::general_purpose::STANDARD.encode(vec![0; limits.value_bytes]);
         let check = Operation::check_index(&key, u64::MAX);
-        let set =
-            KvOperation { verb: "set", key: &key, value: Some(value), flags: Some(u64::MAX), ..KvOperation::default() };
+        let set = KvOperation {
+            verb: "set",
+            key: key.as_str().into(),
+            value: Some(value),
+            flags: Some(u64::MAX),
+            ..KvOperation::default()
+        };
         let json = serde_json::to_vec(&[check, Operation { kv: set }]).expect("valid");
         assert!(json.len() <= body, "{} of {body}", json.len());
         assert!(limits.value_bytes > 340 << 10 && limits.txn_bytes >= limits.value_bytes + KEY_BYTES);
@@ -110,7 +130,7 @@ mod tests {
             let operations = (0..TXN_OPS).map(|_| Operation {
                 kv: KvOperation {
                     verb: "set",
-                    key: &key,
+                    key: key.as_str().into(),
                     value: Some(value.clone()),
                     flags: Some(u64::MAX),
                     ..KvOperation::default()

@@ -53,6 +53,9 @@ impl Add<Duration> for Moment {
     }
 }
 
+#[cfg(test)]
+pub(crate) use tests::suspend;
+
 #[cfg(not(test))]
 fn suspended() -> Duration {
     system::suspended()
@@ -173,6 +176,3 @@ mod tests {
         assert_eq!(then.elapsed(), Duration::ZERO);
     }
 }
-
-#[cfg(test)]
-pub(crate) use tests::suspend;

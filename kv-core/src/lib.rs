@@ -37,6 +37,7 @@ mod environment;
 mod ephemeral_key;
 mod error;
 mod event;
+mod holdings;
 mod key;
 mod kv;
 mod lease_handle;

@@ -14,7 +14,7 @@
 //!
 //! | field | |
 //! |---|---|
-//! | `operation` | the verb: `ping`, `get`, `get_all`, `keys`, `set`, `update`, `delete`, `delete_tree`, `remove`, `txn`, `watch`, `observe`, `ephemeral_key`, `lock`, `try_lock`, `renew`, `destroy`, `unlock`, or `release` for a handle that was dropped |
+//! | `operation` | the verb: `ping`, `get`, `get_all`, `keys`, `set`, `update`, `delete`, `delete_tree`, `remove`, `txn`, `watch`, `observe`, `ephemeral_key`, `lock`, `try_lock`, `renew`, `destroy`, `unlock`, `close`, or `release` for a handle that was dropped or closed |
 //! | `backend` | `memory`, `etcd`, `consul`, … |
 //! | `key` | the key, prefix or directory, without the root; empty for `ping` and `txn` |
 //! | `outcome` | once it is done: `ok`, or the variant of [`Error`], such as `not_found`, `conflict`, `lost`, `indeterminate` |

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use kv_core::{Backend as _, Check, Error, Grant, Lease, Operation, Result, Txn};
 
 use crate::fault::Fault;
+use crate::home::ReleasedAtHome;
 use crate::known_locks::lock;
 use crate::shared::Shared;
-use crate::sharing::ReleasedAtHome;
 
 /// Puts the fault into a grant, if it is one of leases.
 pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant: Grant) -> Grant {

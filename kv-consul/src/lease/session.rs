@@ -30,12 +30,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Creates a session for a lease on `key`.
+    /// Creates a session for a lease on a key or lock.
     ///
-    /// It has no health check, so that only the time to live ends it. Its key is deleted with it.
-    pub(super) async fn create(shared: Arc<Shared>, key: &str, ttl: Duration) -> Result<Self> {
+    /// It has no health check, so that only the time to live ends it. What it holds is deleted with it.
+    pub(super) async fn create(shared: Arc<Shared>, name: &str, ttl: Duration) -> Result<Self> {
         let body = serde_json::to_vec(&NewSession {
-            name: &format!("kv lease on {key}"),
+            name: &format!("kv lease on {name}"),
             ttl: go_text(ttl),
             lock_delay: go_text(shared.lock_delay),
             behavior: "delete",
@@ -117,14 +117,12 @@ impl Drop for Session {
             return;
         }
         // Without a runtime nothing can be sent, and the time to live ends the session.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (shared, id) = (self.shared.clone(), std::mem::take(&mut self.id));
-            runtime.spawn(async move {
-                if let Err(error) = destroy(&shared, &id).await {
-                    tracing::debug!(%error, "an unused session could not be destroyed; its time to live ends it");
-                }
-            });
-        }
+        let (shared, id) = (self.shared.clone(), std::mem::take(&mut self.id));
+        self.shared.background.spawn(async move {
+            if let Err(error) = destroy(&shared, &id).await {
+                tracing::debug!(%error, "an unused session could not be destroyed; its time to live ends it");
+            }
+        });
     }
 }
 

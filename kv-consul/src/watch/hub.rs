@@ -4,20 +4,18 @@ use std::sync::Arc;
 
 use kv_core::backend::Snapshot;
 use kv_core::{Error, Result};
+use tokio::time::Instant;
 
 use super::feed::{Feeds, Inner, Start};
+use super::history::History;
 use super::query::Query;
-use super::recent::Recent;
 use super::slot::Slot;
 use super::subscription::Subscription;
 use crate::api::listing::Listing;
 use crate::api::path;
-use crate::api::state::{Scope, ScopeBuf, State};
+use crate::api::state::{ScopeBuf, State};
 use crate::read;
 use crate::transport::client::Client;
-
-/// The most queries with watches. Each occupies a connection, and an agent limits the connections from one address.
-const QUERIES: usize = 40;
 
 /// The watches of one runtime.
 pub(crate) struct Hub {
@@ -33,72 +31,74 @@ impl Hub {
     /// Watches a prefix for changes with an index above `after`; 0 means from now on.
     ///
     /// # Errors
-    /// [`Error::Compacted`] if something changed after `after` and no listing of that index is remembered.
-    pub(crate) async fn watch(&self, recent: &Recent, prefix: &str, after: u64) -> Result<Subscription> {
-        let base = read::listing(&self.client, Scope::Prefix(prefix)).await?;
-        let older = if after == 0 { None } else { recent.recall(prefix, after) };
-        // Consul keeps no record of deletions. Without the older listing we can only verify that nothing changed.
-        if after != 0 && base.index > after && older.is_none() {
-            return Err(Error::Compacted { after, oldest: Some(base.index) });
+    /// [`Error::Compacted`] if no listing of that index is remembered, unless it is certain that nothing has changed.
+    pub(crate) async fn watch(&self, history: &History, prefix: &str, after: u64) -> Result<Subscription> {
+        let base = read::first_listing(&self.client, prefix).await?;
+        let older = if after == 0 { None } else { history.recent.recall(prefix, after) };
+        // Consul keeps no record of deletions. Without the older listing we can only verify that nothing changed. A
+        // prefix whose index is smaller may have been restored from a snapshot, or Consul forgot its last deletion
+        // (clause E8).
+        let is_unchanged = base.index == after && history.moments.is_recent(after, Instant::now());
+        if after != 0 && older.is_none() && !is_unchanged {
+            return Err(Error::Compacted { after, oldest: Some(base.index).filter(|oldest| *oldest > after) });
         }
         Ok(self.subscribe(ScopeBuf::Prefix(prefix.to_owned()), base, after, older))
     }
 
     /// Lists a prefix, and watches it from there.
-    pub(crate) async fn observe(&self, recent: &Recent, prefix: &str) -> Result<(Snapshot, Subscription)> {
-        let base = read::listing(&self.client, Scope::Prefix(prefix)).await?;
-        recent.remember(prefix, base.index, base.state.clone());
+    pub(crate) async fn observe(&self, history: &History, prefix: &str) -> Result<(Snapshot, Subscription)> {
+        let base = read::first_listing(&self.client, prefix).await?;
+        history.recent.remember(prefix, base.index, base.state.clone());
         let snapshot = Snapshot { entries: base.entries()?, index: base.index };
         Ok((snapshot, self.subscribe(ScopeBuf::Prefix(prefix.to_owned()), base, 0, None)))
     }
 
-    /// Watches one key from what a listing of it showed.
+    /// Watches the entry of one lock from what a listing of it showed.
     pub(crate) fn watch_key(&self, key: &str, base: Listing) -> Subscription {
         self.subscribe(ScopeBuf::Key(key.to_owned()), base, 0, None)
     }
 
-    /// Watches a scope from what a listing of it showed, for changes with an index above `after`.
+    /// Watches a scope from what a listing of it showed. Events have an index above `after`.
     ///
     /// With the state of an older listing, the changes since then come first.
     fn subscribe(&self, scope: ScopeBuf, base: Listing, after: u64, older: Option<Arc<State>>) -> Subscription {
         let slot = Arc::new(Slot::new(scope, &base));
         let start = (base.state.clone(), base.index);
-        // Everything that differs from the older state came after it, whatever its index is.
-        let skipped = if older.is_some() { 0 } else { after };
         if let Some(older) = older {
             slot.step_back(older, after, base);
         }
-        let starts = place(&mut self.feeds.lock(), &slot, start);
-        for Start { id, scope, index, kick } in starts {
-            let (feeds, client) = (Arc::downgrade(&self.feeds), self.client.clone());
-            let query = Query { feeds, client, id, scope, index, kick };
-            self.feeds.started(id, tokio::spawn(query.run()).abort_handle());
-        }
-        Subscription::new(slot, self.feeds.clone(), skipped)
+        let starts = place(&mut self.feeds.lock(), &slot, start, self.client.queries());
+        Query::spawn_all(&self.feeds, &self.client, starts);
+        Subscription::new(slot, self.feeds.clone(), after)
     }
 }
 
-/// Adds a watch to a feed that covers it, or adds feeds for it.
-fn place(inner: &mut Inner, slot: &Arc<Slot>, start: (Arc<State>, u64)) -> Vec<Start> {
+/// Adds a watch to a feed that covers it, or adds feeds for it, with at most so many queries.
+///
+/// Each query occupies a connection, and an agent limits the connections from one address.
+fn place(inner: &mut Inner, slot: &Arc<Slot>, start: (Arc<State>, u64), queries: usize) -> Vec<Start> {
     let covering =
         inner.feeds.iter_mut().find(|feed| feed.scope == slot.scope || (feed.merged && feed.scope.covers(&slot.scope)));
     if let Some(feed) = covering {
         feed.join(slot.clone());
         Vec::new()
-    } else if inner.feeds.iter().filter(|feed| feed.is_watched()).count() < QUERIES {
+    } else if inner.feeds.iter().filter(|feed| feed.is_watched()).count() < queries {
         vec![inner.add(slot.scope.clone(), vec![slot.clone()], Some(start))]
     } else {
-        merge(inner, slot.clone())
+        merge(inner, slot.clone(), (queries / 2).max(1))
     }
 }
 
-/// Replaces neighbouring queries by wider ones until half of the permitted number is left, one of them for `slot`.
-fn merge(inner: &mut Inner, slot: Arc<Slot>) -> Vec<Start> {
+/// Replaces neighbouring queries by wider ones until about so many are left, one of them for `slot`.
+fn merge(inner: &mut Inner, slot: Arc<Slot>, left: usize) -> Vec<Start> {
     let watched = inner.feeds.iter().filter(|feed| feed.is_watched()).map(|feed| feed.scope.start());
-    let prefixes = common_prefixes(watched.chain([slot.scope.start()]).collect(), QUERIES / 2);
+    let prefixes = common_prefixes(watched.chain([slot.scope.start()]).collect(), left);
     let (mut starts, mut unplaced) = (Vec::new(), Some(slot));
     for prefix in prefixes {
         let scope = ScopeBuf::Prefix(path::queryable(&prefix).to_owned());
+        if inner.is_refused(scope.start()) {
+            continue;
+        }
         let covered = inner.feeds.iter_mut().filter(|feed| scope.covers(&feed.scope));
         let mut slots: Vec<Arc<Slot>> = covered.flat_map(|feed| std::mem::take(&mut feed.slots)).collect();
         slots.extend(unplaced.take_if(|slot| scope.covers(&slot.scope)));

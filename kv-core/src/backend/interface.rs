@@ -104,7 +104,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Waits until everything that the backend gives back in the background is given back
     /// ([clause L12](crate::contract)); see [`background`](super::background).
     ///
-    /// `Kv::close` calls it within the request timeout, after it has released every lease that it
+    /// [`Kv::close`](crate::Kv::close) calls it within the request timeout, after it has released every lease that it
     /// knows of and ended every wait for a lock. From then on the backend opens no connection for background work.
     /// It may be called more than once. Without background work the default is right.
     ///
