@@ -167,8 +167,7 @@ impl Members {
             }
             let connection = self.connection(callers).await?;
             let first = Box::pin(self.attempt(connection.clone(), Arc::clone(&request), callers));
-            let result =
-                if is_write { first.await } else { self.insist(first, connection, &request, callers).await };
+            let result = if is_write { first.await } else { self.insist(first, connection, &request, callers).await };
             let Attempt { connection, generation, failed } = match result {
                 Ok(answer) => return Ok(answer),
                 Err(attempt) => attempt,

@@ -152,7 +152,8 @@ impl Shared {
         }
         if state.again {
             let why = state.current.as_ref().filter(|current| !current.is_closed());
-            let why = if why.is_some() { "the server does not respond" } else { "the connection ended or was given up" };
+            let why =
+                if why.is_some() { "the server does not respond" } else { "the connection ended or was given up" };
             let _ = state.recovery.failed(&why);
         }
         for tries in &mut state.endpoints {
@@ -248,7 +249,8 @@ impl Shared {
     fn report(&self, state: &State) -> Unreachable {
         let not_tried = Unreachable::for_now("not tried so far");
         let endpoints = self.config.endpoints.iter().zip(&state.endpoints);
-        let said = endpoints.map(|(endpoint, tries)| (&*endpoint.address, tries.failure.as_ref().unwrap_or(&not_tried)));
+        let said =
+            endpoints.map(|(endpoint, tries)| (&*endpoint.address, tries.failure.as_ref().unwrap_or(&not_tried)));
         Unreachable::all(said)
     }
 }

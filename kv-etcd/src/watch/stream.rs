@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, poll_fn};
 use kv_core::Error;
 use kv_core::backend::backoff::Recovery;
+use kv_core::backend::fate::Idempotence;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tonic::Code;
@@ -284,7 +285,8 @@ impl WatchStream {
             // A linearizable read waits until its member has caught up.
             let request = RangeRequest { key, keys_only: true, ..RangeRequest::default() };
             let answer = timeout(client.config.timeout, client.call(request)).await;
-            let answer = answer.unwrap_or_else(|_elapsed| Err(Failed::given_up(Idempotence::Repeatable)));
+            let answer =
+                answer.unwrap_or_else(|_elapsed| Err(Failed::unanswered("no answer in time", Idempotence::Repeatable)));
             let present = answer.and_then(|answer| revision(answer.header.as_ref())).map(signed);
             Verified { id, behind, present }
         }));

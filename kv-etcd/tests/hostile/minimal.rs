@@ -6,123 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prost::Message;
+use prost::Message as _;
 use tokio::sync::broadcast;
 
 use crate::message::{framed, header, number, text};
+use crate::request::{Compare, Delete, Grant, OfLease, Operation, Put, Range, Txn, WatchCreate, WatchRequest};
 use crate::server::{Act, Call, Mood};
-
-#[derive(Message)]
-struct Range {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    end: Vec<u8>,
-    #[prost(int64, tag = "3")]
-    limit: i64,
-    /// 0: now.
-    #[prost(int64, tag = "4")]
-    revision: i64,
-    /// 2: descending.
-    #[prost(int32, tag = "5")]
-    order: i32,
-    /// 2: by create revision.
-    #[prost(int32, tag = "6")]
-    target: i32,
-    #[prost(bool, tag = "8")]
-    keys_only: bool,
-    #[prost(int64, tag = "13")]
-    max_create: i64,
-}
-
-#[derive(Message)]
-struct Put {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-    #[prost(int64, tag = "3")]
-    lease: i64,
-}
-
-#[derive(Message)]
-struct Delete {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    end: Vec<u8>,
-}
-
-/// A comparison for equality.
-#[derive(Message)]
-struct Compare {
-    #[prost(bytes = "vec", tag = "3")]
-    key: Vec<u8>,
-    #[prost(int64, optional, tag = "5")]
-    create: Option<i64>,
-    #[prost(int64, optional, tag = "6")]
-    modify: Option<i64>,
-    #[prost(int64, optional, tag = "8")]
-    lease: Option<i64>,
-    #[prost(bytes = "vec", tag = "64")]
-    end: Vec<u8>,
-}
-
-#[derive(Message)]
-struct Operation {
-    #[prost(message, optional, tag = "1")]
-    range: Option<Range>,
-    #[prost(message, optional, tag = "2")]
-    put: Option<Put>,
-    #[prost(message, optional, tag = "3")]
-    delete: Option<Delete>,
-    #[prost(message, optional, boxed, tag = "4")]
-    txn: Option<Box<Txn>>,
-}
-
-#[derive(Message)]
-struct Txn {
-    #[prost(message, repeated, tag = "1")]
-    compare: Vec<Compare>,
-    #[prost(message, repeated, tag = "2")]
-    success: Vec<Operation>,
-    #[prost(message, repeated, tag = "3")]
-    failure: Vec<Operation>,
-}
-
-/// A request for a lease to be granted: seconds and number.
-#[derive(Message)]
-struct Grant {
-    #[prost(int64, tag = "1")]
-    ttl: i64,
-    #[prost(int64, tag = "2")]
-    id: i64,
-}
-
-/// A request that names a lease.
-#[derive(Message)]
-struct OfLease {
-    #[prost(int64, tag = "1")]
-    id: i64,
-}
-
-#[derive(Message)]
-struct WatchRequest {
-    #[prost(message, optional, tag = "1")]
-    create: Option<WatchCreate>,
-}
-
-#[derive(Message)]
-struct WatchCreate {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    end: Vec<u8>,
-    #[prost(int64, tag = "3")]
-    start: i64,
-    #[prost(int64, tag = "7")]
-    id: i64,
-}
 
 #[derive(Clone)]
 struct Entry {
@@ -308,7 +197,12 @@ impl Minimal {
         keys.map(|key| String::from_utf8_lossy(key).into_owned()).collect()
     }
 
-    fn serve(self, mut call: Call) -> Act {
+    /// How many leases there are.
+    pub(crate) fn leases(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).leases.len()
+    }
+
+    pub(crate) fn serve(self, mut call: Call) -> Act {
         Box::pin(async move {
             match call.method() {
                 "Watch" => self.watch(call).await,
