@@ -1,10 +1,13 @@
 //! Servers that mean no good: whatever they answer, each call ends in time with an error that says so, takes a bounded
 //! amount of memory, and leaves a client that works once the server does.
 
+mod abandoned;
 mod answers;
 mod frugal;
+mod history;
 mod message;
 mod minimal;
+mod request;
 mod retries;
 mod runtimes;
 mod server;
