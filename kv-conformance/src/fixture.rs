@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kv_core::{Address, Environment, Error, Kv, Limits, Registry};
 
-use crate::case::Need;
+use crate::need::Need;
 
 /// The store under test. It lives exactly as long as the run.
 ///
@@ -130,6 +130,16 @@ pub trait Faults: Send + Sync {
     /// Has a member leave the cluster in good order, and return to it.
     async fn leave_and_return(&self, _member: usize) -> Result<(), String> {
         Err("members of this store cannot leave".to_owned())
+    }
+
+    /// Keeps a copy of the store for [`replace_history`](Self::replace_history), if that restores one.
+    async fn save_history(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Replaces the store at its address by an empty one, or by the copy that was saved.
+    async fn replace_history(&self) -> Result<(), String> {
+        Err("the history of this store cannot be replaced".to_owned())
     }
 
     /// How many later versions there are to which members can be upgraded, one after the other.

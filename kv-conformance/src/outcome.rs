@@ -1,5 +1,7 @@
 //! How a case ends, and how it reports a broken clause.
 
+use std::io;
+
 use kv_core::Error;
 use tokio::task::JoinSet;
 
@@ -26,6 +28,13 @@ impl Broke {
 impl From<Error> for Broke {
     fn from(error: Error) -> Self {
         Self { clause: None, what: format!("a call failed that should succeed: {error}") }
+    }
+}
+
+/// A failure of what the suite itself puts between clients and a server.
+impl From<io::Error> for Broke {
+    fn from(error: io::Error) -> Self {
+        Self { clause: None, what: format!("there is no relay: {error}") }
     }
 }
 

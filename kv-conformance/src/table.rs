@@ -111,7 +111,7 @@ impl fmt::Display for Table<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::Need;
+    use crate::need::Need;
 
     fn column(name: &str, verdict: impl Fn(&Case) -> Verdict) -> Column {
         Column { name: name.into(), results: CASES.iter().map(|case| (case, verdict(case))).collect() }

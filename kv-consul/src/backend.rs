@@ -7,20 +7,22 @@ use async_trait::async_trait;
 use kv_core::backend::runtime::PerRuntime;
 use kv_core::backend::{Backend, EventStream, Grant, Snapshot, Txn};
 use kv_core::{Limits, Result, Value};
+use tokio::time::Instant;
 
 use crate::batch::{Transactions, Writes};
 use crate::config::NAME;
+use crate::keys;
 use crate::lease::{ephemeral_key, lock};
 use crate::read;
 use crate::shared::Shared;
 use crate::txn;
+use crate::watch::history::History;
 use crate::watch::hub::Hub;
-use crate::watch::recent::Recent;
 
 /// A handle on the agents of one datacenter, for any number of runtimes.
 pub(crate) struct Consul {
     shared: Arc<Shared>,
-    recent: Recent,
+    history: History,
     parts: PerRuntime<Parts>,
 }
 
@@ -34,7 +36,7 @@ struct Parts {
 
 impl Consul {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, recent: Recent::default(), parts: PerRuntime::new() }
+        Self { shared, history: History::default(), parts: PerRuntime::new() }
     }
 
     /// The parts of the current runtime.
@@ -60,7 +62,11 @@ impl Backend for Consul {
     }
 
     async fn ping(&self) -> Result<()> {
-        read::ping(&*self.shared.client()?).await
+        let asked = Instant::now();
+        if let Some(index) = read::ping(&*self.shared.client()?).await? {
+            self.history.moments.note(asked, index);
+        }
+        Ok(())
     }
 
     async fn get(&self, key: &str) -> Result<Value> {
@@ -69,25 +75,30 @@ impl Backend for Consul {
 
     async fn list(&self, prefix: &str) -> Result<Snapshot> {
         let (snapshot, state) = read::list(&*self.shared.client()?, prefix).await?;
-        self.recent.remember(prefix, snapshot.index, Arc::new(state));
+        self.history.recent.remember(prefix, snapshot.index, Arc::new(state));
         Ok(snapshot)
     }
 
     async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
-        read::keys(&*self.shared.client()?, prefix).await
+        keys::keys(&*self.shared.client()?, prefix).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Option<u64>> {
-        txn::commit(&self.parts()?.writes, txn).await
+        let asked = Instant::now();
+        let index = txn::commit(&self.parts()?.writes, txn).await?;
+        if let Some(index) = index {
+            self.history.moments.note(asked, index);
+        }
+        Ok(index)
     }
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<EventStream> {
-        let watch = self.parts()?.hub.watch(&self.recent, prefix, after).await?;
+        let watch = self.parts()?.hub.watch(&self.history, prefix, after).await?;
         Ok(Box::pin(watch))
     }
 
     async fn observe(&self, prefix: &str) -> Result<(Snapshot, EventStream)> {
-        let (snapshot, watch) = self.parts()?.hub.observe(&self.recent, prefix).await?;
+        let (snapshot, watch) = self.parts()?.hub.observe(&self.history, prefix).await?;
         Ok((snapshot, Box::pin(watch)))
     }
 
@@ -98,6 +109,11 @@ impl Backend for Consul {
     async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant> {
         let parts = self.parts()?;
         lock::lock(&self.shared, &parts.hub, &parts.queues, key, ttl).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.shared.background.settled().await;
+        Ok(())
     }
 
     async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {

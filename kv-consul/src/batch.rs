@@ -83,15 +83,7 @@ impl Carrier for Transactions {
 
     fn rules(&self) -> Rules {
         let bytes = self.shared.body_limit;
-        Rules {
-            operations: TXN_OPS,
-            bytes,
-            largest: bytes,
-            duplicates: Duplicates::Wait,
-            stalled_after: STALL,
-            // Its caller gives up earlier.
-            longest_wait: Duration::MAX,
-        }
+        Rules { operations: TXN_OPS, bytes, largest: bytes, duplicates: Duplicates::Wait, stalled_after: STALL }
     }
 
     fn window(&self, _jobs: usize) -> usize {
@@ -127,7 +119,7 @@ impl Carrier for Transactions {
     }
 
     fn not_sent(&self) -> Result<Option<u64>> {
-        Err(Error::unavailable("the write was not sent: those before it took too long"))
+        Err(Error::unavailable("the write was not sent: the runtime that was to send it has ended"))
     }
 
     fn unanswered(&self) -> Result<Option<u64>> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use kv_core::backend::background::Background;
 use kv_core::backend::backoff::random;
 use kv_core::backend::{Address, Backend};
 use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, Result, WatchHistory};
@@ -31,7 +32,14 @@ pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
     let is_sure = matches!(&*address.scheme, "consul" | "consuls");
     let clients = Clients::new(config)?;
     let (limits, body_limit) = limits(&agent_self(&*clients.current()?, is_sure).await?);
-    let shared = Shared { clients, limits, body_limit, lock_delay, nonce: AtomicU64::new(random()) };
+    let shared = Shared {
+        clients,
+        limits,
+        body_limit,
+        lock_delay,
+        background: Background::new(),
+        nonce: AtomicU64::new(random()),
+    };
     Ok(Arc::new(Consul::new(Arc::new(shared))))
 }
 
@@ -96,8 +104,13 @@ mod tests {
         let key = "\u{1}".repeat(KEY_BYTES);
         let value = base64::engine::general_purpose::STANDARD.encode(vec![0; limits.value_bytes]);
         let check = Operation::check_index(&key, u64::MAX);
-        let set =
-            KvOperation { verb: "set", key: &key, value: Some(value), flags: Some(u64::MAX), ..KvOperation::default() };
+        let set = KvOperation {
+            verb: "set",
+            key: key.as_str().into(),
+            value: Some(value),
+            flags: Some(u64::MAX),
+            ..KvOperation::default()
+        };
         let json = serde_json::to_vec(&[check, Operation { kv: set }]).expect("valid");
         assert!(json.len() <= body, "{} of {body}", json.len());
         assert!(limits.value_bytes > 340 << 10 && limits.txn_bytes >= limits.value_bytes + KEY_BYTES);
@@ -117,7 +130,7 @@ mod tests {
             let operations = (0..TXN_OPS).map(|_| Operation {
                 kv: KvOperation {
                     verb: "set",
-                    key: &key,
+                    key: key.as_str().into(),
                     value: Some(value.clone()),
                     flags: Some(u64::MAX),
                     ..KvOperation::default()

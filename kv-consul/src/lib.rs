@@ -87,6 +87,7 @@ mod batch;
 mod config;
 mod connect;
 mod error;
+mod keys;
 mod lease;
 mod read;
 mod shared;

@@ -17,12 +17,16 @@ use crate::api::messages::{Operation, ReadAnswer, ReadResult};
 use crate::api::path;
 use crate::api::state::{Scope, State};
 use crate::api::transaction::{Outcome, fault, outcome};
-use crate::error::EXCERPT;
+use crate::error::{EXCERPT, Refusal};
+use crate::shared::TXN_OPS;
 use crate::transport::Response;
-use crate::transport::client::{Client, LISTING, NAMES, SMALL};
+use crate::transport::client::{Client, LISTING, SMALL};
 
 /// The directory that `ping` reads. Nothing is in it.
 const PING: &str = "/v1/kv/.kv-ping/";
+
+/// A key that stands for all keys where a token's permission for everything is asked.
+const ANY_KEY: &str = ".kv-ping";
 
 /// How long the answer to a blocking query may take beyond its wait.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -36,17 +40,18 @@ pub(crate) struct LockEntry {
     pub(crate) modify_index: u64,
 }
 
-/// Succeeds if the server is Consul, has a leader, and a quorum follows that leader.
-pub(crate) async fn ping(client: &Client) -> Result<()> {
+/// Succeeds if the server is Consul, has a leader, and a quorum follows that leader. Returns the index of the store, if
+/// the token may read it.
+pub(crate) async fn ping(client: &Client) -> Result<Option<u64>> {
     let result = client.get(client.target(PING, &["keys", "separator=/", "consistent"]), SMALL).await;
     match result.and_then(|answer| answer.index()) {
         // Consul knows the token, but the token may not read here. Every token may ask who leads.
         Err(Error::PermissionDenied { context, .. }) if context.reason.contains("Permission denied") => {
             let answer = client.get(client.target("/v1/status/leader", &[]), SMALL).await?;
             let leader: String = answer.json()?;
-            if leader.is_empty() { Err(Error::unavailable("the cluster has no leader")) } else { Ok(()) }
+            if leader.is_empty() { Err(Error::unavailable("the cluster has no leader")) } else { Ok(None) }
         }
-        other => other.map(drop),
+        other => other.map(Some),
     }
 }
 
@@ -65,10 +70,7 @@ pub(crate) async fn get(client: &Client, key: &str) -> Result<Value> {
 
 /// Reads a key that no path can name, by a transaction of one operation.
 async fn get_by_txn(client: &Client, key: &str) -> Result<Value> {
-    let body = serde_json::to_vec(&[Operation::get(key)])
-        .map_err(|error| Error::unexpected_answer("a key cannot be written as JSON").with_source(error))?;
-    let target = client.target("/v1/txn", &[client.consistency()]);
-    let answer = client.put(target, body.into(), Idempotence::Repeatable).await?;
+    let answer = transact(client, &[Operation::get(key)], client.consistency()).await?;
     match outcome(&answer)? {
         Outcome::Refused(refused) => Err(fault(&refused).unwrap_or_else(|| Error::NotFound { key: key.to_owned() })),
         Outcome::Applied(_) => match answer.json::<ReadAnswer<'_>>()?.results.first() {
@@ -81,11 +83,50 @@ async fn get_by_txn(client: &Client, key: &str) -> Result<Value> {
     }
 }
 
+/// Sends a transaction that only reads.
+async fn transact(client: &Client, operations: &[Operation<'_>], consistency: &str) -> Result<Answer> {
+    let body = serde_json::to_vec(operations)
+        .map_err(|error| Error::unexpected_answer("a key cannot be written as JSON").with_source(error))?;
+    client.put(client.target("/v1/txn", &[consistency]), body.into(), Idempotence::Repeatable).await
+}
+
+/// Which of some keys the token may not read, by their positions.
+///
+/// Consul leaves out of a listing what the token may not read, and does not say so. A transaction with a check says so,
+/// whether or not the key exists.
+pub(crate) async fn denied(client: &Client, keys: &[&str]) -> Result<Vec<usize>> {
+    let mut denied = Vec::new();
+    for (number, keys) in keys.chunks(TXN_OPS).enumerate() {
+        // No entry has this index. So the transaction fails, and names what is not permitted.
+        let checks: Vec<_> = keys.iter().map(|key| Operation::check_index(key, 1)).collect();
+        let answer = transact(client, &checks, "consistent").await?;
+        // A server that answers differently does not say that anything is denied.
+        if let Ok(Outcome::Refused(refused)) = outcome(&answer) {
+            let of_access = refused.iter().filter(|one| one.why == Refusal::Denied);
+            denied.extend(of_access.map(|one| number * TXN_OPS + one.at));
+        }
+    }
+    Ok(denied)
+}
+
+/// Fails if the token may not read a prefix of which a listing shows nothing ([clause E8](kv_core::contract)).
+pub(crate) async fn check_access(client: &Client, prefix: &str) -> Result<()> {
+    let key = if prefix.is_empty() { ANY_KEY } else { prefix };
+    if denied(client, &[key]).await?.is_empty() {
+        return Ok(());
+    }
+    Err(Error::permission_denied("Consul shows nothing of this prefix, and the token may not read it"))
+}
+
 /// Reads all keys that begin with `prefix`. Also returns their state, from which a watch can go on.
 pub(crate) async fn list(client: &Client, prefix: &str) -> Result<(Snapshot, State)> {
     let (path, recurse) = place(Scope::Prefix(prefix));
     let target = client.target(&path, &[recurse, client.consistency()]);
-    client.get_with(target, LISTING, |response| receive_list(response, prefix)).await
+    let (snapshot, state) = client.get_with(target, LISTING, |response| receive_list(response, prefix)).await?;
+    if state.len() == 0 {
+        check_access(client, prefix).await?;
+    }
+    Ok((snapshot, state))
 }
 
 /// Decodes a listing while it arrives.
@@ -117,34 +158,16 @@ async fn receive_list(mut response: Response, prefix: &str) -> Result<(Snapshot,
     Ok((Snapshot { entries, index }, state))
 }
 
-/// Lists what is directly below `prefix`, which is empty or ends in `/`.
-pub(crate) async fn keys(client: &Client, prefix: &str) -> Result<Vec<String>> {
-    let (known, separator) = match path::queryable(prefix) {
-        known if known.len() == prefix.len() => (known, "separator=/"),
-        // The directory is somewhere below this.
-        known => (known, ""),
-    };
-    let target = client.target(&path::kv(known), &["keys", separator, client.consistency()]);
-    let answer = client.get(target, NAMES).await?;
-    answer.index()?;
-    if answer.status == StatusCode::NOT_FOUND {
-        return Ok(Vec::new());
+/// Reads all keys of a prefix, consistently. A watch begins with this.
+pub(crate) async fn first_listing(client: &Client, prefix: &str) -> Result<Listing> {
+    let listing = listing(client, Scope::Prefix(prefix)).await?;
+    if listing.state.len() == 0 {
+        check_access(client, prefix).await?;
     }
-    let mut keys: Vec<String> = answer.json()?;
-    // An entry with the name of the directory itself is not one of its children.
-    keys.retain(|key| key.len() > prefix.len() && key.starts_with(prefix));
-    if separator.is_empty() {
-        for key in &mut keys {
-            let end = key[prefix.len()..].find('/').map_or(key.len(), |slash| prefix.len() + slash + 1);
-            key.truncate(end);
-        }
-        keys.sort_unstable();
-        keys.dedup();
-    }
-    Ok(keys)
+    Ok(listing)
 }
 
-/// Reads all keys of a scope, consistently. A watch begins with this.
+/// Reads all keys of a scope, consistently.
 pub(crate) async fn listing(client: &Client, scope: Scope<'_>) -> Result<Listing> {
     let (path, recurse) = place(scope);
     let asked = Instant::now();

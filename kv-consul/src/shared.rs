@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use kv_core::backend::Txn;
+use kv_core::backend::background::Background;
 use kv_core::backend::fate::Idempotence;
 use kv_core::{Error, Limits, Result};
 
-use crate::api::messages::{LOCK_FLAGS, Operation};
+use crate::api::lock::LOCK_FLAGS;
+use crate::api::messages::Operation;
 use crate::api::transaction::{self, Outcome, explain, index_of, outcome};
 use crate::error::{excerpt, size_limit};
 use crate::transport::callers::Callers;
@@ -29,6 +31,8 @@ pub(crate) struct Shared {
     /// The most bytes of a transaction's JSON.
     pub(crate) body_limit: usize,
     pub(crate) lock_delay: Duration,
+    /// What is given back in the background ([clause L12](kv_core::contract)).
+    pub(crate) background: Background,
     /// The flags of the next write.
     pub(crate) nonce: AtomicU64,
 }
@@ -40,9 +44,11 @@ impl Shared {
     }
 
     /// Flags that no other write has. Consul ignores a write that repeats the value and the flags of an entry.
+    ///
+    /// They have at most 63 bits, because some programs read flags as a signed number.
     pub(crate) fn fresh_flags(&self) -> u64 {
         loop {
-            let flags = self.nonce.fetch_add(1, Ordering::Relaxed);
+            let flags = self.nonce.fetch_add(1, Ordering::Relaxed) & (u64::MAX >> 1);
             if flags != LOCK_FLAGS {
                 return flags;
             }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kv_conformance_servers::{Cluster, Options};
-use kv_core::Error;
+use kv_core::{Error, EventType};
 use support::{Proxy, ask, connect, sessions, soon, start, until};
 
 /// Far longer than any test.
@@ -24,10 +24,10 @@ async fn consul_lock_excludes_this_lock() {
     let command = ["consul", "lock", "app/job", "echo locked; exec sleep 300"];
     let mut native = cluster.spawn(0, &command).await.expect("consul lock");
     assert_eq!(soon("consul lock has it", native.line()).await.expect("output").as_deref(), Some("locked"));
-    assert!(kv.try_lock("app/job/.lock", LONG).await.expect("an answer").is_none());
+    assert!(kv.try_lock("app/job", LONG).await.expect("an answer").is_none());
     let waiting = tokio::spawn({
         let kv = kv.clone();
-        async move { kv.lock("app/job/.lock", LONG).await }
+        async move { kv.lock("app/job", LONG).await }
     });
     let endpoint = &cluster.endpoints()[0];
     until("the waiter has a session", async || sessions(endpoint).await == 2).await;
@@ -44,11 +44,15 @@ async fn consul_lock_excludes_this_lock() {
 async fn this_lock_excludes_consul_lock() {
     let cluster = start(Options::default()).await;
     let kv = connect(&cluster.address()).await;
-    let lock = kv.lock("app/job/.lock", LONG).await.expect("the lock");
-    let before = kv.get("app/job/.lock").await.expect("the lock's entry").index;
-    assert_eq!(before, lock.token());
-    let mut native = cluster.spawn(0, &["consul", "lock", "app/job", "echo", "locked"]).await.expect("consul lock");
+    let lock = kv.lock("app/job", LONG).await.expect("the lock");
+    let before = lock.token();
     let endpoint = &cluster.endpoints()[0];
+    // As `consul lock` leaves it: its flags, and no value. The token is the index of the acquiring transaction.
+    let entry = ask(endpoint, "GET", "/v1/kv/app/job/.lock").await;
+    for part in [r#""Flags":3304740253564472344,"Value":null,"Session":"#, &format!(r#""ModifyIndex":{before}}}"#)] {
+        assert!(entry.contains(part), "{part} in {entry}");
+    }
+    let mut native = cluster.spawn(0, &["consul", "lock", "app/job", "echo", "locked"]).await.expect("consul lock");
     until("consul lock has a session", async || sessions(endpoint).await == 2).await;
     let early = tokio::time::timeout(Duration::from_secs(1), native.line()).await;
     assert!(early.is_err(), "consul lock got a lock that is held: {early:?}");
@@ -57,28 +61,43 @@ async fn this_lock_excludes_consul_lock() {
     assert_eq!(soon("consul lock has it", native.line()).await.expect("output").as_deref(), Some("locked"));
     let ended = soon("consul lock ends", native.wait()).await.expect("its end");
     assert_eq!(ended.code, 0, "{ended:?}");
-    let again = kv.lock("app/job/.lock", LONG).await.expect("the lock once more");
+    let again = kv.lock("app/job", LONG).await.expect("the lock once more");
     assert!(again.token() > before);
     drop(again);
     no_session_is_left(&cluster).await;
+    assert_eq!(ask(endpoint, "GET", "/v1/kv/?keys").await, r#"["app/state"]"#, "nothing is left of the lock");
     cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_no_lock_is_never_overwritten() {
+async fn a_foreign_entry_at_the_place_of_a_lock_is_data() {
     let cluster = start(Options::default()).await;
     let kv = connect(&cluster.address()).await;
-    for value in ["data", ""] {
-        let index = kv.set("data", value).await.expect("a write");
+    let endpoint = &cluster.endpoints()[0];
+    let mut watch = kv.watch("data/", 0).await.expect("a watch");
+    for flags in [0, 7] {
+        let path = format!("/v1/kv/data/.lock?flags={flags}");
+        assert_eq!(ask(endpoint, "PUT", &path).await, "true");
         for result in [kv.lock("data", LONG).await.map(drop), kv.try_lock("data", LONG).await.map(drop)] {
             assert!(matches!(result, Err(Error::Conflict { ref key }) if key == "data"), "{result:?}");
         }
-        assert_eq!(kv.get("data").await.expect("the value").index, index);
+        let listed: Vec<_> = kv.get_all("").await.expect("a listing").values.into_keys().collect();
+        assert_eq!(listed, ["data/.lock"]);
+        assert_eq!(kv.keys("").await.expect("a directory"), ["data/"]);
+        assert_eq!(kv.keys("data").await.expect("a directory"), ["data/.lock"]);
+        let event = soon("its event", watch.next()).await.expect("the watch goes on").expect("an event");
+        assert_eq!(event.key, "data/.lock");
     }
+    // With the flags of a lock that nobody holds it is one.
+    ask(endpoint, "PUT", "/v1/kv/data/.lock?flags=3304740253564472344").await;
+    let event = soon("its event", watch.next()).await.expect("the watch goes on").expect("an event");
+    assert_eq!((event.key.as_str(), event.event_type), ("data/.lock", EventType::Delete));
+    assert!(kv.get_all("").await.expect("a listing").values.is_empty());
+    kv.lock("data", LONG).await.expect("the lock").unlock().await.expect("unlocked");
     let command = ["consul", "lock", "-n", "2", "semaphore", "echo locked; exec sleep 300"];
     let mut native = cluster.spawn(0, &command).await.expect("consul lock");
     assert_eq!(soon("the semaphore", native.line()).await.expect("output").as_deref(), Some("locked"));
-    let result = kv.try_lock("semaphore/.lock", LONG).await;
+    let result = kv.try_lock("semaphore", LONG).await;
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     cluster.stop().await;
 }

@@ -10,25 +10,41 @@ use tracing::Instrument as _;
 use crate::backend::call::bounded;
 use crate::backend::fate::Idempotence;
 use crate::backend::{Backend, Txn};
+use crate::holdings::{Holdings, Place};
 use crate::key::{check_directory, check_key, check_prefix};
 use crate::{Error, Limits, Result, observability};
 
 /// A backend with the root and the request timeout of a handle.
 #[derive(Clone)]
 pub(crate) struct Caller {
-    pub(crate) backend: Arc<dyn Backend>,
+    family: Arc<Family>,
     pub(crate) root: Arc<str>,
     pub(crate) timeout: Duration,
 }
 
+/// What the clones of a handle share.
+struct Family {
+    backend: Arc<dyn Backend>,
+    holdings: Arc<Holdings>,
+}
+
 impl Caller {
+    /// Without a root.
+    pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration) -> Self {
+        Self { family: Arc::new(Family { backend, holdings: Holdings::new() }), root: "".into(), timeout }
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.family.backend
+    }
+
     pub(crate) fn backend_name(&self) -> &'static str {
-        self.backend.name()
+        self.backend().name()
     }
 
     /// The limits of the backend; the key length is what remains below the root.
     pub(crate) fn limits(&self) -> Limits {
-        Limits { key_bytes: self.key_bytes(), ..self.backend.limits() }
+        Limits { key_bytes: self.key_bytes(), ..self.backend().limits() }
     }
 
     /// Makes a call that changes nothing, within the request timeout.
@@ -43,7 +59,7 @@ impl Caller {
 
     /// Sends a transaction whose keys and sizes have been checked.
     pub(crate) async fn commit(&self, verb: &'static str, key: &str, txn: Txn) -> Result<Option<u64>> {
-        let result = self.call(verb, key, Idempotence::Once, self.backend.commit(txn)).await;
+        let result = self.call(verb, key, Idempotence::Once, self.backend().commit(txn)).await;
         if let Err(Error::Lost { key }) = &result {
             observability::lease_lost(self.backend_name(), key);
         }
@@ -60,6 +76,31 @@ impl Caller {
     ) -> Result<T> {
         let bounded = std::pin::pin!(bounded(self.timeout, idempotence, future));
         self.traced(verb, key, bounded).await
+    }
+
+    /// Makes room for what a call is about to take; the key is complete.
+    pub(crate) fn place(&self, key: &str) -> Result<Place> {
+        self.family.holdings.begin(key).map_err(|error| self.located(error, "", ""))
+    }
+
+    /// Gives back everything that the clones of the handle hold or wait for, within the request timeout.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let Family { backend, holdings } = &*self.family;
+        let giving_back = async {
+            let failure = holdings.give_back().await;
+            let closed = bounded(self.timeout, Idempotence::Repeatable, backend.close()).await;
+            failure.or(closed.err()).map(|error| error.reason())
+        };
+        let late = || Some(format!("not done within {:?}", self.timeout));
+        let failure = Box::pin(tokio::time::timeout(self.timeout, giving_back)).await.unwrap_or_else(|_| late());
+        let keys = holdings.end_closing();
+        match failure {
+            None if keys.is_empty() => Ok(()),
+            reason => {
+                let earlier = || "a handle that was dropped before could not be released".to_owned();
+                Err(Error::LeftToLapse { keys, reason: reason.unwrap_or_else(earlier) })
+            }
+        }
     }
 
     /// Makes a call in a span of its own, and completes its error.
@@ -116,13 +157,13 @@ impl Caller {
     }
 
     pub(crate) fn check_value(&self, key: &str, data: &Bytes) -> Result<()> {
-        let (bytes, max) = (data.len(), self.backend.limits().value_bytes);
+        let (bytes, max) = (data.len(), self.backend().limits().value_bytes);
         if bytes > max { Err(Error::ValueTooLarge { key: key.to_owned(), bytes, max }) } else { Ok(()) }
     }
 
     /// Refuses a time to live outside the limits, and rounds it up to the store's unit.
     pub(crate) fn check_ttl(&self, ttl: Duration) -> Result<Duration> {
-        let Limits { min_ttl: min, max_ttl: max, ttl_step, .. } = self.backend.limits();
+        let Limits { min_ttl: min, max_ttl: max, ttl_step, .. } = self.backend().limits();
         if ttl < min || ttl > max {
             return Err(Error::InvalidTtl { ttl, min, max });
         }
@@ -133,6 +174,6 @@ impl Caller {
 
     /// The longest key below the root.
     fn key_bytes(&self) -> usize {
-        self.backend.limits().key_bytes.saturating_sub(self.root.len())
+        self.backend().limits().key_bytes.saturating_sub(self.root.len())
     }
 }

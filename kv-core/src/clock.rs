@@ -1,45 +1,60 @@
-//! The clock by which leases are counted (clause L6): tokio's, and the time for which the machine was suspended.
+//! The clock by which leases are counted ([clause L6](crate::contract::CLAUSES#L6)): tokio's, and the time for which
+//! the machine was suspended.
 //!
 //! Tokio's clock, as std's, stands still while a laptop or a virtual machine sleeps, and the store's goes on. Tokio's
 //! is still the base, so that tests may pause it.
 
+use std::ops::Add;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// A moment on the clock by which leases are counted.
+///
+/// ```
+/// # use kv_core::clock::Moment;
+/// let began = Moment::now();
+/// assert!(began.elapsed() < std::time::Duration::from_secs(60));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment {
+pub struct Moment {
     instant: Instant,
     /// For how long the machine had been suspended by then, counted from some moment in the past.
     suspended: Duration,
 }
 
 impl Moment {
-    pub(crate) fn now() -> Self {
+    /// The present.
+    pub fn now() -> Self {
         Self { instant: Instant::now(), suspended: suspended() }
     }
 
-    /// The time since then, in which the machine may have been suspended.
-    pub(crate) fn elapsed(self) -> Duration {
+    /// The time since then, in which the machine may have been suspended; zero for a moment in the future.
+    pub fn elapsed(self) -> Duration {
         /// What two readings may differ by although the machine has run all the time.
         const NOISE: Duration = Duration::from_millis(1);
         let slept = suspended().saturating_sub(self.suspended);
         self.instant.elapsed() + if slept < NOISE { Duration::ZERO } else { slept }
     }
 
-    /// The same moment for timers, which stand still with the machine: who waits for one looks at the clock again.
-    pub(crate) fn timer(self) -> Instant {
+    /// The same moment for timers. They stand still while the machine is suspended, so look at the clock again
+    /// after one.
+    pub fn timer(self) -> Instant {
         self.instant
     }
 }
 
-/// A moment of tokio's clock since which the machine has not been suspended.
-impl From<Instant> for Moment {
-    fn from(instant: Instant) -> Self {
-        Self { instant, suspended: suspended() }
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    /// The moment so much later, if the machine is not suspended until then.
+    fn add(self, time: Duration) -> Self {
+        Self { instant: self.instant + time, ..self }
     }
 }
+
+#[cfg(test)]
+pub(crate) use tests::suspend;
 
 #[cfg(not(test))]
 fn suspended() -> Duration {
@@ -161,6 +176,3 @@ mod tests {
         assert_eq!(then.elapsed(), Duration::ZERO);
     }
 }
-
-#[cfg(test)]
-pub(crate) use tests::suspend;

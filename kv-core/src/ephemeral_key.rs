@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::Result;
 use crate::backend::Grant;
 use crate::caller::Caller;
+use crate::holdings::Place;
 use crate::lease_handle::LeaseHandle;
 
 /// A key that vanishes once its time to live lapses without renewal: from
@@ -41,8 +42,8 @@ pub struct EphemeralKey {
 }
 
 impl EphemeralKey {
-    pub(crate) fn new(caller: Caller, key: &str, grant: Grant) -> Self {
-        Self { lease: LeaseHandle::new(caller, key, grant) }
+    pub(crate) fn new(caller: Caller, key: &str, grant: Grant, place: Place) -> Result<Self> {
+        Ok(Self { lease: LeaseHandle::new(caller, key, grant, place)? })
     }
 
     /// The key.

@@ -56,6 +56,24 @@ pub enum Error {
         key: String,
     },
 
+    /// The handle was closed, so that it takes no locks and no ephemeral keys any more
+    /// ([clause L12](crate::contract::CLAUSES#L12)); nothing was taken.
+    #[error("{key:?} was not taken: the handle, or a clone of it, was closed")]
+    Closed {
+        /// The key that was to be taken.
+        key: String,
+    },
+
+    /// [`Kv::close`](crate::Kv::close) could not give back everything; the time to live frees what is left
+    /// ([clause L12](crate::contract::CLAUSES#L12)).
+    #[error("not everything was given back ({reason}); left to its time to live: {}", left(.keys))]
+    LeftToLapse {
+        /// The keys of the locks and ephemeral keys that are left, sorted. Empty if it is not known which are left.
+        keys: Vec<String>,
+        /// What happened.
+        reason: String,
+    },
+
     /// The key, prefix or directory is not one that every store can hold (clauses [K1](crate::contract::CLAUSES#K1) and
     /// [K2](crate::contract::CLAUSES#K2)); nothing was sent.
     #[error("invalid key {key:?}: {reason}")]
@@ -303,6 +321,8 @@ impl Error {
             Self::NotFound { .. } => "not_found",
             Self::Conflict { .. } => "conflict",
             Self::Lost { .. } => "lost",
+            Self::Closed { .. } => "closed",
+            Self::LeftToLapse { .. } => "left_to_lapse",
             Self::InvalidKey { .. } => "invalid_key",
             Self::ValueTooLarge { .. } => "value_too_large",
             Self::TxnTooLarge { .. } => "txn_too_large",
@@ -349,11 +369,10 @@ impl Error {
     /// Adds to a backend's error where it arose, in the caller's terms. Errors are completed nowhere else.
     pub(crate) fn located(mut self, backend: &str, operation: &str, key: &str, root: &str) -> Self {
         match &mut self {
-            Self::NotFound { key } | Self::Conflict { key } | Self::Lost { key } => {
-                if key.starts_with(root) {
-                    key.drain(..root.len());
-                }
+            Self::NotFound { key } | Self::Conflict { key } | Self::Lost { key } | Self::Closed { key } => {
+                make_relative(key, root);
             }
+            Self::LeftToLapse { keys, .. } => keys.iter_mut().for_each(|key| make_relative(key, root)),
             other => {
                 if let Some((context, _)) = other.context_mut() {
                     backend.clone_into(&mut context.backend);
@@ -412,6 +431,16 @@ impl fmt::Display for Context {
         }
         f.write_str(&self.reason)
     }
+}
+
+fn make_relative(key: &mut String, root: &str) {
+    if key.starts_with(root) {
+        key.drain(..root.len());
+    }
+}
+
+fn left(keys: &[String]) -> String {
+    if keys.is_empty() { "what calls that were given up had taken".to_owned() } else { keys.join(", ") }
 }
 
 fn list(names: &[String]) -> String {

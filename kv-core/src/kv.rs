@@ -45,7 +45,7 @@ impl Kv {
 
     /// Wraps a backend, with no root and the default timeout; [`connect`](crate::connect) does this for addresses.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Self { caller: Caller { backend, root: "".into(), timeout: Self::DEFAULT_TIMEOUT } }
+        Self { caller: Caller::new(backend, Self::DEFAULT_TIMEOUT) }
     }
 
     /// The same store with another request timeout.
@@ -88,7 +88,7 @@ impl Kv {
     pub async fn get(&self, key: &str) -> Result<Value> {
         self.caller.check_key(key)?;
         let complete = self.caller.complete(key);
-        self.caller.read("get", key, self.caller.backend.get(&complete)).await
+        self.caller.read("get", key, self.caller.backend().get(&complete)).await
     }
 
     /// Reads every key that begins with `prefix`, as one snapshot; `""` reads everything (clauses
@@ -98,7 +98,7 @@ impl Kv {
     /// [`Error::InvalidKey`], and those [of every call](Self#errors-of-every-call).
     pub async fn get_all(&self, prefix: &str) -> Result<Listing> {
         let complete = self.caller.complete_prefix(prefix)?;
-        let snapshot = self.caller.read("get_all", prefix, self.caller.backend.list(&complete)).await?;
+        let snapshot = self.caller.read("get_all", prefix, self.caller.backend().list(&complete)).await?;
         Ok(self.listing(snapshot))
     }
 
@@ -122,7 +122,7 @@ impl Kv {
     /// [`Error::InvalidKey`], and those [of every call](Self#errors-of-every-call).
     pub async fn keys(&self, directory: &str) -> Result<Vec<String>> {
         let complete = self.caller.complete_directory(directory)?;
-        let mut keys = self.caller.read("keys", directory, self.caller.backend.keys(&complete)).await?;
+        let mut keys = self.caller.read("keys", directory, self.caller.backend().keys(&complete)).await?;
         for key in &mut keys {
             self.caller.make_relative(key);
         }
@@ -208,7 +208,7 @@ impl Kv {
     /// item); [`Error::InvalidKey`], and those [of every call](Self#errors-of-every-call).
     pub async fn watch(&self, prefix: &str, after: u64) -> Result<Watch> {
         let complete = self.caller.complete_prefix(prefix)?;
-        let events = self.caller.read("watch", prefix, self.caller.backend.watch(&complete, after)).await?;
+        let events = self.caller.read("watch", prefix, self.caller.backend().watch(&complete, after)).await?;
         Ok(Watch::new(events, self.caller.clone(), prefix))
     }
 
@@ -219,7 +219,7 @@ impl Kv {
     /// [`Error::InvalidKey`], and those [of every call](Self#errors-of-every-call).
     pub async fn observe(&self, prefix: &str) -> Result<(Listing, Watch)> {
         let complete = self.caller.complete_prefix(prefix)?;
-        let (snapshot, events) = self.caller.read("observe", prefix, self.caller.backend.observe(&complete)).await?;
+        let (snapshot, events) = self.caller.read("observe", prefix, self.caller.backend().observe(&complete)).await?;
         Ok((self.listing(snapshot), Watch::new(events, self.caller.clone(), prefix)))
     }
 
@@ -235,9 +235,10 @@ impl Kv {
     /// [of every call](Self#errors-of-every-call).
     pub async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<EphemeralKey> {
         let (complete, ttl) = (self.caller.complete_key(key)?, self.caller.check_ttl(ttl)?);
-        let granting = self.caller.backend.ephemeral_key(&complete, ttl);
+        let place = self.caller.place(&complete)?;
+        let granting = place.take(self.caller.backend().ephemeral_key(&complete, ttl));
         let grant = self.caller.call("ephemeral_key", key, Idempotence::Once, granting).await?;
-        Ok(EphemeralKey::new(self.caller.clone(), key, grant))
+        EphemeralKey::new(self.caller.clone(), key, grant, place)
     }
 
     /// Waits for the lock on `key`, as long as it takes, and holds it for `ttl` from its last renewal
@@ -253,8 +254,10 @@ impl Kv {
     /// [of every call](Self#errors-of-every-call).
     pub async fn lock(&self, key: &str, ttl: Duration) -> Result<Lock> {
         let (complete, ttl) = (self.caller.complete_key(key)?, self.caller.check_ttl(ttl)?);
-        let grant = self.caller.traced("lock", key, self.caller.backend.lock(&complete, ttl)).await?;
-        Ok(Lock::new(self.caller.clone(), key, grant))
+        let place = self.caller.place(&complete)?;
+        let waiting = place.take(self.caller.backend().lock(&complete, ttl));
+        let grant = self.caller.traced("lock", key, waiting).await?;
+        Lock::new(self.caller.clone(), key, grant, place)
     }
 
     /// Takes the lock on `key` if it is free, without waiting: `None` if another client holds it or waits for it.
@@ -263,9 +266,10 @@ impl Kv {
     /// As [`lock`](Self::lock).
     pub async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Lock>> {
         let (complete, ttl) = (self.caller.complete_key(key)?, self.caller.check_ttl(ttl)?);
-        let trying = self.caller.backend.try_lock(&complete, ttl);
+        let place = self.caller.place(&complete)?;
+        let trying = place.take(self.caller.backend().try_lock(&complete, ttl));
         let grant = self.caller.call("try_lock", key, Idempotence::Once, trying).await?;
-        Ok(grant.map(|grant| Lock::new(self.caller.clone(), key, grant)))
+        grant.map(|grant| Lock::new(self.caller.clone(), key, grant, place)).transpose()
     }
 
     /// Succeeds only if the store can serve now: a cluster has a leader ([clause A6](crate::contract::CLAUSES#A6)).
@@ -273,7 +277,43 @@ impl Kv {
     /// # Errors
     /// Those [of every call](Self#errors-of-every-call).
     pub async fn ping(&self) -> Result<()> {
-        self.caller.read("ping", "", self.caller.backend.ping()).await
+        self.caller.read("ping", "", self.caller.backend().ping()).await
+    }
+
+    /// Gives back everything that this handle and its clones, scoped ones too, hold in the store or wait for
+    /// ([clause L12](crate::contract::CLAUSES#L12)): call it before the process or the runtime ends.
+    ///
+    /// Every lock and ephemeral key is released, and its handle is [`Error::Lost`] from then on; `hold` drops its
+    /// future. Calls that wait for a lock end with [`Error::Closed`] and leave no place in the queue. Handles that were
+    /// dropped before are being released in the background, and `close` waits for that, too.
+    ///
+    /// Without it, what is held when the process ends stays taken until its time to live has passed, because the
+    /// release that follows a drop needs a runtime that goes on.
+    ///
+    /// Afterwards [`lock`](Self::lock), [`try_lock`](Self::try_lock) and [`ephemeral_key`](Self::ephemeral_key) are
+    /// refused with [`Error::Closed`]. Reads, writes and watches go on working, as they hold nothing in the store.
+    /// Closing again is harmless, and tries again to release what is left.
+    ///
+    /// Dropping the future stops the releases that have not been sent; the handles are lost all the same.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # let kv = kv_core::Registry::new().with(kv_memory::REGISTRATION).connect("memory://").await?;
+    /// let member = kv.ephemeral_key("members/a", Duration::from_secs(15)).await?;
+    /// kv.close().await?;
+    /// assert!(kv.get("members/a").await.unwrap_err().is_key_not_found());
+    /// assert!(member.renew().await.unwrap_err().is_lost());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::LeftToLapse`] if the request timeout has passed, or the store has refused, before everything was given
+    /// back. It names the keys that are left to their time to live.
+    pub async fn close(&self) -> Result<()> {
+        self.caller.traced("close", "", self.caller.close()).await
     }
 
     /// What the store accepts and promises. The key length is what remains below this handle's root.

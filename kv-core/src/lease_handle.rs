@@ -1,20 +1,27 @@
 //! What locks and ephemeral keys have in common: the local deadline, renewal, release and `hold`.
 
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::backend::fate::Idempotence;
 use crate::backend::{Grant, Guard, Lease};
 use crate::caller::Caller;
 use crate::clock::Moment;
+use crate::holdings::{GiveBack, Place};
 use crate::{Error, Result, observability};
 
-/// A granted lease with the clock that decides whether it still stands (clause L6).
+/// A granted lease as a lock or an ephemeral key has it. Dropping it releases the lease in the background.
 pub(crate) struct LeaseHandle {
+    held: Arc<Held>,
+}
+
+/// A granted lease with the clock that decides whether it still stands (clause L6).
+struct Held {
     caller: Caller,
     key: String,
     ttl: Duration,
@@ -24,34 +31,32 @@ pub(crate) struct LeaseHandle {
     since: Mutex<Moment>,
     /// The loss is reported once.
     loss: Once,
-    /// None once it is released.
-    lease: Option<Box<dyn Lease>>,
+    lease: Box<dyn Lease>,
+    place: Place,
 }
 
 impl LeaseHandle {
-    pub(crate) fn new(caller: Caller, key: &str, grant: Grant) -> Self {
+    /// # Errors
+    /// [`Error::Closed`] if `close` has begun since the lease was asked for; the lease is released in the background.
+    pub(crate) fn new(caller: Caller, key: &str, grant: Grant, place: Place) -> Result<Self> {
         let Grant { lease, ttl, since, guard } = grant;
-        Self {
-            caller,
-            key: key.to_owned(),
-            ttl,
-            guard,
-            since: Mutex::new(since.into()),
-            loss: Once::new(),
-            lease: Some(lease),
-        }
+        let (key, since, loss) = (key.to_owned(), Mutex::new(since), Once::new());
+        let handle = Self { held: Arc::new(Held { caller, key, ttl, guard, since, loss, lease, place }) };
+        let held: Weak<Held> = Arc::downgrade(&handle.held);
+        handle.held.place.hold(held, ttl).map_err(|error| handle.held.caller.located(error, "", ""))?;
+        Ok(handle)
     }
 
     pub(crate) fn key(&self) -> &str {
-        &self.key
+        &self.held.key
     }
 
     pub(crate) fn ttl(&self) -> Duration {
-        self.ttl
+        self.held.ttl
     }
 
     pub(crate) fn token(&self) -> u64 {
-        self.guard.token
+        self.held.guard.token
     }
 
     /// What the store that `writer` writes needs to check that the lease still stands.
@@ -59,14 +64,41 @@ impl LeaseHandle {
     /// A store of another kind cannot tell. Whether one of the same kind is the same store is told by the guard's
     /// owner, which no other store has.
     pub(crate) fn guard(&self, writer: &Caller) -> Result<Guard> {
-        let (held, backend) = (self.caller.backend_name(), writer.backend_name());
+        let (held, backend) = (self.held.caller.backend_name(), writer.backend_name());
         if held != backend {
-            return Err(Error::ForeignLock { key: self.key.clone(), held, backend });
+            return Err(Error::ForeignLock { key: self.held.key.clone(), held, backend });
         }
-        self.live().map(|_| self.guard.clone())
+        self.held.live().map(|_| self.held.guard.clone())
     }
 
     pub(crate) async fn renew(&self) -> Result<()> {
+        self.held.renew().await
+    }
+
+    pub(crate) async fn set(&self, data: Bytes) -> Result<u64> {
+        self.held.set(data).await
+    }
+
+    /// Ends the lease. After a failure `drop` tries once more in the background.
+    pub(crate) async fn release(self, verb: &'static str) -> Result<()> {
+        self.held.live()?;
+        self.held.release(verb).await
+    }
+
+    pub(crate) async fn hold<F: Future>(&self, future: F) -> Result<F::Output> {
+        tokio::select! {
+            // The lease first, so that the work is not polled again once the lease is known to be lost.
+            biased;
+            lost = self.held.lapses() => Err(lost),
+            () = self.held.place.closing() => Err(self.held.lost()),
+            lost = self.held.keep_alive() => Err(lost),
+            output = future => Ok(output),
+        }
+    }
+}
+
+impl Held {
+    async fn renew(&self) -> Result<()> {
         let lease = self.live()?;
         let began = Moment::now();
         self.call("renew", Idempotence::Repeatable, lease.renew()).await?;
@@ -74,7 +106,7 @@ impl LeaseHandle {
         Ok(())
     }
 
-    pub(crate) async fn set(&self, data: Bytes) -> Result<u64> {
+    async fn set(&self, data: Bytes) -> Result<u64> {
         let lease = self.live()?;
         self.caller.check_value(&self.key, &data)?;
         let began = Moment::now();
@@ -83,23 +115,21 @@ impl LeaseHandle {
         Ok(index)
     }
 
-    /// Ends the lease. After a failure `drop` tries once more in the background.
-    pub(crate) async fn release(mut self, verb: &'static str) -> Result<()> {
-        let lease = self.live()?;
-        let result = self.call(verb, Idempotence::Once, lease.release()).await;
+    async fn release(&self, verb: &'static str) -> Result<()> {
+        let result = self.call(verb, Idempotence::Once, self.lease.release()).await;
         if matches!(&result, Ok(()) | Err(Error::Lost { .. })) {
-            self.lease = None;
+            self.place.given_back();
         }
         result
     }
 
-    pub(crate) async fn hold<F: Future>(&self, future: F) -> Result<F::Output> {
-        tokio::select! {
-            // The lease first, so that the work is not polled again once the lease is known to be lost.
-            biased;
-            lost = self.lapses() => Err(lost),
-            lost = self.keep_alive() => Err(lost),
-            output = future => Ok(output),
+    /// Releases the lease of a dropped handle.
+    async fn release_in_background(&self) {
+        match self.caller.call("release", &self.key, Idempotence::Once, self.lease.release()).await {
+            Ok(()) | Err(Error::Lost { .. }) => self.place.given_back(),
+            // Then the connection has broken for that reason, and nobody can do anything about it.
+            Err(_) if runtime_ends().await => {}
+            Err(error) => observability::lease_left_to_lapse(self.caller.backend_name(), &self.key, &error),
         }
     }
 
@@ -133,7 +163,7 @@ impl LeaseHandle {
 
     /// The lease, unless its time to live has lapsed by this process's clock.
     fn live(&self) -> Result<&dyn Lease> {
-        self.lease.as_deref().filter(|_| !self.has_lapsed()).ok_or_else(|| self.lost())
+        if self.has_lapsed() || !self.place.is_open() { Err(self.lost()) } else { Ok(&*self.lease) }
     }
 
     fn has_lapsed(&self) -> bool {
@@ -154,6 +184,10 @@ impl LeaseHandle {
     }
 
     fn report_loss(&self) {
+        // What is given back on purpose needs no operator.
+        if !self.place.is_open() {
+            return;
+        }
         self.loss.call_once(|| observability::lease_lost(self.caller.backend_name(), &self.key));
     }
 
@@ -173,20 +207,33 @@ impl LeaseHandle {
     }
 }
 
+/// For [`Kv::close`](crate::Kv::close).
+impl GiveBack for Held {
+    fn give_back(self: Arc<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            match self.release("release").await {
+                Err(Error::Lost { .. }) => Ok(()),
+                result => result,
+            }
+        })
+    }
+}
+
 impl Drop for LeaseHandle {
     fn drop(&mut self) {
-        let Some(lease) = self.lease.take() else { return };
         // Without a runtime nothing can be sent, and the time to live frees the key.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (caller, key) = (self.caller.clone(), std::mem::take(&mut self.key));
-            runtime.spawn(async move {
-                match caller.call("release", &key, Idempotence::Once, lease.release()).await {
-                    Ok(()) | Err(Error::Lost { .. }) => {}
-                    Err(error) => observability::lease_left_to_lapse(caller.backend_name(), &key, &error),
-                }
-            });
+        if let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && self.held.place.begin_release()
+        {
+            let held = Arc::clone(&self.held);
+            runtime.spawn(async move { held.release_in_background().await });
         }
     }
+}
+
+/// Whether the runtime of the current task is shutting down: then it starts no task any more.
+async fn runtime_ends() -> bool {
+    tokio::spawn(async {}).await.is_err_and(|error| error.is_cancelled())
 }
 
 #[cfg(test)]

@@ -31,12 +31,13 @@
 
 pub mod backend;
 mod caller;
-mod clock;
+pub mod clock;
 pub mod contract;
 mod environment;
 mod ephemeral_key;
 mod error;
 mod event;
+mod holdings;
 mod key;
 mod kv;
 mod lease_handle;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::Result;
 use crate::backend::{Grant, Guard};
 use crate::caller::Caller;
+use crate::holdings::Place;
 use crate::lease_handle::LeaseHandle;
 
 /// A lock that this handle holds: from [`Kv::lock`](crate::Kv::lock) or [`Kv::try_lock`](crate::Kv::try_lock).
@@ -46,8 +47,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    pub(crate) fn new(caller: Caller, key: &str, grant: Grant) -> Self {
-        Self { lease: LeaseHandle::new(caller, key, grant) }
+    pub(crate) fn new(caller: Caller, key: &str, grant: Grant, place: Place) -> Result<Self> {
+        Ok(Self { lease: LeaseHandle::new(caller, key, grant, place)? })
     }
 
     /// The key that is locked.

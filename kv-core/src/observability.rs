@@ -14,7 +14,7 @@
 //!
 //! | field | |
 //! |---|---|
-//! | `operation` | the verb: `ping`, `get`, `get_all`, `keys`, `set`, `update`, `delete`, `delete_tree`, `remove`, `txn`, `watch`, `observe`, `ephemeral_key`, `lock`, `try_lock`, `renew`, `destroy`, `unlock`, or `release` for a handle that was dropped |
+//! | `operation` | the verb: `ping`, `get`, `get_all`, `keys`, `set`, `update`, `delete`, `delete_tree`, `remove`, `txn`, `watch`, `observe`, `ephemeral_key`, `lock`, `try_lock`, `renew`, `destroy`, `unlock`, `close`, or `release` for a handle that was dropped or closed |
 //! | `backend` | `memory`, `etcd`, `consul`, … |
 //! | `key` | the key, prefix or directory, without the root; empty for `ping` and `txn` |
 //! | `outcome` | once it is done: `ok`, or the variant of [`Error`], such as `not_found`, `conflict`, `lost`, `indeterminate` |
@@ -33,6 +33,7 @@
 //! | debug | `attempt failed` | `attempt`, `endpoint`, `error` | one attempt of a call failed, and another is made, at the same endpoint or the next |
 //! | warn, then debug | `reconnecting` | `what`, `attempt`, `error` | a connection, or what lives on one (`watch`, `lock` for a wait), broke and is brought back; only the first attempt is a warning |
 //! | info | `reconnected` | `what`, `attempt` | it is back, after so many attempts |
+//! | info | `waiting for a lock` | | a `lock` has waited for a second, once for each call |
 //! | warn | `lease not renewed` | `key`, `error` | a lock or ephemeral key could not be renewed by `hold`, which tries again while the lease may stand |
 //! | warn | `lease lost` | `key` | a handle found that its lock or ephemeral key is not its own any more, once for each handle; or the store refused a transaction for it |
 //! | warn | `lease left to lapse` | `key`, `error` | a dropped handle could not be released; its time to live frees the key |
@@ -77,6 +78,13 @@ pub fn reconnecting(backend: &str, what: &str, attempt: usize, error: &dyn Displ
 /// Reports that `what` works again, after so many attempts.
 pub fn reconnected(backend: &str, what: &str, attempt: usize) {
     tracing::info!(target: TARGET, backend, what, attempt, "reconnected");
+}
+
+/// Reports that the current call has waited for a lock for more than a moment. The span of the call names the lock.
+///
+/// Call it once for each wait, about a second after it began.
+pub fn waiting_for_lock(backend: &str) {
+    tracing::info!(target: TARGET, backend, "waiting for a lock");
 }
 
 /// Reports that the store holds keys that cannot be shown: how many were found, and the first of them.

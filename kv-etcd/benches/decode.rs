@@ -33,8 +33,9 @@ fn range(value_bytes: usize) -> RangeResponse {
         create_revision: number,
         mod_revision: number,
         value: value.clone(),
+        lease: 0,
     });
-    let header = ResponseHeader { revision: KEYS };
+    let header = ResponseHeader { revision: KEYS, ..ResponseHeader::default() };
     RangeResponse { header: Some(header), kvs: kvs.collect(), ..RangeResponse::default() }
 }
 

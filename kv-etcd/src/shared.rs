@@ -12,7 +12,7 @@ use crate::lease::lock::Locks;
 use crate::read::Reader;
 use crate::transport::client::Client;
 use crate::txn::Writer;
-use crate::watch::{Events, Hubs};
+use crate::watch::{Hubs, Visible};
 
 /// The parts of a backend.
 ///
@@ -41,10 +41,10 @@ impl Shared {
         }
     }
 
-    pub(crate) async fn watch(&self, prefix: &str, after: u64) -> Result<Events> {
+    pub(crate) async fn watch(&self, prefix: &str, after: u64) -> Result<Visible> {
         let range = Range::prefix(prefix);
-        // "Now" is what the cluster agrees on: a member that lags would take a watch without a revision to begin
-        // with what is already past. It also shows at once if the cluster cannot be reached.
+        // "Now" is the revision of the cluster. A member that lags behind would begin a watch without a revision in the
+        // past. The read also fails at once if the cluster cannot be reached.
         let after = if after == 0 { self.reader.present(&range).await? } else { after };
         self.client.connect().await.map_err(Failed::from)?;
         self.hubs.open(range, after).await

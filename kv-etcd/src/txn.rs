@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kv_core::backend::call::Call;
 use kv_core::backend::fate::Idempotence;
 use kv_core::backend::{Check, Operation, Txn};
 use kv_core::{Error, Result};
 
-use crate::api::compare::equal;
+use crate::api::compare::{equal, owned_by};
+use crate::api::lock_entry::named_lease;
 use crate::api::messages::{
     Compare, CompareTarget, DeleteRangeRequest, KeyValue, Operand, PutRequest, RangeResponse, Request, RequestOp,
     Response, ResponseOp, TxnRequest,
@@ -58,7 +60,7 @@ impl Writer {
             txn.operations.into_iter().map(|operation| Request::from(operation).into()).collect()
         };
         let request = TxnRequest {
-            compare: txn.checks.iter().map(compare).collect(),
+            compare: compare(&txn.checks),
             success,
             failure: if asks { questions(&txn.checks) } else { Vec::new() },
         };
@@ -135,17 +137,17 @@ impl Job for Write {
         self.key.len() + self.data.as_ref().map_or(0, Bytes::len)
     }
 
-    async fn alone(self, client: &Client) -> Result<Self::Answer, Failed> {
+    async fn alone(self, client: &Client, caller: &[Call]) -> Result<Self::Answer, Failed> {
         let header = if let Some(index) = self.index {
-            let answer = client.call(self.conditional(index)).await?;
+            let answer = client.call_for(caller, self.conditional(index)).await?;
             if !answer.succeeded {
                 return Ok(None);
             }
             answer.header
         } else if let Some(value) = self.data {
-            client.call(PutRequest { key: self.key, value, lease: 0 }).await?.header
+            client.call_for(caller, PutRequest { key: self.key, value, lease: 0 }).await?.header
         } else {
-            client.call(DeleteRangeRequest { key: self.key, range_end: Bytes::new() }).await?.header
+            client.call_for(caller, DeleteRangeRequest { key: self.key, range_end: Bytes::new() }).await?.header
         };
         revision(header.as_ref()).map(Some)
     }
@@ -177,14 +179,28 @@ impl From<Operation> for Request {
     }
 }
 
-fn compare(check: &Check) -> Compare {
+/// The comparisons that hold if the checks do.
+fn compare(checks: &[Check]) -> Vec<Compare> {
+    let room = checks.len() + checks.iter().filter(|check| matches!(check, Check::Held(_))).count() <= TXN_OPS;
+    checks.iter().flat_map(|check| compare_one(check, room)).collect()
+}
+
+fn compare_one(check: &Check, room: bool) -> Vec<Compare> {
     match check {
         Check::Index { key, index } => {
-            equal(CompareTarget::Mod, Range::key(key).key, Operand::ModRevision(signed(*index)))
+            vec![equal(CompareTarget::Mod, Range::key(key).key, Operand::ModRevision(signed(*index)))]
         }
-        // The rule of etcd's own locks: the contender's key is still the one that was created under this revision.
         Check::Held(guard) => {
-            equal(CompareTarget::Create, Range::key(&guard.owner).key, Operand::CreateRevision(signed(guard.token)))
+            let key = Range::key(&guard.owner).key;
+            let Some(lease) = named_lease(&key) else {
+                return vec![equal(CompareTarget::Create, key, Operand::CreateRevision(signed(guard.token)))];
+            };
+            let mut both = owned_by(&key, guard.token, lease);
+            if !room {
+                // The lease alone: no other contender has it.
+                both.retain(|compare| compare.target == i32::from(CompareTarget::Lease));
+            }
+            both
         }
     }
 }
@@ -200,7 +216,8 @@ fn asks_which(txn: &Txn) -> bool {
 fn questions(checks: &[Check]) -> Vec<RequestOp> {
     let question = |check| {
         let mut request = Range::key(checked_key(check)).request();
-        request.keys_only = true;
+        // The entry of a lock is read in full, for its lease; it is small.
+        request.keys_only = matches!(check, Check::Index { .. });
         Request::Range(request).into()
     };
     checks.iter().map(question).collect()
@@ -232,7 +249,10 @@ fn first_failure(checks: &[Check], answers: Vec<ResponseOp>) -> Error {
 fn holds(check: &Check, kv: Option<&KeyValue>) -> bool {
     match check {
         Check::Index { index: expected, .. } => kv.map_or(0, |kv| index(kv.mod_revision)) == *expected,
-        Check::Held(guard) => kv.is_some_and(|kv| index(kv.create_revision) == guard.token),
+        Check::Held(guard) => kv.is_some_and(|kv| {
+            let attached = named_lease(&kv.key).is_none_or(|lease| lease == kv.lease);
+            attached && index(kv.create_revision) == guard.token
+        }),
     }
 }
 
@@ -276,7 +296,7 @@ mod tests {
         assert_eq!(txn.bytes(), TXN_BYTES);
         assert!(!asks_which(&txn));
         let request = TxnRequest {
-            compare: txn.checks.iter().map(compare).collect(),
+            compare: compare(&txn.checks),
             success: txn.operations.iter().cloned().map(|operation| Request::from(operation).into()).collect(),
             failure: Vec::new(),
         };

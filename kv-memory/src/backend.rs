@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_core::backend::{Backend, EventStream, Grant, Guard, Snapshot, Txn};
+use kv_core::clock::Moment;
 use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, Result, Value, WatchHistory};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::history::History;
 use crate::lease::MemoryLease;
@@ -121,7 +121,7 @@ impl Backend for MemoryBackend {
     }
 
     async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<Grant> {
-        let since = Instant::now();
+        let since = Moment::now();
         let (id, index) = self.shared.write().create_leased(key, ttl, since)?;
         Ok(grant(self.lease(key, id), ttl, since, index))
     }
@@ -129,7 +129,7 @@ impl Backend for MemoryBackend {
     async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant> {
         loop {
             let granted = Arc::new(Notify::new());
-            let id = self.shared.write().queue(key, ttl, granted.clone(), Instant::now())?;
+            let id = self.shared.write().queue(key, ttl, granted.clone(), Moment::now())?;
             // From here on, dropping this future leaves the queue or frees the lock.
             let lease = self.lease(key, id);
             self.shared.wait(&granted).await;
@@ -142,7 +142,7 @@ impl Backend for MemoryBackend {
     }
 
     async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
-        let since = Instant::now();
+        let since = Moment::now();
         let mut state = self.shared.write();
         if state.is_locked(key) {
             return Ok(None);
@@ -155,7 +155,7 @@ impl Backend for MemoryBackend {
     }
 }
 
-fn grant(lease: MemoryLease, ttl: Duration, since: Instant, token: u64) -> Grant {
+fn grant(lease: MemoryLease, ttl: Duration, since: Moment, token: u64) -> Grant {
     let guard = Guard { key: lease.key.clone(), owner: lease.id.to_string(), token };
     Grant { lease: Box::new(lease), ttl, since, guard }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::backend::Lease;
+use kv_core::clock::Moment;
 use kv_core::{Error, Result};
 use tokio::time::Instant;
 
@@ -40,7 +41,7 @@ impl Lease for MemoryLease {
     }
 
     async fn release(&self) -> Result<()> {
-        let ended = self.shared.write().end(self.id, Instant::now());
+        let ended = self.shared.write().end(self.id, Moment::now());
         if ended { Ok(()) } else { Err(self.lost()) }
     }
 }
@@ -48,7 +49,7 @@ impl Lease for MemoryLease {
 impl Drop for MemoryLease {
     fn drop(&mut self) {
         let mut state = self.shared.write();
-        if !state.end(self.id, Instant::now()) {
+        if !state.end(self.id, Moment::now()) {
             state.leave(&self.key, self.id);
         }
     }

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
+use kv_core::clock::Moment;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -42,7 +43,7 @@ impl Shared {
     pub(crate) fn write(&self) -> ShardedLockWriteGuard<'_, State> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if state.next_deadline().is_some() {
-            state.end_lapsed(Instant::now());
+            state.end_lapsed(Moment::now());
         }
         state
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kv_core::backend::{Check, Operation, Txn};
+use kv_core::clock::Moment;
 use kv_core::{Error, EventType, Result, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -36,7 +37,7 @@ pub(crate) struct Entry {
 struct Queue {
     holder: LeaseId,
     token: u64,
-    since: Instant,
+    since: Moment,
     waiters: BTreeMap<LeaseId, Waiter>,
 }
 
@@ -48,7 +49,7 @@ struct Waiter {
 /// A granted lock: its fencing token, and when its time to live began.
 pub(crate) struct Holding {
     pub(crate) token: u64,
-    pub(crate) since: Instant,
+    pub(crate) since: Moment,
 }
 
 impl State {
@@ -142,7 +143,7 @@ impl State {
         self.history.push(record);
     }
 
-    pub(crate) fn create_leased(&mut self, key: &str, ttl: Duration, now: Instant) -> Result<(LeaseId, u64)> {
+    pub(crate) fn create_leased(&mut self, key: &str, ttl: Duration, now: Moment) -> Result<(LeaseId, u64)> {
         self.verify(&Check::Index { key: key.to_owned(), index: 0 })?;
         let (id, index) = (Leases::next_id(), self.revision + 1);
         self.grant(id, Leased::Entry(key.to_owned()), ttl, now);
@@ -162,7 +163,7 @@ impl State {
     }
 
     /// Takes a lock, or queues for it. `granted` is notified once [`holding`](Self::holding) returns something.
-    pub(crate) fn queue(&mut self, key: &str, ttl: Duration, granted: Arc<Notify>, now: Instant) -> Result<LeaseId> {
+    pub(crate) fn queue(&mut self, key: &str, ttl: Duration, granted: Arc<Notify>, now: Moment) -> Result<LeaseId> {
         self.verify(&Check::Index { key: key.to_owned(), index: 0 })?;
         let id = Leases::next_id();
         let waiter = Waiter { ttl, granted };
@@ -191,7 +192,7 @@ impl State {
         holder: LeaseId,
         waiter: &Waiter,
         waiters: BTreeMap<LeaseId, Waiter>,
-        since: Instant,
+        since: Moment,
     ) {
         // The token is an index that no write has: it grows with each holder and with each write between two holders.
         self.revision += 1;
@@ -201,7 +202,7 @@ impl State {
     }
 
     /// Grants a lock that has become free to whoever has waited longest.
-    fn pass_on(&mut self, key: &str, now: Instant) {
+    fn pass_on(&mut self, key: &str, now: Moment) {
         let Some(mut queue) = self.locks.remove(key) else { return };
         if let Some((id, waiter)) = queue.waiters.pop_first() {
             self.hold(key.to_owned(), id, &waiter, queue.waiters, now);
@@ -215,9 +216,9 @@ impl State {
         }
     }
 
-    fn grant(&mut self, id: LeaseId, leased: Leased, ttl: Duration, now: Instant) {
+    fn grant(&mut self, id: LeaseId, leased: Leased, ttl: Duration, now: Moment) {
         let before = self.leases.next_deadline();
-        self.leases.grant(id, leased, ttl, now);
+        self.leases.grant(id, leased, ttl, now.timer());
         if self.leases.next_deadline() != before {
             self.earlier_deadline.notify_waiters();
         }
@@ -229,7 +230,7 @@ impl State {
     }
 
     /// Ends a lease and what it kept alive; `false` if it had ended before.
-    pub(crate) fn end(&mut self, id: LeaseId, now: Instant) -> bool {
+    pub(crate) fn end(&mut self, id: LeaseId, now: Moment) -> bool {
         let Some(leased) = self.leases.end(id) else { return false };
         match leased {
             Leased::Entry(key) => self.delete(key, self.revision + 1),
@@ -250,8 +251,8 @@ impl State {
     }
 
     /// Ends the leases that have lapsed, in the order in which they did.
-    pub(crate) fn end_lapsed(&mut self, now: Instant) {
-        while let Some(id) = self.leases.lapsed(now) {
+    pub(crate) fn end_lapsed(&mut self, now: Moment) {
+        while let Some(id) = self.leases.lapsed(now.timer()) {
             self.end(id, now);
         }
     }

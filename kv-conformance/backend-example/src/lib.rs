@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use kv_core::clock::Moment;
 use kv_core::{
     Address, Backend, Check, Error, Event, EventStream, EventType, ExpiryLag, ForeignWrite, Grant, Guard, Lease,
     Limits, Listing, LockOrder, Operation, Registration, Result, Snapshot, Txn, Value, WatchHistory,
@@ -209,7 +210,7 @@ impl Store {
 
     /// Takes a lease, and sees to it that it ends.
     fn grant(self: &Arc<Self>, key: &str, ttl: Duration, is_lock: bool) -> Result<Option<Grant>> {
-        let since = Instant::now();
+        let since = Moment::now();
         let Some(token) = self.change(|state| state.grant(key, ttl, is_lock))? else { return Ok(None) };
         tokio::spawn(expire(Arc::downgrade(self), token));
         let guard = Guard { key: key.to_owned(), owner: String::new(), token };

@@ -55,6 +55,8 @@ async fn undisturbed(kv: Kv, over: Arc<AtomicUsize>) -> Outcome<usize> {
         let index = kv.set("undisturbed", written.to_string()).await.keeps("S2")?;
         same!("S2", kv.get("undisturbed").await.keeps("S2")?.index, index, "the index of write {written}");
         written += 1;
+        // A store in memory answers at once, and would leave no other task its turn.
+        tokio::task::yield_now().await;
     }
     Ok(written)
 }
@@ -114,13 +116,13 @@ async fn a_flood_of_cancelled_calls(cx: Context) -> Outcome {
 
 async fn calls_cancelled_all_the_time(cx: Context) -> Outcome {
     const TASKS: u64 = 8;
-    let lasting = Duration::from_secs(10) * cx.effort();
+    const LASTING: Duration = Duration::from_secs(10);
     let kv = filled(&cx).await?;
     let tasks = (0..TASKS).map(|task| {
         let kv = kv.clone();
         async move {
             let began = Instant::now();
-            while began.elapsed() < lasting {
+            while began.elapsed() < LASTING {
                 cancel(kv.keys("data"), Until::Answering).await;
                 cancel(kv.get_all("data/"), Until::Sent).await;
                 tokio::time::sleep(Duration::from_millis(10 + task)).await;
@@ -180,8 +182,7 @@ async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
     const SMALL: usize = 20;
     let size = 700_000.min(cx.limits().value_bytes / 10 * 9);
     let readers = (TOGETHER / size).clamp(8, 64);
-    let link = Link::start(cx.faults()?.endpoints().swap_remove(0)).await;
-    let link = link.map_err(|error| Broke { clause: None, what: format!("there is no relay: {error}") })?;
+    let link = Link::start(cx.faults()?.endpoints().swap_remove(0)).await?;
     let kv = cx.faults()?.connect_to(&[link.endpoint().to_owned()]).await?.scoped(cx.directory())?;
     kv.set("large", vec![b'x'; size]).await?;
     kv.set("small", "1").await?;
@@ -233,8 +234,8 @@ async fn slow_readers_hold_up_nobody(cx: Context) -> Outcome {
         same!("S2", event.index, index, "the index of the event of round {round}");
         member.renew().await.keeps("S2")?;
         member.set(round.to_string()).await.keeps("S2")?;
-        let waiting = tokio::time::timeout(cx.patience(), kv.lock("lock", cx.long_ttl())).await;
-        let lock = waiting.map_err(|_| Broke::new("S2", "a lock is free, and slow watches hold it up"))?.keeps("S2")?;
+        let granted = tokio::time::timeout(cx.patience(), kv.lock("lock", cx.long_ttl())).await;
+        let lock = granted.map_err(|_| Broke::new("S2", "a lock is free, and slow watches hold it up"))?.keeps("S2")?;
         lock.unlock().await.keeps("S2")?;
     }
     let last = other.set("slow/last", "").await?;

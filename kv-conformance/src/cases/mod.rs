@@ -1,6 +1,7 @@
 //! Every case, by subject.
 
 mod addresses;
+mod close;
 mod clusters;
 mod concurrency;
 mod ephemeral;
@@ -26,7 +27,7 @@ mod writes;
 
 use crate::case::Case;
 
-const FILES: [&[Case]; 23] = [
+const FILES: [&[Case]; 24] = [
     keys::CASES,
     values::CASES,
     roots::CASES,
@@ -40,6 +41,7 @@ const FILES: [&[Case]; 23] = [
     locks::CASES,
     outside::CASES,
     turns::CASES,
+    close::CASES,
     addresses::CASES,
     concurrency::CASES,
     model::CASES,
@@ -64,6 +66,7 @@ const fn count() -> usize {
     count
 }
 
+#[expect(clippy::large_stack_arrays, reason = "only the compiler builds it")]
 const fn flat() -> [Case; count()] {
     let mut all = [FILES[0][0]; count()];
     let (mut at, mut file) = (0, 0);

@@ -25,14 +25,10 @@ cases! { "time":
     queued_writes_were_not_applied ["W6"] needs [Faults] "Of many writes to a server that hears and does not answer, those that left are indeterminate, those that queued are unavailable."
 }
 
-fn no_relay(error: std::io::Error) -> Broke {
-    Broke { clause: None, what: format!("there is no relay: {error}") }
-}
-
 /// Two endpoints with a relay before the first of them, and a handle that has used it.
 async fn before_two(cx: &Context) -> Outcome<(Proxy, Kv)> {
     let endpoints = cx.faults()?.endpoints();
-    let first = Proxy::start(endpoints[0].clone()).await.map_err(no_relay)?;
+    let first = Proxy::start(endpoints[0].clone()).await?;
     let both = [first.endpoint().to_owned(), endpoints[1 % endpoints.len()].clone()];
     let kv = cx.faults()?.connect_to(&both).await?.scoped(cx.directory())?;
     kv.set("key", "1").await?;
@@ -102,7 +98,7 @@ async fn a_timeout_set_later_counts(cx: Context) -> Outcome {
 async fn a_long_timeout_waits(cx: Context) -> Outcome {
     const ANSWER: Duration = Duration::from_secs(6);
     const TOGETHER: usize = 12;
-    let only = Proxy::start(cx.faults()?.endpoints().swap_remove(0)).await.map_err(no_relay)?;
+    let only = Proxy::start(cx.faults()?.endpoints().swap_remove(0)).await?;
     let kv = cx.faults()?.connect_to(&[only.endpoint().to_owned()]).await?.scoped(cx.directory())?;
     let kv = kv.with_timeout(Duration::from_secs(20));
     kv.set("key", "").await?;
@@ -136,7 +132,7 @@ async fn dropped_calls_recover(cx: Context) -> Outcome {
 
 async fn a_new_handle_passes_over_what_hangs(cx: Context) -> Outcome {
     let endpoints = cx.faults()?.endpoints();
-    let first = Proxy::start(endpoints[0].clone()).await.map_err(no_relay)?;
+    let first = Proxy::start(endpoints[0].clone()).await?;
     first.stall();
     let both = [first.endpoint().to_owned(), endpoints[1 % endpoints.len()].clone()];
     let kv = cx.faults()?.connect_to(&both).await.keeps("S3")?.scoped(cx.directory())?;
@@ -148,7 +144,7 @@ async fn a_new_handle_passes_over_what_hangs(cx: Context) -> Outcome {
 
 async fn refused_writes_were_not_applied(cx: Context) -> Outcome {
     const TOGETHER: usize = 40;
-    let only = Proxy::start(cx.faults()?.endpoints().swap_remove(0)).await.map_err(no_relay)?;
+    let only = Proxy::start(cx.faults()?.endpoints().swap_remove(0)).await?;
     let kv = cx.faults()?.connect_to(&[only.endpoint().to_owned()]).await?.scoped(cx.directory())?;
     let kv = kv.with_timeout(Duration::from_secs(1));
     kv.set("key", "").await?;
@@ -171,7 +167,7 @@ async fn refused_writes_were_not_applied(cx: Context) -> Outcome {
 
 async fn queued_writes_were_not_applied(cx: Context) -> Outcome {
     const TOGETHER: usize = 40;
-    let link = Link::start(cx.faults()?.endpoints().swap_remove(0)).await.map_err(no_relay)?;
+    let link = Link::start(cx.faults()?.endpoints().swap_remove(0)).await?;
     let kv = cx.faults()?.connect_to(&[link.endpoint().to_owned()]).await?.scoped(cx.directory())?;
     let kv = kv.with_timeout(Duration::from_secs(2));
     kv.set("readable", "").await?;

@@ -8,15 +8,15 @@ use bytes::Bytes;
 use kv_core::{Backend as _, Check, Error, Grant, Lease, Operation, Result, Txn};
 
 use crate::fault::Fault;
+use crate::home::ReleasedAtHome;
 use crate::known_locks::lock;
 use crate::shared::Shared;
-use crate::sharing::ReleasedAtHome;
 
 /// Puts the fault into a grant, if it is one of leases.
 pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant: Grant) -> Grant {
     match fault {
         Some(Fault::TimeRoundedDown) => grant.ttl -= Duration::from_millis(1),
-        Some(Fault::ClockTooLate) => grant.since += Duration::from_secs(3600),
+        Some(Fault::ClockTooLate) => grant.since = grant.since + Duration::from_secs(3600),
         Some(Fault::TokenRepeats) => {
             grant.guard.owner = format!("{}@{}", grant.guard.owner, grant.guard.token);
             grant.guard.token = 7;

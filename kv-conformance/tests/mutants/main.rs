@@ -2,6 +2,7 @@
 
 mod commit;
 mod fault;
+mod home;
 mod known_locks;
 mod lease;
 mod locks;

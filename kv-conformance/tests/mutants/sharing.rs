@@ -1,40 +1,17 @@
 //! Faults of a client that several runtimes or callers share.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use kv_core::backend::{Backend as _, EventStream, Grant, Lease, Txn};
+use kv_core::backend::{Backend as _, EventStream, Grant, Txn};
 use kv_core::{Error, Result};
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fault::Fault;
+use crate::home::Write;
 use crate::known_locks::lock;
 use crate::store::Faulty;
-
-/// A write that a task is asked to make.
-type Write = (Txn, oneshot::Sender<Result<Option<u64>>>);
-
-/// What the callers of one client share, and the runtime that used it first.
-#[derive(Default)]
-pub(crate) struct Sharing {
-    home: Mutex<Option<Handle>>,
-    writes: Mutex<Option<mpsc::UnboundedSender<Write>>>,
-    /// Calls that were dropped, or refused, and that nobody else has paid for yet.
-    unpaid: AtomicUsize,
-    /// Waits for a lock that have begun, and were not granted.
-    waits: AtomicUsize,
-}
-
-impl Sharing {
-    fn home(&self) -> Handle {
-        lock(&self.home).get_or_insert_with(Handle::current).clone()
-    }
-}
 
 /// Counts a call that is dropped while it waits.
 struct Dropped<'a>(&'a AtomicUsize, bool);
@@ -109,44 +86,5 @@ impl Faulty {
             }
         });
         stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|event| (event, receiver)) }).boxed()
-    }
-}
-
-/// A lease that only a task of the runtime which took it gives back.
-pub(crate) struct ReleasedAtHome {
-    lease: Arc<dyn Lease>,
-    releases: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
-}
-
-impl ReleasedAtHome {
-    pub(crate) fn new(lease: Box<dyn Lease>) -> Self {
-        let lease: Arc<dyn Lease> = lease.into();
-        let (releases, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<Result<()>>>();
-        let released = lease.clone();
-        // Whoever drops the last of them would give it back as well.
-        std::mem::forget(lease.clone());
-        tokio::spawn(async move {
-            while let Some(done) = asked.recv().await {
-                let _ = done.send(released.release().await);
-            }
-        });
-        Self { lease, releases }
-    }
-}
-
-#[async_trait]
-impl Lease for ReleasedAtHome {
-    async fn renew(&self) -> Result<()> {
-        self.lease.renew().await
-    }
-
-    async fn set(&self, data: Bytes) -> Result<u64> {
-        self.lease.set(data).await
-    }
-
-    async fn release(&self) -> Result<()> {
-        let (done, released) = oneshot::channel();
-        self.releases.send(done).map_err(|_| Error::unavailable("the task is gone"))?;
-        released.await.unwrap_or_else(|_| Err(Error::unavailable("the task is gone")))
     }
 }

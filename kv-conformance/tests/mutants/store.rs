@@ -11,10 +11,10 @@ use kv_core::{Error, ForeignWrite, Limits, Result, Value};
 use kv_memory::MemoryBackend;
 
 use crate::fault::Fault;
+use crate::home::Sharing;
 use crate::known_locks::lock;
 use crate::lease::faulty_grant;
 use crate::shared::Shared;
-use crate::sharing::Sharing;
 use crate::stream;
 
 /// One client of a store that is wrong in one way, if any.

@@ -5,6 +5,7 @@ use memchr::memchr;
 
 use super::answer::Answer;
 use super::entries::{Values, from_json};
+use super::lock::is_lock;
 use super::messages::Entry;
 use super::scan;
 use super::state::State;
@@ -39,7 +40,7 @@ enum Position {
 }
 
 impl ListingDecoder {
-    /// A decoder that keeps the entries whose keys begin with `prefix`.
+    /// A decoder that keeps the entries whose keys begin with `prefix`, except those of locks.
     pub(crate) fn new(prefix: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
@@ -100,9 +101,9 @@ impl ListingDecoder {
     fn take(&mut self, entries: Vec<Entry<'_>>) -> Result<()> {
         let mut values = Values::of(entries.iter().map(|entry| entry.value.map_or(0, <[u8]>::len)));
         for entry in entries {
-            // Entries outside the prefix are decoded as well: that is how an invalid one is found.
+            // Entries that are left out are decoded as well: that is how an invalid one is found.
             let data = values.decode(entry.value.unwrap_or_default())?;
-            if !entry.key.starts_with(&self.prefix) {
+            if !entry.key.starts_with(&self.prefix) || is_lock(&entry.key, entry.flags) {
                 continue;
             }
             self.entries.push((entry.key.into_owned(), Value { data, index: entry.modify_index }));

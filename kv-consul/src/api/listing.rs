@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::entries::{Values, decode, entries_of};
+use super::lock::is_lock;
 use super::state::{Scope, State};
 
 /// All entries of a scope at one moment. The values stay in the JSON that they came in until somebody needs them.
@@ -35,7 +36,11 @@ impl Listing {
         let mut state = State::with_capacity(entries.len());
         let mut values = Vec::with_capacity(entries.len());
         for entry in &entries {
-            state.push(&entry.key, entry.create_index, entry.modify_index);
+            if is_lock(&entry.key, entry.flags) {
+                state.push_lock(&entry.key, entry.create_index, entry.modify_index);
+            } else {
+                state.push(&entry.key, entry.create_index, entry.modify_index);
+            }
             let text = entry.value.unwrap_or_default();
             let start = if text.is_empty() { 0 } else { text.as_ptr() as usize - answer.body.as_ptr() as usize };
             values.push(start..start + text.len());
@@ -48,14 +53,14 @@ impl Listing {
         decode(&self.body[self.values[row].clone()])
     }
 
-    /// All entries, decoded.
+    /// All entries but those of locks, decoded.
     pub(crate) fn entries(&self) -> Result<Vec<(String, Value)>> {
         let mut values = Values::of(self.values.iter().map(ExactSizeIterator::len));
         let entry = |row: usize| {
             let data = values.decode(&self.body[self.values[row].clone()])?;
             Ok((self.state.key(row).to_owned(), Value { data, index: self.state.modify_index(row) }))
         };
-        (0..self.state.len()).map(entry).collect()
+        (0..self.state.len()).filter(|row| !self.state.is_lock(*row)).map(entry).collect()
     }
 }
 
@@ -64,6 +69,7 @@ mod tests {
     use hyper::StatusCode;
 
     use super::*;
+    use crate::api::lock::LOCK_FLAGS;
 
     #[test]
     fn a_listing_is_sorted_and_decoded() {
@@ -77,5 +83,17 @@ mod tests {
         let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix("")).expect("a listing");
         let entries = listing.entries().expect("its entries");
         assert_eq!(entries, [("a".to_owned(), Value::new("", 1)), ("b".to_owned(), Value::new("x", 2))]);
+    }
+
+    #[test]
+    fn entries_of_locks_are_in_the_state_alone() {
+        let entry =
+            |flags| format!(r#"[{{"Key":"a/.lock","Flags":{flags},"CreateIndex":1,"ModifyIndex":1,"Value":null}}]"#);
+        for (flags, is_lock) in [(LOCK_FLAGS, true), (0, false)] {
+            let answer = Answer { status: StatusCode::OK, index: Some(2), body: entry(flags).into() };
+            let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix("")).expect("a listing");
+            assert_eq!((listing.state.len(), listing.state.is_lock(0)), (1, is_lock));
+            assert_eq!(listing.entries().expect("its entries").is_empty(), is_lock);
+        }
     }
 }

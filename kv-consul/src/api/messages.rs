@@ -4,9 +4,6 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-/// The flags of every entry that Consul's own lock creates or may take, in its Go client and in `consul lock`.
-pub(crate) const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
-
 /// An entry, as reads return it (<https://developer.hashicorp.com/consul/api-docs/kv>).
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -37,7 +34,7 @@ pub(crate) struct Operation<'a> {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct KvOperation<'a> {
     pub(crate) verb: &'static str,
-    pub(crate) key: &'a str,
+    pub(crate) key: Cow<'a, str>,
     /// Base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) value: Option<String>,

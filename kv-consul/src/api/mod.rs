@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod decoder;
 pub(crate) mod entries;
 pub(crate) mod listing;
+pub(crate) mod lock;
 pub(crate) mod messages;
 pub(crate) mod path;
 mod scan;

@@ -9,6 +9,8 @@ use std::ops::Range;
 pub(crate) struct State {
     keys: String,
     rows: Vec<Row>,
+    /// Which rows are entries of locks, in order. They are few.
+    locks: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -42,6 +44,11 @@ impl Scope<'_> {
         match self {
             Self::Prefix(text) | Self::Key(text) => text,
         }
+    }
+
+    /// Whether the entries of locks are left out: a prefix is about data, and a key is that of one lock's entry.
+    pub(crate) fn hides_locks(self) -> bool {
+        matches!(self, Self::Prefix(_))
     }
 }
 
@@ -80,13 +87,24 @@ impl ScopeBuf {
 
 impl State {
     pub(crate) fn with_capacity(rows: usize) -> Self {
-        Self { keys: String::with_capacity(rows * 32), rows: Vec::with_capacity(rows) }
+        Self { keys: String::with_capacity(rows * 32), rows: Vec::with_capacity(rows), locks: Vec::new() }
     }
 
     /// Adds a row. Its key must come after all keys that are there.
     pub(crate) fn push(&mut self, key: &str, create: u64, modify: u64) {
         self.keys.push_str(key);
         self.rows.push(Row { end: self.keys.len(), create, modify });
+    }
+
+    /// Adds the row of a lock's entry, as [`push`](Self::push) does.
+    pub(crate) fn push_lock(&mut self, key: &str, create: u64, modify: u64) {
+        self.locks.push(self.rows.len());
+        self.push(key, create, modify);
+    }
+
+    /// Whether a row is the entry of a lock, which no watch of data shows ([clause L10](kv_core::contract)).
+    pub(crate) fn is_lock(&self, row: usize) -> bool {
+        self.locks.binary_search(&row).is_ok()
     }
 
     pub(crate) fn len(&self) -> usize {

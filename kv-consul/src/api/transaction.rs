@@ -1,5 +1,7 @@
 //! Transactions: kv-core's operations as Consul's, and what the answer means.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::StatusCode;
@@ -7,6 +9,7 @@ use kv_core::backend::{Check, Operation as Write, Txn};
 use kv_core::{Error, Result};
 
 use super::answer::Answer;
+use super::lock::entry_of;
 use super::messages::{KvOperation, Operation, TxnAnswer};
 use crate::error::{Refusal, excerpt, refusal};
 
@@ -30,8 +33,8 @@ pub(crate) struct Refused {
 }
 
 impl<'a> Operation<'a> {
-    fn new(verb: &'static str, key: &'a str) -> Self {
-        Self { kv: KvOperation { verb, key, ..KvOperation::default() } }
+    fn new(verb: &'static str, key: impl Into<Cow<'a, str>>) -> Self {
+        Self { kv: KvOperation { verb, key: key.into(), ..KvOperation::default() } }
     }
 
     /// Requires that a key has an index, or, for 0, that it does not exist.
@@ -45,7 +48,7 @@ impl<'a> Operation<'a> {
     }
 
     /// Requires that a session holds the lock on a key.
-    pub(crate) fn check_session(key: &'a str, session: &'a str) -> Self {
+    pub(crate) fn check_session(key: impl Into<Cow<'a, str>>, session: &'a str) -> Self {
         let mut operation = Self::new("check-session", key);
         operation.kv.session = Some(session);
         operation
@@ -95,7 +98,7 @@ impl<'a> Operation<'a> {
 pub(crate) fn operations(txn: &Txn, fresh_flags: impl Fn() -> u64) -> impl Iterator<Item = Operation<'_>> {
     let checks = txn.checks.iter().map(|check| match check {
         Check::Index { key, index } => Operation::check_index(key, *index),
-        Check::Held(guard) => Operation::check_session(&guard.key, &guard.owner),
+        Check::Held(guard) => Operation::check_session(entry_of(&guard.key), &guard.owner),
     });
     let writes = txn.operations.iter().map(move |write| match write {
         Write::Set { key, data } => Operation::set(key, data, fresh_flags()),

@@ -4,4 +4,5 @@ pub(crate) mod ephemeral_key;
 pub(crate) mod lock;
 mod owned;
 mod pending;
+mod place;
 mod session;

@@ -9,29 +9,29 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until};
 use tracing::Instrument as _;
 
-use super::owned::{ConsulLease, Use};
+use super::owned::ConsulLease;
+use super::place::Place;
 use super::session::Session;
 use crate::shared::Shared;
 
-/// A session whose key it does not hold yet. Dropping it destroys the session in the background.
+/// A session that does not hold its entry yet. Dropping it destroys the session in the background.
 pub(super) struct PendingLease {
     session: Session,
-    key: String,
 }
 
 impl PendingLease {
-    /// Creates the session of a lease on `key`.
-    pub(super) async fn create(shared: &Arc<Shared>, key: &str, ttl: Duration) -> Result<Self> {
-        let (shared, name) = (shared.clone(), key.to_owned());
+    /// Creates the session of a lease.
+    pub(super) async fn create(shared: &Arc<Shared>, place: &Place, ttl: Duration) -> Result<Self> {
+        let (background, shared, name) = (&shared.background, shared.clone(), place.name.clone());
         let (send, created) = oneshot::channel();
         // Only the answer tells the session's identifier. So a task waits for it even if the caller gives up; then the
         // session cannot be sent to the caller, is dropped, and is destroyed by that.
         let creating = async move {
             let _ = send.send(Session::create(shared, &name, ttl).await);
         };
-        tokio::spawn(creating.in_current_span());
+        background.spawn(creating.in_current_span());
         let session = created.await.unwrap_or_else(|_| Err(Error::unavailable("the runtime is shutting down")))?;
-        Ok(Self { session, key: key.to_owned() })
+        Ok(Self { session })
     }
 
     /// The identifier of its session.
@@ -41,7 +41,7 @@ impl PendingLease {
 
     /// Waits until a renewal is due, and renews. Whether that worked shows in the next use of the session.
     pub(super) async fn keep_alive(&self) {
-        sleep_until(self.session.since() + self.session.ttl / 3).await;
+        sleep_until(self.session.since().timer() + self.session.ttl / 3).await;
         if !matches!(self.session.renew().await, Ok(true)) {
             sleep(self.session.ttl / 12).await;
         }
@@ -53,11 +53,11 @@ impl PendingLease {
         !is_due || matches!(self.session.renew().await, Ok(true))
     }
 
-    /// Hands out the lease, whose session holds the key now.
-    pub(super) fn grant(self, token: u64, use_: Use) -> Grant {
-        let Self { session, key } = self;
+    /// Hands out the lease, whose session holds the entry of the place now.
+    pub(super) fn grant(self, token: u64, place: Place) -> Grant {
+        let Self { session } = self;
         let (ttl, since) = (session.ttl, session.since());
-        let guard = Guard { key: key.clone(), owner: session.id.clone(), token };
-        Grant { lease: Box::new(ConsulLease { session, key, use_ }), ttl, since, guard }
+        let guard = Guard { key: place.name.clone(), owner: session.id.clone(), token };
+        Grant { lease: Box::new(ConsulLease { session, place }), ttl, since, guard }
     }
 }

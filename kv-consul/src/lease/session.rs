@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use kv_core::backend::fate::Idempotence;
+use kv_core::clock::Moment;
 use kv_core::{Error, Result};
 use serde::de::IgnoredAny;
-use tokio::time::Instant;
 
 use crate::api::messages::{CreatedSession, NewSession};
 use crate::error::ttl_bounds;
@@ -25,17 +25,17 @@ pub(super) struct Session {
     pub(super) id: String,
     pub(super) ttl: Duration,
     /// When the last successful request that created or renewed it was sent.
-    since: Mutex<Instant>,
+    since: Mutex<Moment>,
     open: AtomicBool,
 }
 
 impl Session {
-    /// Creates a session for a lease on `key`.
+    /// Creates a session for a lease on a key or lock.
     ///
-    /// It has no health check, so that only the time to live ends it. Its key is deleted with it.
-    pub(super) async fn create(shared: Arc<Shared>, key: &str, ttl: Duration) -> Result<Self> {
+    /// It has no health check, so that only the time to live ends it. What it holds is deleted with it.
+    pub(super) async fn create(shared: Arc<Shared>, name: &str, ttl: Duration) -> Result<Self> {
         let body = serde_json::to_vec(&NewSession {
-            name: &format!("kv lease on {key}"),
+            name: &format!("kv lease on {name}"),
             ttl: go_text(ttl),
             lock_delay: go_text(shared.lock_delay),
             behavior: "delete",
@@ -43,7 +43,7 @@ impl Session {
             checks: [],
         });
         let body = body.map_err(|error| Error::unexpected_answer("a session cannot be JSON").with_source(error))?;
-        let since = Instant::now();
+        let since = Moment::now();
         let client = shared.client()?;
         let target = client.target("/v1/session/create", &[]);
         let answer = client.put(target, body.into(), Idempotence::Once).await.map_err(|error| match &error {
@@ -66,7 +66,7 @@ impl Session {
 
     /// Starts the time to live anew; false if the session has ended.
     pub(super) async fn renew(&self) -> Result<bool> {
-        let began = Instant::now();
+        let began = Moment::now();
         let client = self.shared.client()?;
         let target = client.target(&format!("/v1/session/renew/{}", self.id), &[]);
         let answer = client.put(target, Bytes::new(), Idempotence::Repeatable).await?;
@@ -97,7 +97,7 @@ impl Session {
     }
 
     /// When the time to live last began.
-    pub(super) fn since(&self) -> Instant {
+    pub(super) fn since(&self) -> Moment {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -117,14 +117,12 @@ impl Drop for Session {
             return;
         }
         // Without a runtime nothing can be sent, and the time to live ends the session.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (shared, id) = (self.shared.clone(), std::mem::take(&mut self.id));
-            runtime.spawn(async move {
-                if let Err(error) = destroy(&shared, &id).await {
-                    tracing::debug!(%error, "an unused session could not be destroyed; its time to live ends it");
-                }
-            });
-        }
+        let (shared, id) = (self.shared.clone(), std::mem::take(&mut self.id));
+        self.shared.background.spawn(async move {
+            if let Err(error) = destroy(&shared, &id).await {
+                tracing::debug!(%error, "an unused session could not be destroyed; its time to live ends it");
+            }
+        });
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) struct Change {
     pub(crate) index: u64,
     /// The row of the newer state that has the value; none for a deletion.
     pub(crate) row: Option<usize>,
+    /// Whether it is a change of a lock's entry, which is no data.
+    pub(crate) is_lock: bool,
 }
 
 /// What changed in a scope from `older` to `newer`, which was seen at `index`; sorted by key.
@@ -24,8 +26,8 @@ pub(crate) fn changes(older: &State, newer: &State, scope: Scope<'_>, index: u64
     let (ours, theirs) = (older.rows(scope), newer.rows(scope));
     let (mut at, mut to) = (ours.start, theirs.start);
     let mut changes = Vec::new();
-    let mut add = |key: &str, event_type, index, row| {
-        changes.push(Change { key: key.to_owned(), event_type, index, row });
+    let mut add = |key: &str, event_type, index, row, is_lock| {
+        changes.push(Change { key: key.to_owned(), event_type, index, row, is_lock });
     };
     while at < ours.end || to < theirs.end {
         let which = match (at < ours.end, to < theirs.end) {
@@ -34,16 +36,23 @@ pub(crate) fn changes(older: &State, newer: &State, scope: Scope<'_>, index: u64
             _ => Ordering::Greater,
         };
         match which {
-            Ordering::Less => add(older.key(at), EventType::Delete, index, None),
-            Ordering::Greater => add(newer.key(to), EventType::Create, newer.modify_index(to), Some(to)),
+            Ordering::Less => add(older.key(at), EventType::Delete, index, None, older.is_lock(at)),
+            Ordering::Greater => {
+                add(newer.key(to), EventType::Create, newer.modify_index(to), Some(to), newer.is_lock(to));
+            }
             Ordering::Equal => {
                 let (created, modified) = (newer.create_index(to), newer.modify_index(to));
+                let (was_lock, is_lock) = (older.is_lock(at), newer.is_lock(to));
                 if older.create_index(at) != created {
                     let before = Some(created.saturating_sub(1)).filter(|before| *before > older.modify_index(at));
-                    add(newer.key(to), EventType::Delete, before.unwrap_or(created), None);
-                    add(newer.key(to), EventType::Create, modified, Some(to));
+                    add(newer.key(to), EventType::Delete, before.unwrap_or(created), None, was_lock);
+                    add(newer.key(to), EventType::Create, modified, Some(to), is_lock);
+                } else if was_lock != is_lock {
+                    // A foreign program made data of a lock's entry, or the other way round.
+                    add(newer.key(to), EventType::Delete, modified, None, was_lock);
+                    add(newer.key(to), EventType::Create, modified, Some(to), is_lock);
                 } else if older.modify_index(at) != modified {
-                    add(newer.key(to), EventType::Update, modified, Some(to));
+                    add(newer.key(to), EventType::Update, modified, Some(to), is_lock);
                 }
             }
         }
@@ -51,6 +60,11 @@ pub(crate) fn changes(older: &State, newer: &State, scope: Scope<'_>, index: u64
         to += usize::from(which != Ordering::Less);
     }
     changes
+}
+
+/// Whether a watch of a scope is concerned by any of these changes, which are in that scope.
+pub(crate) fn concern(changes: &[Change], scope: Scope<'_>) -> bool {
+    changes.iter().any(|change| !(change.is_lock && scope.hides_locks()))
 }
 
 /// The part of sorted changes that is in a scope.
@@ -115,6 +129,28 @@ mod tests {
         let changes = super::changes(&state(&[("a", 1, 1)]), &newer, Scope::Prefix(""), 2);
         assert_eq!(newer.key(changes[0].row.expect("a creation")), "b");
         assert_eq!((newer.len(), newer.modify_index(0), newer.modify_index(1)), (2, 1, 2));
+    }
+
+    #[test]
+    fn changes_of_locks_concern_no_data() {
+        let lock = |create, modify| {
+            let mut state = State::default();
+            state.push_lock("a/.lock", create, modify);
+            state
+        };
+        let compare = |older: &State, newer: &State| -> Vec<(EventType, bool)> {
+            let changes = super::changes(older, newer, Scope::Prefix(""), 9);
+            assert_eq!(concern(&changes, Scope::Prefix("")), changes.iter().any(|change| !change.is_lock));
+            assert!(concern(&changes, Scope::Key("a/.lock")));
+            changes.into_iter().map(|change| (change.event_type, change.is_lock)).collect()
+        };
+        let (none, data) = (State::default(), state(&[("a/.lock", 1, 2)]));
+        assert_eq!(compare(&none, &lock(1, 1)), [(Create, true)]);
+        assert_eq!(compare(&lock(1, 1), &lock(1, 2)), [(Update, true)]);
+        assert_eq!(compare(&lock(1, 1), &lock(3, 3)), [(Delete, true), (Create, true)]);
+        assert_eq!(compare(&lock(1, 1), &none), [(Delete, true)]);
+        assert_eq!(compare(&lock(1, 1), &data), [(Delete, true), (Create, false)]);
+        assert_eq!(compare(&data, &lock(1, 3)), [(Delete, false), (Create, true)]);
     }
 
     #[test]

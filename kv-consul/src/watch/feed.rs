@@ -21,6 +21,8 @@ pub(super) struct Feeds {
 pub(super) struct Inner {
     next: u64,
     pub(super) feeds: Vec<Feed>,
+    /// Prefixes that the token may not list, although it may list what is below them. None of them begins with another.
+    refused: Vec<String>,
 }
 
 /// One query with the watches that it feeds. Its task ends when it is dropped.
@@ -95,6 +97,11 @@ impl Inner {
         start
     }
 
+    /// Whether a query of this prefix, or of one below it, was refused.
+    pub(super) fn is_refused(&self, prefix: &str) -> bool {
+        self.refused.iter().any(|refused| refused.starts_with(prefix))
+    }
+
     fn find(&mut self, id: u64) -> Option<&mut Feed> {
         self.feeds.iter_mut().find(|feed| feed.id == id)
     }
@@ -165,6 +172,46 @@ impl Feeds {
         woken
     }
 
+    /// Ends the watches of a feed that have one of these keys in their scope.
+    pub(super) fn refuse(&self, id: u64, keys: &[&str], error: impl Fn() -> Error) {
+        let mut inner = self.lock();
+        let Some(feed) = inner.find(id) else { return };
+        let is_refused = |slot: &mut Arc<Slot>| keys.iter().any(|key| slot.scope.as_scope().has(key));
+        for slot in feed.slots.extract_if(.., is_refused) {
+            slot.fail(error());
+        }
+    }
+
+    /// Whether a watch of a feed saw something in its scope before, and would now see nothing.
+    pub(super) fn empties(&self, id: u64, before: &State, now: &State) -> bool {
+        let mut inner = self.lock();
+        let is_emptied = |slot: &Arc<Slot>| {
+            let scope = slot.scope.as_scope();
+            !before.rows(scope).is_empty() && now.rows(scope).is_empty()
+        };
+        inner.find(id).is_some_and(|feed| feed.slots.iter().any(is_emptied))
+    }
+
+    /// Replaces a merged feed, whose query was refused, by feeds of exactly what is watched. None if it is not merged.
+    pub(super) fn split(&self, id: u64) -> Option<Vec<Start>> {
+        let mut inner = self.lock();
+        inner.find(id).filter(|feed| feed.merged)?;
+        let mut feed = inner.remove(id)?;
+        // The caller is the task of this feed, and goes on until it has started the others.
+        feed.task = None;
+        let refused = feed.scope.start();
+        inner.refused.retain(|other| !refused.starts_with(other.as_str()));
+        inner.refused.push(refused.to_owned());
+        let mut starts: Vec<Start> = Vec::new();
+        for slot in std::mem::take(&mut feed.slots) {
+            match starts.iter().find(|start| start.scope == slot.scope).map(|start| start.id) {
+                Some(id) => inner.find(id)?.slots.push(slot),
+                None => starts.push(inner.add(slot.scope.clone(), vec![slot], None)),
+            }
+        }
+        Some(starts)
+    }
+
     /// Ends all watches of a feed, each with an error of its own.
     pub(super) fn fail(&self, id: u64, error: impl Fn() -> Error) {
         let Some(feed) = self.lock().remove(id) else { return };
@@ -176,7 +223,42 @@ impl Feeds {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use hyper::StatusCode;
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::api::answer::Answer;
+
+    fn slot(prefix: &str) -> Arc<Slot> {
+        let answer = Answer { status: StatusCode::NOT_FOUND, index: Some(1), body: Bytes::new() };
+        let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix(prefix)).expect("a listing");
+        Arc::new(Slot::new(ScopeBuf::Prefix(prefix.to_owned()), &listing))
+    }
+
+    #[test]
+    fn a_merged_feed_is_split_into_what_is_watched() {
+        let feeds = Feeds::default();
+        let slots = ["app/a/", "app/b/", "app/a/"].map(slot);
+        let merged = feeds.lock().add_merged(ScopeBuf::Prefix("app/".to_owned()), slots.to_vec()).id;
+        let starts = feeds.split(merged).expect("it is merged");
+        let scopes: Vec<_> = starts.iter().map(|start| start.scope.start()).collect();
+        assert_eq!(scopes, ["app/a/", "app/b/"]);
+        let inner = feeds.lock();
+        assert_eq!(inner.feeds.iter().map(|feed| feed.slots.len()).collect::<Vec<_>>(), [2, 1]);
+        assert!(inner.is_refused("app/") && inner.is_refused("ap") && !inner.is_refused("app/a/"));
+        drop(inner);
+        assert!(feeds.split(starts[0].id).is_none(), "what is watched itself cannot be split");
+    }
+
+    #[test]
+    fn watches_without_access_end_alone() {
+        let feeds = Feeds::default();
+        let slots = ["app/a/", "app/b/"].map(slot);
+        let merged = feeds.lock().add_merged(ScopeBuf::Prefix("app/".to_owned()), slots.to_vec()).id;
+        feeds.refuse(merged, &["app/b/key"], || Error::permission_denied("not permitted"));
+        assert!(feeds.lock().feeds[0].slots.iter().all(|slot| slot.scope.start() == "app/a/"));
+    }
 
     #[test]
     fn a_feed_that_nobody_watches_is_removed() {

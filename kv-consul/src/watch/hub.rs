@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use kv_core::backend::Snapshot;
 use kv_core::{Error, Result};
+use tokio::time::Instant;
 
 use super::feed::{Feeds, Inner, Start};
+use super::history::History;
 use super::query::Query;
-use super::recent::Recent;
 use super::slot::Slot;
 use super::subscription::Subscription;
 use crate::api::listing::Listing;
 use crate::api::path;
-use crate::api::state::{Scope, ScopeBuf, State};
+use crate::api::state::{ScopeBuf, State};
 use crate::read;
 use crate::transport::client::Client;
 
@@ -30,48 +31,45 @@ impl Hub {
     /// Watches a prefix for changes with an index above `after`; 0 means from now on.
     ///
     /// # Errors
-    /// [`Error::Compacted`] if something changed after `after` and no listing of that index is remembered.
-    pub(crate) async fn watch(&self, recent: &Recent, prefix: &str, after: u64) -> Result<Subscription> {
-        let base = read::listing(&self.client, Scope::Prefix(prefix)).await?;
-        let older = if after == 0 { None } else { recent.recall(prefix, after) };
-        // Consul keeps no record of deletions. Without the older listing we can only verify that nothing changed.
-        if after != 0 && base.index > after && older.is_none() {
-            return Err(Error::Compacted { after, oldest: Some(base.index) });
+    /// [`Error::Compacted`] if no listing of that index is remembered, unless it is certain that nothing has changed.
+    pub(crate) async fn watch(&self, history: &History, prefix: &str, after: u64) -> Result<Subscription> {
+        let base = read::first_listing(&self.client, prefix).await?;
+        let older = if after == 0 { None } else { history.recent.recall(prefix, after) };
+        // Consul keeps no record of deletions. Without the older listing we can only verify that nothing changed. A
+        // prefix whose index is smaller may have been restored from a snapshot, or Consul forgot its last deletion
+        // (clause E8).
+        let is_unchanged = base.index == after && history.moments.is_recent(after, Instant::now());
+        if after != 0 && older.is_none() && !is_unchanged {
+            return Err(Error::Compacted { after, oldest: Some(base.index).filter(|oldest| *oldest > after) });
         }
         Ok(self.subscribe(ScopeBuf::Prefix(prefix.to_owned()), base, after, older))
     }
 
     /// Lists a prefix, and watches it from there.
-    pub(crate) async fn observe(&self, recent: &Recent, prefix: &str) -> Result<(Snapshot, Subscription)> {
-        let base = read::listing(&self.client, Scope::Prefix(prefix)).await?;
-        recent.remember(prefix, base.index, base.state.clone());
+    pub(crate) async fn observe(&self, history: &History, prefix: &str) -> Result<(Snapshot, Subscription)> {
+        let base = read::first_listing(&self.client, prefix).await?;
+        history.recent.remember(prefix, base.index, base.state.clone());
         let snapshot = Snapshot { entries: base.entries()?, index: base.index };
         Ok((snapshot, self.subscribe(ScopeBuf::Prefix(prefix.to_owned()), base, 0, None)))
     }
 
-    /// Watches one key from what a listing of it showed.
+    /// Watches the entry of one lock from what a listing of it showed.
     pub(crate) fn watch_key(&self, key: &str, base: Listing) -> Subscription {
         self.subscribe(ScopeBuf::Key(key.to_owned()), base, 0, None)
     }
 
-    /// Watches a scope from what a listing of it showed, for changes with an index above `after`.
+    /// Watches a scope from what a listing of it showed. Events have an index above `after`.
     ///
     /// With the state of an older listing, the changes since then come first.
     fn subscribe(&self, scope: ScopeBuf, base: Listing, after: u64, older: Option<Arc<State>>) -> Subscription {
         let slot = Arc::new(Slot::new(scope, &base));
         let start = (base.state.clone(), base.index);
-        // Everything that differs from the older state came after it, whatever its index is.
-        let skipped = if older.is_some() { 0 } else { after };
         if let Some(older) = older {
             slot.step_back(older, after, base);
         }
         let starts = place(&mut self.feeds.lock(), &slot, start, self.client.queries());
-        for Start { id, scope, index, kick } in starts {
-            let (feeds, client) = (Arc::downgrade(&self.feeds), self.client.clone());
-            let query = Query { feeds, client, id, scope, index, kick };
-            self.feeds.started(id, tokio::spawn(query.run()).abort_handle());
-        }
-        Subscription::new(slot, self.feeds.clone(), skipped)
+        Query::spawn_all(&self.feeds, &self.client, starts);
+        Subscription::new(slot, self.feeds.clone(), after)
     }
 }
 
@@ -98,6 +96,9 @@ fn merge(inner: &mut Inner, slot: Arc<Slot>, left: usize) -> Vec<Start> {
     let (mut starts, mut unplaced) = (Vec::new(), Some(slot));
     for prefix in prefixes {
         let scope = ScopeBuf::Prefix(path::queryable(&prefix).to_owned());
+        if inner.is_refused(scope.start()) {
+            continue;
+        }
         let covered = inner.feeds.iter_mut().filter(|feed| scope.covers(&feed.scope));
         let mut slots: Vec<Arc<Slot>> = covered.flat_map(|feed| std::mem::take(&mut feed.slots)).collect();
         slots.extend(unplaced.take_if(|slot| scope.covers(&slot.scope)));

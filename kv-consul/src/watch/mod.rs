@@ -3,8 +3,10 @@
 mod deletions;
 mod diff;
 mod feed;
+pub(crate) mod history;
 pub(crate) mod hub;
+mod moments;
 mod query;
-pub(crate) mod recent;
+mod recent;
 mod slot;
 pub(crate) mod subscription;

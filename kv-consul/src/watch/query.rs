@@ -9,11 +9,12 @@ use kv_core::{Error, Result};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::deletions::date_deletions;
-use super::feed::Feeds;
+use super::deletions::{date_deletions, undated};
+use super::diff::Change;
+use super::feed::{Feeds, Start};
 use super::slot::{Changes, Update};
 use crate::api::listing::Listing;
-use crate::api::state::ScopeBuf;
+use crate::api::state::{ScopeBuf, State};
 use crate::config::NAME;
 use crate::read;
 use crate::transport::client::Client;
@@ -38,6 +39,9 @@ const AFTER_FAILURE: (Duration, Duration) = (Duration::from_millis(50), Duration
 /// event is, and keeps a busy store from being asked after each of its writes.
 const AFTER_NOTHING: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
+/// Of how many keys that are gone from one listing Consul is asked whether the token may still read them.
+const PROBED: usize = 512;
+
 /// A query, which its task owns.
 pub(super) struct Query {
     pub(super) feeds: Weak<Feeds>,
@@ -61,23 +65,42 @@ enum Next {
 }
 
 impl Query {
+    /// Starts the queries of new feeds.
+    pub(super) fn spawn_all(feeds: &Arc<Feeds>, client: &Arc<Client>, starts: Vec<Start>) {
+        for Start { id, scope, index, kick } in starts {
+            let query = Self { feeds: Arc::downgrade(feeds), client: client.clone(), id, scope, index, kick };
+            feeds.started(id, tokio::spawn(query.run()).abort_handle());
+        }
+    }
+
     /// Runs until nobody needs the query any more, or it fails permanently.
     pub(super) async fn run(mut self) {
         let mut recovery = Recovery::new(NAME, "watch", Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1));
         let mut idle = Backoff::new(AFTER_NOTHING.0, AFTER_NOTHING.1);
         let mut wait = FIRST_WAIT;
         loop {
-            let asked = Instant::now();
-            let pause = match self.ask(wait).await {
-                Ok(listing) => {
+            let (asked, from) = (Instant::now(), self.index);
+            let answered = match self.ask(wait).await {
+                Ok(listing) => self.take(listing).await,
+                Err(error) => Err(error),
+            };
+            let pause = match answered {
+                Ok(next) => {
                     recovery.worked();
-                    match self.take(listing).await {
+                    match next {
                         Next::End => return,
                         Next::Changed => {
                             idle.reset();
                             continue;
                         }
-                        Next::Nothing if asked.elapsed() < wait => idle.next(),
+                        Next::Nothing if asked.elapsed() < wait => {
+                            // An early answer with the same index comes from a store that is being replaced. In the new
+                            // one that index may be in the future.
+                            if self.index == from {
+                                self.index = 0;
+                            }
+                            idle.next()
+                        }
                         Next::Nothing => {
                             wait = (wait * 2).min(WAIT);
                             continue;
@@ -105,6 +128,11 @@ impl Query {
     fn ends_with(&self, error: &Error) -> bool {
         let Some(feeds) = self.feeds.upgrade() else { return true };
         if let Error::PermissionDenied { context, .. } = error {
+            // The token may be permitted to list each prefix that is watched, but not the one that covers them all.
+            if let Some(starts) = feeds.split(self.id) {
+                Self::spawn_all(&feeds, &self.client, starts);
+                return true;
+            }
             feeds.fail(self.id, || Error::permission_denied(&context.reason));
             return true;
         }
@@ -130,26 +158,51 @@ impl Query {
                 () = self.kick.notified() => {}
             }
             let listing = read::listing(&client, scope.as_scope()).await?;
-            self.take(listing).await;
+            self.take(listing).await?;
             looked = true;
         }
     }
 
     /// Compares a listing with the state before, and hands the difference to the watches.
-    async fn take(&mut self, mut listing: Listing) -> Next {
+    async fn take(&mut self, mut listing: Listing) -> Result<Next> {
         let (before, now) = (self.index, listing.index);
+        let compared = self.feeds.upgrade().and_then(|feeds| feeds.compare(self.id, &mut listing));
+        let Some((state, mut changes)) = compared else { return Ok(Next::End) };
+        if let Some(state) = &state {
+            self.refuse_unreadable(state, &listing, &changes).await?;
+        }
+        date_deletions(&self.client, &mut changes, before, now).await;
         // An index that goes backwards belongs to another history, so the next query reads at once.
         self.index = if now < before { 0 } else { now };
-        let compared = self.feeds.upgrade().and_then(|feeds| feeds.compare(self.id, &mut listing));
-        let Some((state, mut changes)) = compared else { return Next::End };
-        date_deletions(&self.client, &mut changes, before, now).await;
         let changes = Arc::new(Changes::of(changes, &listing));
         let update = Update { listing, before: state, changes };
-        match self.feeds.upgrade().map(|feeds| feeds.publish(self.id, update)) {
+        Ok(match self.feeds.upgrade().map(|feeds| feeds.publish(self.id, update)) {
             Some(true) => Next::Changed,
             Some(false) => Next::Nothing,
             None => Next::End,
+        })
+    }
+
+    /// Ends the watches that lost the permission to read ([clause E8](kv_core::contract)).
+    ///
+    /// Consul leaves out of a listing what the token may not read, which looks like a deletion. To ask about each
+    /// deletion would cost a request for each. So Consul is asked if nothing is left of what somebody watches, or if the
+    /// index did not grow as it does with every deletion.
+    async fn refuse_unreadable(&self, before: &State, listing: &Listing, changes: &[Change]) -> Result<()> {
+        let gone = undated(changes);
+        let gone: Vec<&str> = gone.iter().take(PROBED).map(|at| changes[*at].key.as_str()).collect();
+        let Some(feeds) = self.feeds.upgrade() else { return Ok(()) };
+        let is_suspicious = || listing.index <= self.index || feeds.empties(self.id, before, &listing.state);
+        if gone.is_empty() || !is_suspicious() {
+            return Ok(());
         }
+        drop(feeds);
+        let denied = read::denied(&self.client, &gone).await?;
+        let denied: Vec<&str> = denied.into_iter().filter_map(|at| gone.get(at).copied()).collect();
+        if let Some(feeds) = self.feeds.upgrade().filter(|_| !denied.is_empty()) {
+            feeds.refuse(self.id, &denied, || Error::permission_denied("the token may not read the prefix any more"));
+        }
+        Ok(())
     }
 }
 

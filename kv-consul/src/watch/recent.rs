@@ -39,10 +39,12 @@ impl Recent {
         }
     }
 
-    /// The state of a prefix at an index, if it is remembered.
+    /// The state of a prefix, or of one that contains it, at an index, if it is remembered.
     pub(crate) fn recall(&self, prefix: &str, index: u64) -> Option<Arc<State>> {
         let listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        listings.iter().find(|one| one.prefix == prefix && one.index == index).map(|one| one.state.clone())
+        // The latest one: after the store was restored, an index may come again.
+        let mut found = listings.iter().rev().filter(|one| prefix.starts_with(&one.prefix) && one.index == index);
+        found.next().map(|one| one.state.clone())
     }
 }
 
@@ -68,6 +70,7 @@ mod tests {
         let rows = |prefix, index| recent.recall(prefix, index).map(|state| state.len());
         assert_eq!((rows("a", 1), rows("a", 2), rows("b", 1)), (Some(4), Some(2), Some(3)));
         assert_eq!((rows("a", 3), rows("c", 1)), (None, None));
+        assert_eq!(rows("ab", 2), Some(2), "a listing has everything below its prefix");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kv_core::{Error, Result};
 use tokio::time::Instant;
 
-use super::diff::{Change, changes, of_scope};
+use super::diff::{Change, changes, concern, of_scope};
 use crate::api::listing::Listing;
 use crate::api::state::{ScopeBuf, State};
 
@@ -102,7 +102,7 @@ impl Slot {
         }
         let known = update.before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &cell.seen.state));
         let same = if known {
-            of_scope(&update.changes.all, scope).is_empty()
+            !concern(of_scope(&update.changes.all, scope), scope)
         } else {
             cell.seen.state.is_same(&update.listing.state, scope)
         };

@@ -16,9 +16,7 @@ use super::slot::{Changes, Slot};
 pub(crate) struct Subscription {
     slot: Arc<Slot>,
     feeds: Arc<Feeds>,
-    /// Events up to this index are not delivered.
-    after: u64,
-    /// The largest index that was delivered or seen.
+    /// The largest index that was delivered or seen. No event has a smaller one.
     floor: u64,
     queue: VecDeque<Event>,
     /// The error that ends the watch once the queue is empty.
@@ -28,8 +26,10 @@ pub(crate) struct Subscription {
 
 impl Subscription {
     pub(super) fn new(slot: Arc<Slot>, feeds: Arc<Feeds>, after: u64) -> Self {
-        let floor = slot.seen_index().max(after);
-        Self { slot, feeds, after, floor, queue: VecDeque::new(), last: None, ended: false }
+        // Every change is news, whatever its index is: a restored store has entries with small indices. But the index of
+        // an event is greater than the one from which the watch was opened (clause E1).
+        let floor = slot.seen_index().max(after.saturating_add(1));
+        Self { slot, feeds, floor, queue: VecDeque::new(), last: None, ended: false }
     }
 
     /// Waits until something in the scope of the query changed.
@@ -48,7 +48,7 @@ impl Subscription {
         };
         let start = all.partition_point(|change| change.key.as_str() < self.slot.scope.start());
         let own = of_scope(all, self.slot.scope.as_scope()).iter().zip(&values[start..]);
-        let mut own: Vec<_> = own.filter(|(change, _)| change.index > self.after).collect();
+        let mut own: Vec<_> = own.filter(|(change, _)| !change.is_lock).collect();
         // A stable sort keeps a deletion before the creation that follows it.
         own.sort_by_key(|(change, _)| change.index);
         for (change, value) in own {

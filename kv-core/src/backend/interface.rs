@@ -100,6 +100,19 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Takes the lock on `key` if nobody holds it or waits for it; `None` otherwise.
     async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>>;
+
+    /// Waits until everything that the backend gives back in the background is given back
+    /// ([clause L12](crate::contract)); see [`background`](super::background).
+    ///
+    /// [`Kv::close`](crate::Kv::close) calls it within the request timeout, after it has released every lease that it
+    /// knows of and ended every wait for a lock. From then on the backend opens no connection for background work.
+    /// It may be called more than once. Without background work the default is right.
+    ///
+    /// # Errors
+    /// Whatever kept something from being given back.
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What [`Backend::list`] returns: entries in any order, each key once, at one point in history.

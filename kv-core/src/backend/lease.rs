@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::txn::Guard;
 use crate::Result;
+use crate::clock::Moment;
 
 /// A lease on one key, held by one handle: the store's side of a lock or of an ephemeral key.
 ///
@@ -43,7 +43,7 @@ pub struct Grant {
     pub ttl: Duration,
     /// When the request that granted the lease, or the last renewal since, *began*: before it was sent
     /// ([clause L6](crate::contract::CLAUSES#L6)).
-    pub since: Instant,
+    pub since: Moment,
     /// What a transaction needs to check that the lease still stands, with the fencing token in it
     /// ([clause L5](crate::contract::CLAUSES#L5)).
     pub guard: Guard,

@@ -14,10 +14,13 @@
 //! | which error an unknown outcome is | [`fate`] |
 //! | operations that travel together | [`batch`] |
 //! | connections and queues of one runtime | [`runtime`] |
+//! | what is given back in the background | [`background`] |
+//! | the clock of leases | [`clock`](crate::clock) |
 //! | certificates (feature `tls`) | `tls` |
 //! | events that an operator needs | [`observability`](crate::observability) |
 
 pub(crate) mod address;
+pub mod background;
 pub mod backoff;
 pub mod batch;
 pub mod call;

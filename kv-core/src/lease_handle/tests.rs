@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::backend::{Backend, EventStream, Grant, Guard, Lease, Snapshot, Txn};
 use crate::caller::Caller;
-use crate::clock::suspend;
+use crate::clock::{Moment, suspend};
 use crate::{Error, Kv, Limits, Result, Value};
 
 use super::LeaseHandle;
@@ -95,15 +95,17 @@ impl Lease for Counting {
 }
 
 fn caller() -> Caller {
-    Caller { backend: Arc::new(Unused), root: "".into(), timeout: Kv::DEFAULT_TIMEOUT }
+    Caller::new(Arc::new(Unused), Kv::DEFAULT_TIMEOUT)
 }
 
 fn held(suspended: Duration) -> (LeaseHandle, Arc<AtomicUsize>) {
     let renewals = Arc::<AtomicUsize>::default();
     let lease = Box::new(Counting { renewals: renewals.clone(), suspended });
     let guard = Guard { key: "key".to_owned(), owner: String::new(), token: 7 };
-    let grant = Grant { lease, ttl: TTL, since: Instant::now(), guard };
-    (LeaseHandle::new(caller(), "key", grant), renewals)
+    let grant = Grant { lease, ttl: TTL, since: Moment::now(), guard };
+    let caller = caller();
+    let place = caller.place("key").expect("it is open");
+    (LeaseHandle::new(caller, "key", grant, place).expect("it is open"), renewals)
 }
 
 fn is_lost<T>(result: Result<T>) -> bool {
@@ -113,7 +115,7 @@ fn is_lost<T>(result: Result<T>) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_lease_lapses_while_the_machine_is_suspended() {
     let (held, renewals) = held(Duration::ZERO);
-    suspend(TTL - Duration::from_secs(1));
+    suspend(TTL * 9 / 10);
     held.renew().await.expect("within its time");
     suspend(TTL);
     assert!(held.guard(&caller()).is_err(), "a guard of a lease that has lapsed");

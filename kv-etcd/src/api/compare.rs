@@ -10,10 +10,9 @@ pub(crate) fn equal(target: CompareTarget, key: Bytes, operand: Operand) -> Comp
     Compare { target: target.into(), key, operand: Some(operand), range_end: Bytes::new() }
 }
 
-/// What holds if the key is the one that was created at revision `token` and is still on the lease.
+/// Comparisons that hold if the key is the one that was created at revision `token` and is still on the lease.
 ///
-/// Asked of the store rather than read from it: etcd 3.7 answers a range of keys alone from its index, which knows no
-/// leases. A comparison looks at the entry itself, in every version.
+/// Creation alone is not enough: a plain write by another client keeps the create revision and detaches the lease.
 pub(crate) fn owned_by(key: &Bytes, token: u64, lease: i64) -> Vec<Compare> {
     vec![
         equal(CompareTarget::Create, key.clone(), Operand::CreateRevision(signed(token))),
@@ -24,4 +23,9 @@ pub(crate) fn owned_by(key: &Bytes, token: u64, lease: i64) -> Vec<Compare> {
 /// A comparison that holds if the range has no key: what does not exist has revision 0.
 pub(crate) fn absent(range: Range) -> Compare {
     Compare { range_end: range.end, ..equal(CompareTarget::Create, range.key, Operand::CreateRevision(0)) }
+}
+
+/// A comparison that holds if no key of the range has a lease.
+pub(crate) fn unleased(range: Range) -> Compare {
+    Compare { range_end: range.end, ..equal(CompareTarget::Lease, range.key, Operand::Lease(0)) }
 }

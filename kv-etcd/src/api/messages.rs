@@ -76,6 +76,8 @@ pub(crate) const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ResponseHeader {
+    #[prost(uint64, tag = "1")]
+    pub(crate) cluster_id: u64,
     #[prost(int64, tag = "3")]
     pub(crate) revision: i64,
 }
@@ -83,7 +85,7 @@ pub(crate) struct ResponseHeader {
 /// An entry as ranges and events bring it.
 ///
 /// A range with `keys_only` promises the key and its revisions, and nothing else: `value` is empty, and from etcd 3.7 on
-/// so is the lease. So the lease is not among these fields; who must know it compares it (`CompareTarget::Lease`).
+/// `lease` is 0. A full range and the event of a put have both. The event of a deletion has the key and `mod_revision`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct KeyValue {
     #[prost(bytes = "bytes", tag = "1")]
@@ -94,6 +96,9 @@ pub(crate) struct KeyValue {
     pub(crate) mod_revision: i64,
     #[prost(bytes = "bytes", tag = "5")]
     pub(crate) value: Bytes,
+    /// 0: none.
+    #[prost(int64, tag = "6")]
+    pub(crate) lease: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
@@ -354,6 +359,8 @@ pub(crate) struct WatchCancelRequest {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct WatchResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
     #[prost(int64, tag = "2")]
     pub(crate) watch_id: i64,
     #[prost(bool, tag = "3")]
@@ -433,6 +440,9 @@ pub(crate) struct StatusResponse {
     /// The member id of the leader; 0: none.
     #[prost(uint64, tag = "4")]
     pub(crate) leader: u64,
+    /// What is wrong with the cluster, alarms included.
+    #[prost(string, repeated, tag = "8")]
+    pub(crate) errors: Vec<String>,
     #[prost(bool, tag = "10")]
     pub(crate) is_learner: bool,
 }

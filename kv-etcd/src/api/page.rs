@@ -20,8 +20,11 @@ pub(crate) struct Page {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
     pub(crate) key: &'a [u8],
+    pub(crate) create_revision: i64,
     pub(crate) mod_revision: i64,
     pub(crate) value: &'a [u8],
+    /// As in [`KeyValue`](super::messages::KeyValue): 0 in the answer to a range with `keys_only`.
+    pub(crate) lease: i64,
 }
 
 impl Page {
@@ -54,8 +57,10 @@ impl<'a> Entry<'a> {
         while let Some(field) = fields.next()? {
             match field {
                 (1, Content::Bytes(key)) => entry.key = key,
+                (2, Content::Number(revision)) => entry.create_revision = revision.cast_signed(),
                 (3, Content::Number(revision)) => entry.mod_revision = revision.cast_signed(),
                 (5, Content::Bytes(value)) => entry.value = value,
+                (6, Content::Number(lease)) => entry.lease = lease.cast_signed(),
                 _ => {}
             }
         }
@@ -141,8 +146,11 @@ mod tests {
     #[test]
     fn fields_that_nobody_knows_are_passed_over() {
         let (page, entries) = read(MESSAGE).expect("a page");
-        assert_eq!(page, Page { header: Some(ResponseHeader { revision: 300 }), more: true });
-        assert_eq!(entries, [Entry { key: b"k", mod_revision: 7, value: b"v" }]);
+        assert_eq!(
+            page,
+            Page { header: Some(ResponseHeader { revision: 300, ..ResponseHeader::default() }), more: true }
+        );
+        assert_eq!(entries, [Entry { key: b"k", mod_revision: 7, value: b"v", ..Entry::default() }]);
     }
 
     #[test]

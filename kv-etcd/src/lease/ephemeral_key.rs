@@ -1,4 +1,4 @@
-//! Ephemeral keys (clauses L1 to L3 of the [contract](kv_core::contract)).
+//! Ephemeral keys (clauses [L1](kv_core::contract::CLAUSES#L1) to [L3](kv_core::contract::CLAUSES#L3)).
 
 use std::sync::Arc;
 use std::time::Duration;

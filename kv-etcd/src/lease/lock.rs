@@ -1,37 +1,50 @@
-//! Locks, by the recipe of etcd's own client and of `etcdctl lock`, so that all exclude one another (clause L9).
+//! Locks, by the recipe of etcd's own client and of `etcdctl lock`, so that all exclude one another
+//! ([clause L9](kv_core::contract::CLAUSES#L9)).
 //!
 //! A contender for the lock `NAME` creates the key `NAME/<lease id in hexadecimal>`, empty, on its lease. The one
 //! whose key was created first holds the lock. Each of the others waits for the deletion of the key just before its
 //! own, so a hand-over wakes one waiter. The recipe is that of the package `concurrency` of etcd's client:
 //! <https://pkg.go.dev/go.etcd.io/etcd/client/v3/concurrency#Mutex>.
+//!
+//! That package counts every key below `NAME/` as a contender. This one counts only keys that are attached to the lease
+//! in their name ([clause L10](kv_core::contract::CLAUSES#L10)). Where all keys below the name are such keys, the two see
+//! the same queue, and one question tells who is first.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use kv_core::backend::Grant;
 use kv_core::backend::backoff::{Backoff, Recovery};
-use kv_core::{Error, EventType, Result};
+use kv_core::{Error, Result, observability};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::contenders::{self, Contender};
 use super::leases::Leases;
 use super::pending::PendingLease;
 use crate::api::compare::{absent, owned_by};
+use crate::api::lock_entry::{contender, contenders, is_lock_entry};
 use crate::api::messages::{
-    Compare, KeyValue, PutRequest, RangeRequest, Request, RequestOp, Response, ResponseOp, SortOrder, SortTarget,
-    TxnRequest,
+    KeyValue, PutRequest, RangeRequest, Request, Response, ResponseOp, SortOrder, SortTarget, TxnRequest,
 };
 use crate::api::range::{Range, revision, signed};
 use crate::config::NAME;
+use crate::error::Failed;
 use crate::watch::Hubs;
 
-/// What an attempt to queue up came to.
-enum Entry {
-    /// The contender's key was created at this revision, and it may hold the lock already.
-    Queued { token: u64, first: bool },
-    /// Others contend for the lock.
+/// How long a wait lasts before it is reported.
+const LONG_WAIT: Duration = Duration::from_secs(1);
+
+/// The outcome of an attempt to take the lock where its name has no other key below it.
+enum Attempt {
+    /// The contender's key was created at this revision, and the lock is held.
+    Held(u64),
+    /// Another contender has the lock, or waits for it.
     Taken,
+    /// There are keys below the name that do not tell.
+    Unclear,
 }
 
 /// A contender's place in the queue.
@@ -42,6 +55,15 @@ struct Place<'a> {
     lease: i64,
     /// The revision that created its key.
     token: u64,
+}
+
+/// What a place in the queue is worth.
+enum Turn {
+    /// It is the first: the lock is held.
+    First,
+    Behind(Contender),
+    /// The contender's key is gone, or detached from its lease.
+    Lost,
 }
 
 /// Takes locks, on whatever runtime the caller is.
@@ -58,18 +80,16 @@ impl Locks {
     pub(crate) async fn try_lock(&self, name: &str, ttl: Duration) -> Result<Option<Grant>> {
         let pending = PendingLease::grant(&self.leases, ttl).await?;
         let owner = contender(name, pending.id);
-        let alone = [absent(Range::key(name)), absent(Range::prefix(&contenders(name)))];
-        match self.enter(name, &pending, alone.into()).await {
-            Ok(Entry::Queued { token, .. }) => Ok(Some(pending.hand_over(name, &owner, token))),
-            Ok(Entry::Taken) => {
+        let held = match self.enter_alone(name, &pending).await? {
+            Attempt::Held(token) => Some(token),
+            Attempt::Taken => None,
+            Attempt::Unclear => self.enter_first(name, &owner, &pending).await?,
+        };
+        match held {
+            Some(token) => Ok(Some(pending.hand_over(name, &owner, token))),
+            None => {
                 pending.end().await;
                 Ok(None)
-            }
-            Err(error) => {
-                if error.is_conflict() {
-                    pending.end().await;
-                }
-                Err(error)
             }
         }
     }
@@ -82,7 +102,7 @@ impl Locks {
                 Ok(Some(grant)) => return Ok(grant),
                 // The lease lapsed while the cluster was out of reach, and with it the place in the queue.
                 Ok(None) => sleep(recovery.failed(&"the place in the queue has lapsed")).await,
-                // Nothing is left of the failed attempt that would not lapse, so it may be made again.
+                // Whatever a failed attempt left lapses, so another one may be made.
                 Err(error) if waited && passes(&error) => sleep(recovery.failed(&error)).await,
                 Err(error) => return Err(error),
             }
@@ -93,53 +113,62 @@ impl Locks {
     async fn try_wait(&self, name: &str, ttl: Duration, waited: &mut bool) -> Result<Option<Grant>> {
         let mut pending = PendingLease::grant(&self.leases, ttl).await?;
         let owner = contender(name, pending.id);
-        let entry = self.enter(name, &pending, vec![absent(Range::key(name))]).await;
-        let token = match entry {
-            Ok(Entry::Queued { token, first: true }) => return Ok(Some(pending.hand_over(name, &owner, token))),
-            Ok(Entry::Queued { token, first: false }) => token,
-            Ok(Entry::Taken) => return Err(Error::unexpected_answer("the lock was refused without a reason")),
-            Err(error) => {
-                if error.is_conflict() {
-                    pending.end().await;
-                }
-                return Err(error);
-            }
-        };
-        *waited = true;
+        let (token, first) = self.enter(name, &pending).await?;
+        if first {
+            return Ok(Some(pending.hand_over(name, &owner, token)));
+        }
+        let reported = std::mem::replace(waited, true);
         let place = Place { name, owner: &owner, lease: pending.id, token };
         let first = tokio::select! {
             first = self.wait_to_be_first(&place) => first?,
             () = keep_alive(&mut pending) => false,
+            never = report_long_wait(), if !reported => match never {},
         };
         Ok(first.then(|| pending.hand_over(name, &owner, token)))
     }
 
-    /// Creates the contender's key, if `conditions` hold.
-    async fn enter(&self, name: &str, pending: &PendingLease, mut conditions: Vec<Compare>) -> Result<Entry> {
+    /// Creates the contender's key; returns its revision, and whether nothing below the name is older.
+    async fn enter(&self, name: &str, pending: &PendingLease) -> Result<(u64, bool), Failed> {
         let own = Range::key(&contender(name, pending.id));
-        conditions.push(absent(own.clone()));
-        let first = RangeRequest {
-            limit: 1,
-            keys_only: true,
-            sort_order: SortOrder::Ascend.into(),
-            sort_target: SortTarget::Create.into(),
-            ..Range::prefix(&contenders(name)).request()
-        };
-        let put = PutRequest { key: own.key.clone(), value: Bytes::new(), lease: pending.id };
-        let value = RangeRequest { keys_only: true, ..Range::key(name).request() };
+        let oldest = RangeRequest { keys_only: true, ..one_of(name, SortOrder::Ascend) };
         let request = TxnRequest {
-            compare: conditions,
-            success: vec![Request::Put(put).into(), Request::Range(first).into()],
-            failure: vec![RequestOp::from(Request::Range(value))],
+            compare: vec![absent(own.clone())],
+            success: vec![put(&own, pending), Request::Range(oldest).into()],
+            failure: Vec::new(),
         };
         let answer = self.leases.client.call(request).await?;
-        let found = answer.responses.into_iter().find_map(first_found);
-        if answer.succeeded {
-            let first = found.is_some_and(|found| found.key == own.key);
-            return Ok(Entry::Queued { token: revision(answer.header.as_ref())?, first });
+        if !answer.succeeded {
+            return Err(Failed::unexpected("the key of a new lease exists already"));
         }
-        // What was found is the value of a key with the lock's own name.
-        if found.is_some() { Err(Error::Conflict { key: name.to_owned() }) } else { Ok(Entry::Taken) }
+        let first = answer.responses.into_iter().find_map(first_found).is_some_and(|found| found.key == own.key);
+        Ok((revision(answer.header.as_ref())?, first))
+    }
+
+    /// Creates the contender's key if there is no key below the name.
+    async fn enter_alone(&self, name: &str, pending: &PendingLease) -> Result<Attempt, Failed> {
+        let own = Range::key(&contender(name, pending.id));
+        let request = TxnRequest {
+            compare: vec![absent(Range::prefix(&contenders(name)))],
+            success: vec![put(&own, pending)],
+            failure: vec![Request::Range(one_of(name, SortOrder::Descend)).into()],
+        };
+        let answer = self.leases.client.call(request).await?;
+        if answer.succeeded {
+            return Ok(Attempt::Held(revision(answer.header.as_ref())?));
+        }
+        let newest = answer.responses.into_iter().find_map(first_found);
+        Ok(if newest.is_some_and(|newest| contends(&newest, name)) { Attempt::Taken } else { Attempt::Unclear })
+    }
+
+    /// Creates the contender's key if nobody contends for the lock; returns its revision if it is the first then.
+    async fn enter_first(&self, name: &str, owner: &str, pending: &PendingLease) -> Result<Option<u64>, Failed> {
+        if !contenders::list(&self.leases.client, name).await?.is_empty() {
+            return Ok(None);
+        }
+        let (token, first) = self.enter(name, pending).await?;
+        let place = Place { name, owner, lease: pending.id, token };
+        let first = first || matches!(self.turn(&place).await?, Turn::First);
+        Ok(first.then_some(token))
     }
 
     /// Waits through any disconnect until no contender is left that came before; false if the place is lost.
@@ -155,17 +184,34 @@ impl Locks {
         }
     }
 
-    /// Looks who is just before, and waits until that one is gone; otherwise says whether the place is the first, or
-    /// lost: whoever waited may have lost its key meanwhile, so that is looked at, too.
+    /// Waits until the contender just before has changed or is gone. Without one, returns whether the place is the
+    /// first; it may also be lost.
     async fn wait_for_one_before(&self, place: &Place<'_>) -> Result<Option<bool>> {
-        let before = RangeRequest {
-            limit: 1,
-            keys_only: true,
-            sort_order: SortOrder::Descend.into(),
-            sort_target: SortTarget::Create.into(),
-            max_create_revision: signed(place.token) - 1,
-            ..Range::prefix(&contenders(place.name)).request()
+        let before = match self.turn(place).await? {
+            Turn::First => return Ok(Some(true)),
+            Turn::Lost => return Ok(Some(false)),
+            Turn::Behind(before) => before,
         };
+        let range = Range { key: before.key, end: Bytes::new() };
+        let mut events = self.hubs.open_now(range.clone()).await?;
+        // The watch shows what happens from now on. What happened before it was opened is read.
+        let request = RangeRequest { keys_only: true, ..range.request() };
+        let now = self.leases.client.call(request).await?.kvs.into_iter().next();
+        if now.is_some_and(|now| now.mod_revision == before.mod_revision) {
+            match events.next().await {
+                // A deletion, or a write that may have detached the key from its lease.
+                Some(Ok(_)) | None => {}
+                // What happened is gone.
+                Some(Err(Error::Compacted { .. })) => {}
+                Some(Err(error)) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn turn(&self, place: &Place<'_>) -> Result<Turn, Failed> {
+        let before =
+            RangeRequest { max_create_revision: signed(place.token) - 1, ..one_of(place.name, SortOrder::Descend) };
         let request = TxnRequest {
             compare: owned_by(&Range::key(place.owner).key, place.token, place.lease),
             success: vec![Request::Range(before).into()],
@@ -173,29 +219,34 @@ impl Locks {
         };
         let answer = self.leases.client.call(request).await?;
         if !answer.succeeded {
-            return Ok(Some(false));
+            return Ok(Turn::Lost);
         }
-        let at = revision(answer.header.as_ref())?;
-        let Some(before) = answer.responses.into_iter().find_map(first_found) else { return Ok(Some(true)) };
-        let mut events = self.hubs.open(Range { key: before.key, end: Bytes::new() }, at).await?;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) if event.event_type == EventType::Delete => break,
-                // The deletion is among what is gone: look again.
-                Err(Error::Compacted { .. }) => break,
-                Ok(_) => {}
-                Err(error) => return Err(error),
+        match answer.responses.into_iter().find_map(first_found) {
+            None => Ok(Turn::First),
+            Some(kv) if contends(&kv, place.name) => {
+                let KeyValue { key, create_revision, mod_revision, .. } = kv;
+                Ok(Turn::Behind(Contender { key, create_revision, mod_revision }))
             }
+            // Data, or a nested lock: contenders may be older than that.
+            Some(_) => self.turn_among_data(place).await,
         }
-        Ok(None)
+    }
+
+    async fn turn_among_data(&self, place: &Place<'_>) -> Result<Turn, Failed> {
+        let queue = contenders::list(&self.leases.client, place.name).await?;
+        let own =
+            |contender: &Contender| contender.key == place.owner && contender.create_revision == signed(place.token);
+        let Some(position) = queue.iter().position(own) else { return Ok(Turn::Lost) };
+        let before = position.checked_sub(1).and_then(|before| queue.into_iter().nth(before));
+        Ok(before.map_or(Turn::First, Turn::Behind))
     }
 }
 
 /// Renews the lease of one who waits; returns once it has lapsed.
 async fn keep_alive(pending: &mut PendingLease) {
     loop {
-        sleep_until(pending.since + pending.ttl / 3).await;
-        let lapses = pending.since + pending.ttl;
+        sleep_until(pending.since.timer() + pending.ttl / 3).await;
+        let lapses = pending.since.timer() + pending.ttl;
         loop {
             match tokio::time::timeout_at(lapses, pending.renew()).await {
                 Ok(Ok(true)) => break,
@@ -212,22 +263,39 @@ async fn keep_alive(pending: &mut PendingLease) {
     }
 }
 
+/// Reports a wait once it is long.
+async fn report_long_wait() -> Infallible {
+    sleep(LONG_WAIT).await;
+    observability::waiting_for_lock(NAME);
+    pending().await
+}
+
 fn recovery() -> Recovery {
     Recovery::new(NAME, "lock", Backoff::new(Duration::from_millis(50), Duration::from_secs(2)))
 }
 
-/// Whether one who waits goes on waiting.
+/// Whether a wait goes on after this error.
 fn passes(error: &Error) -> bool {
     matches!(error, Error::Unavailable { .. } | Error::Indeterminate { .. })
 }
 
-/// What every contender's key begins with.
-fn contenders(name: &str) -> String {
-    format!("{name}/")
+/// The range of one key below a lock's name: the oldest, or the newest.
+fn one_of(name: &str, order: SortOrder) -> RangeRequest {
+    RangeRequest {
+        limit: 1,
+        sort_order: order.into(),
+        sort_target: SortTarget::Create.into(),
+        ..Range::prefix(&contenders(name)).request()
+    }
 }
 
-fn contender(name: &str, lease: i64) -> String {
-    format!("{name}/{lease:x}")
+fn put(own: &Range, pending: &PendingLease) -> crate::api::messages::RequestOp {
+    Request::Put(PutRequest { key: own.key.clone(), value: Bytes::new(), lease: pending.id }).into()
+}
+
+/// Whether an entry, read in full, is that of a contender for the lock.
+fn contends(kv: &KeyValue, name: &str) -> bool {
+    is_lock_entry(&kv.key, kv.lease) && kv.key == contender(name, kv.lease)
 }
 
 fn first_found(answer: ResponseOp) -> Option<KeyValue> {

@@ -1,5 +1,6 @@
 //! Leases, and what lives on them: ephemeral keys and locks.
 
+mod contenders;
 pub(crate) mod ephemeral_key;
 mod keep_alive;
 mod leases;

@@ -1,5 +1,5 @@
-//! The lease behind a lock or an ephemeral key that was handed out (clauses L2 and L7 of the
-//! [contract](kv_core::contract)).
+//! The lease behind a lock or an ephemeral key that was handed out (clauses [L2](kv_core::contract::CLAUSES#L2) and
+//! [L7](kv_core::contract::CLAUSES#L7)).
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use crate::api::range::revision;
 pub(super) struct EtcdLease {
     pub(super) leases: Arc<Leases>,
     pub(super) id: i64,
-    /// What the caller calls it.
+    /// The caller's name for it.
     pub(super) key: String,
     /// The key that is on the lease.
     pub(super) owner: Bytes,
-    /// The revision that created the key: another with its name has another.
+    /// The revision that created the key. A later key of the same name has another one.
     pub(super) token: u64,
 }
 
@@ -30,7 +30,7 @@ impl EtcdLease {
         Error::Lost { key: self.key.clone() }
     }
 
-    /// What holds for as long as the key is this lease's own: who created it, and which lease it is on.
+    /// Holds as long as the key is this lease's own: it is the key that was created, and still on the lease.
     fn ownership(&self) -> Vec<Compare> {
         owned_by(&self.owner, self.token, self.id)
     }
@@ -40,7 +40,7 @@ impl EtcdLease {
         let read = RangeRequest { key: self.owner.clone(), keys_only: true, ..RangeRequest::default() };
         let request = TxnRequest {
             compare: self.ownership(),
-            // A member answers comparisons alone from what it knows, however old; with a read it catches up first.
+            // A member answers comparisons alone from its own, perhaps old, state; for a read it catches up first.
             success: vec![Request::Range(read).into()],
             failure: Vec::new(),
         };
@@ -55,7 +55,7 @@ impl EtcdLease {
 #[async_trait]
 impl Lease for EtcdLease {
     async fn renew(&self) -> Result<()> {
-        // A lease may outlive its key, when somebody has deleted that.
+        // The lease outlives its key if another client deletes or overwrites the key.
         let (alive, owned) = tokio::join!(self.keep_alive(), self.check());
         owned.and(alive)
     }
@@ -78,7 +78,7 @@ impl Lease for EtcdLease {
         if matches!(&owned, Err(error) if !error.is_lost()) {
             return owned;
         }
-        // Ending the lease removes only what is on it, so nothing of another's.
+        // Revoking the lease removes only keys that are attached to it, so none of another client's.
         match self.leases.client.call(LeaseRevokeRequest { id: self.id }).await {
             Ok(_) => owned,
             Err(failed) if failed.is_lease_not_found() => Err(self.lost()),

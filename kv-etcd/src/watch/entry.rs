@@ -1,4 +1,4 @@
-//! One watch as the hub and its stream know it, and what its consumer may ask of them.
+//! One watch as the hub and its stream know it, and the commands of its consumer.
 
 use std::collections::HashMap;
 
@@ -7,9 +7,10 @@ use tokio::sync::oneshot;
 
 use super::gauge::Sink;
 use super::reassembly::{Batch, Reassembly};
+use crate::api::messages::ResponseHeader;
 use crate::api::range::{Range, index};
 
-/// What the consumers' side asks of the hub.
+/// What consumers ask of the hub.
 pub(super) enum Command {
     /// A new watch.
     Open(u64, Watch),
@@ -22,33 +23,67 @@ pub(super) enum Command {
 /// One watch, as the hub keeps it.
 pub(super) struct Watch {
     pub(super) range: Range,
-    /// The first revision that has not been delivered.
+    /// The first revision that has not been delivered; 0: the one after what the server has when it confirms the watch.
     pub(super) next: i64,
+    /// The cluster that confirmed it first; 0: not known.
+    cluster: u64,
     pub(super) reassembly: Reassembly,
     sink: Sink,
-    /// Who waits for the server to confirm the watch; taken once it has.
+    /// Tells the caller that the server has confirmed the watch; taken once it has.
     opened: Option<oneshot::Sender<Result<()>>>,
-    /// Its consumer is behind, so the server is not to send.
+    /// Its consumer is behind, so the watch was ended at the server.
     pub(super) stopped: bool,
-    /// The server has refused it once, perhaps only for a token that had lapsed.
+    /// The server has refused it once, perhaps only because the token had lapsed.
     pub(super) refused: bool,
+}
+
+/// How an answer's header fits what a watch has delivered
+/// ([clause E8](kv_core::contract::CLAUSES#E8)).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum History {
+    Same,
+    /// The server is at an older revision: its history was replaced, or it is a member that lags behind.
+    Older,
+    /// It is another cluster.
+    Replaced,
 }
 
 impl Watch {
     pub(super) fn new(range: Range, next: i64, sink: Sink, opened: oneshot::Sender<Result<()>>) -> Self {
         let reassembly = Reassembly::default();
-        Self { range, next, reassembly, sink, opened: Some(opened), stopped: false, refused: false }
+        Self { range, next, cluster: 0, reassembly, sink, opened: Some(opened), stopped: false, refused: false }
     }
 
-    /// The server watches.
-    pub(super) fn confirmed(&mut self) {
+    /// Compares the header of an answer with what was delivered.
+    pub(super) fn history(&mut self, header: Option<&ResponseHeader>) -> History {
+        // A server may leave fields of the header out.
+        let Some(header) = header else { return History::Same };
+        if header.cluster_id != 0 {
+            if self.cluster != 0 && self.cluster != header.cluster_id {
+                return History::Replaced;
+            }
+            self.cluster = header.cluster_id;
+        }
+        if header.revision > 0 && self.is_behind(header.revision) { History::Older } else { History::Same }
+    }
+
+    /// Whether a revision is older than what was delivered.
+    pub(super) fn is_behind(&self, revision: i64) -> bool {
+        revision < self.next.saturating_sub(1)
+    }
+
+    /// The server watches, from its revision on.
+    pub(super) fn confirmed(&mut self, header: Option<&ResponseHeader>) {
         self.refused = false;
+        if self.next == 0 {
+            self.next = header.map_or(0, |header| header.revision).max(0).saturating_add(1);
+        }
         if let Some(opened) = self.opened.take() {
             let _ = opened.send(Ok(()));
         }
     }
 
-    /// Hands events on. If the consumer is behind they are not, and the watch has to be stopped.
+    /// Delivers events. If the consumer is behind, they are dropped, and the watch has to be stopped.
     pub(super) fn deliver(&mut self, batch: Batch) {
         if self.sink.gauge.is_full() {
             self.stopped = true;
@@ -56,7 +91,7 @@ impl Watch {
         }
         self.next = batch.last.saturating_add(1);
         self.sink.gauge.add(batch.bytes);
-        // A consumer that is gone says so itself.
+        // A consumer that is gone sends `Close` itself.
         let _ = self.sink.batches.send(Ok(batch));
     }
 
@@ -76,13 +111,55 @@ impl Watch {
         }
     }
 
-    /// The server no longer has all that this watch has not seen.
-    pub(super) fn compacted(self, revision: i64) {
-        let after = index(self.next - 1);
-        // One may still watch from the compacted revision itself, but older servers leave out deletions there.
-        self.fail(Error::Compacted { after, oldest: Some(index(revision)) });
+    /// Ends it because the server no longer has every event after the last delivered one.
+    ///
+    /// `oldest` is the revision from which it has them, 0 if there is none that continues this watch.
+    pub(super) fn compacted(self, oldest: i64) {
+        let after = index(self.next.saturating_sub(1));
+        self.fail(Error::Compacted { after, oldest: (oldest > 0).then_some(index(oldest)) });
     }
 }
 
 /// Every watch of the backend.
 pub(super) type Watches = HashMap<u64, Watch>;
+
+#[cfg(test)]
+mod tests {
+    use super::super::events::Events;
+    use super::*;
+
+    fn watch(next: i64) -> Watch {
+        let (_, sink) = Events::new(1, tokio::sync::mpsc::unbounded_channel().0);
+        Watch::new(Range::key("k"), next, sink, oneshot::channel().0)
+    }
+
+    fn header(cluster_id: u64, revision: i64) -> ResponseHeader {
+        ResponseHeader { cluster_id, revision }
+    }
+
+    #[test]
+    fn a_server_behind_what_was_delivered_is_noticed() {
+        let mut watch = watch(8);
+        for (revision, history) in [(7, History::Same), (6, History::Older), (0, History::Same), (900, History::Same)] {
+            assert_eq!(watch.history(Some(&header(0, revision))), history, "{revision}");
+        }
+        assert_eq!(watch.history(None), History::Same);
+    }
+
+    #[test]
+    fn another_cluster_is_noticed_whatever_its_revision() {
+        let mut watch = watch(8);
+        assert_eq!(watch.history(Some(&header(5, 9))), History::Same);
+        assert_eq!(watch.history(Some(&header(0, 9))), History::Same);
+        assert_eq!(watch.history(Some(&header(6, 9))), History::Replaced);
+        assert_eq!(watch.history(Some(&header(5, 9))), History::Same);
+    }
+
+    #[test]
+    fn a_watch_from_now_begins_where_the_server_is() {
+        let mut watch = watch(0);
+        assert_eq!(watch.history(Some(&header(1, 3))), History::Same);
+        watch.confirmed(Some(&header(1, 3)));
+        assert_eq!(watch.next, 4);
+    }
+}

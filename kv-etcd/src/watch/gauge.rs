@@ -1,4 +1,4 @@
-//! How much lies ready for a consumer, seen from both ends of its watch.
+//! How much waits for a consumer, as both ends of its watch see it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,15 +8,16 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::reassembly::Batch;
 
-/// How much may lie ready for a consumer, in bytes, before its watch is stopped until it has caught up. One batch
-/// more may be added: what etcd sends at a time, at most a request's size or one transaction.
+/// How many bytes may wait for a consumer before its watch is stopped until the consumer has caught up
+/// ([clause E5](kv_core::contract::CLAUSES#E5)). One more batch may be added: what etcd sends at a time, at most the size
+/// of a request or one transaction.
 const READ_AHEAD: usize = 1 << 20;
 
-/// What a watch's consumer and the hub both see: how much lies ready.
+/// The count that the consumer of a watch and the hub share.
 #[derive(Default)]
 pub(super) struct Gauge {
     bytes: AtomicUsize,
-    /// The hub has stopped the watch; whoever finds the buffer empty has it started again.
+    /// The hub has stopped the watch. Whoever finds the buffer empty starts it again.
     stopped: AtomicBool,
 }
 
@@ -37,7 +38,7 @@ impl Gauge {
         self.stopped.store(true, Ordering::SeqCst);
     }
 
-    /// Whether the watch is to be started again; true for one of those who ask.
+    /// Whether the caller has to start the watch again; true for only one of several callers.
     pub(super) fn start_again(&self) -> bool {
         self.bytes.load(Ordering::SeqCst) == 0 && self.stopped.swap(false, Ordering::SeqCst)
     }

@@ -1,4 +1,5 @@
-//! The task that carries every watch of one runtime on one stream, and brings them back after a failure (clause E4).
+//! The task that carries every watch of one runtime on one stream, and resumes them after a failure
+//! ([clause E4](kv_core::contract::CLAUSES#E4)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +15,11 @@ use tokio::time::{Instant, sleep_until};
 use super::entry::{Command, Watch, Watches};
 use super::events::Events;
 use super::stream::{self, End};
-use crate::api::range::{Range, signed};
+use crate::api::range::Range;
 use crate::config::NAME;
 use crate::transport::client::Client;
 
-/// After a failure the stream is opened again after pauses that grow between these.
+/// The bounds of the pauses before the stream is opened again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -36,12 +37,12 @@ impl Hub {
         Self { commands, next_id: AtomicU64::new(1), task }
     }
 
-    /// Opens a watch for everything after `after`; returns once the server has confirmed it.
-    pub(super) async fn open(&self, range: Range, after: u64) -> Result<Events> {
+    /// Opens a watch from revision `next` on; returns once the server has confirmed it.
+    pub(super) async fn open(&self, range: Range, next: i64) -> Result<Events> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (events, sink) = Events::new(id, self.commands.clone());
         let (opened, confirmed) = oneshot::channel();
-        let watch = Watch::new(range, signed(after.saturating_add(1)), sink, opened);
+        let watch = Watch::new(range, next, sink, opened);
         let gone = || Error::unavailable("the task that keeps the watches has ended");
         self.commands.send(Command::Open(id, watch)).map_err(|_| gone())?;
         confirmed.await.map_err(|_| gone())??;
@@ -59,7 +60,7 @@ async fn run(client: Arc<Client>, mut commands: UnboundedReceiver<Command>) {
     let mut watches = Watches::new();
     let mut recovery = Recovery::new(NAME, "watch", Backoff::new(FIRST_PAUSE, LONGEST_PAUSE));
     loop {
-        // Watches that are stopped need no stream.
+        // Stopped watches need no stream.
         while watches.values().all(|watch| watch.stopped) {
             let Some(command) = commands.recv().await else { return };
             note(&mut watches, command);
@@ -91,7 +92,7 @@ async fn run(client: Arc<Client>, mut commands: UnboundedReceiver<Command>) {
     }
 }
 
-/// Does what a command says while there is no stream.
+/// Obeys a command while there is no stream.
 fn note(watches: &mut Watches, command: Command) {
     match command {
         Command::Open(id, watch) => {

@@ -1,21 +1,31 @@
-//! From etcd's events to batches of whole revisions (clause E2).
+//! From etcd's events to batches of whole revisions ([clause E2](kv_core::contract::CLAUSES#E2)).
 
 use kv_core::{Event, EventType};
 
 use crate::api::messages as proto;
 use crate::api::range::{Keys, index};
+use crate::api::values::Values;
 
 /// What etcd sent for one watch at a time, cut so that the events of a revision are in one batch.
 pub(crate) struct Batch {
-    pub(crate) events: Vec<Event>,
-    /// What they take in memory, roughly.
+    pub(crate) changes: Vec<Change>,
+    /// Their approximate size in memory.
     pub(crate) bytes: usize,
     /// The revision of the last of them.
     pub(crate) last: i64,
 }
 
-/// The most that the events of one revision may take, in bytes, roughly: etcd sends a revision of any size in fragments,
-/// and without end none is complete.
+/// A change of a key, entries of locks included.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) event: Event,
+    /// The lease that the key is attached to since; 0: none, or the key was deleted.
+    pub(crate) lease: i64,
+}
+
+/// The most that the events of one revision may take, in bytes, roughly.
+///
+/// etcd sends a revision of any size in fragments. A revision without a last fragment would fill the memory.
 const REVISION: usize = 256 << 20;
 
 /// Why the events that have come cannot be delivered.
@@ -23,7 +33,7 @@ const REVISION: usize = 256 << 20;
 pub(crate) enum Unfit {
     /// They are not in the order of their revisions.
     Disordered,
-    /// One revision has more of them than is taken.
+    /// One revision is larger than `REVISION`.
     TooLarge,
 }
 
@@ -32,12 +42,12 @@ pub(crate) enum Unfit {
 pub(crate) struct Reassembly {
     /// Events of a revision that may go on in the next fragment.
     held: Vec<proto::Event>,
-    /// What these take.
+    /// Their size.
     held_bytes: usize,
 }
 
 impl Reassembly {
-    /// Takes what has come, and gives the events from revision `next` on that are complete.
+    /// Adds what has come, and returns the events of complete revisions, from revision `next` on.
     pub(crate) fn join(
         &mut self,
         mut events: Vec<proto::Event>,
@@ -66,13 +76,19 @@ impl Reassembly {
         let held_bytes = self.held.iter().map(bytes).sum();
         let bytes = std::mem::replace(&mut self.held_bytes, held_bytes) - held_bytes;
         let last = events.last().map_or(last, revision);
-        let mut keys = Keys::default();
-        let events = events.into_iter().filter_map(|one| event(one, &mut keys)).collect();
+        let (mut keys, mut values) = (Keys::default(), Values::default());
+        // The events of one message share its memory; the size of a batch stands for the size of its messages.
+        let mut copied = |kv: &mut proto::KeyValue| {
+            if let Some(copy) = values.copy(&kv.value, bytes) {
+                kv.value = copy;
+            }
+        };
+        let changes = events.into_iter().filter_map(|one| change(one, &mut keys, &mut copied)).collect();
         keys.done();
-        Ok(Some(Batch { events, bytes, last }))
+        Ok(Some(Batch { changes, bytes, last }))
     }
 
-    /// Forgets what was not complete: it will come again.
+    /// Drops what was not complete, because the server sends it again.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -87,15 +103,17 @@ fn bytes(event: &proto::Event) -> usize {
     size_of::<proto::Event>() + event.kv.as_ref().map_or(0, |kv| kv.key.len() + kv.value.len())
 }
 
-fn event(event: proto::Event, keys: &mut Keys) -> Option<Event> {
+fn change(event: proto::Event, keys: &mut Keys, copied: &mut impl FnMut(&mut proto::KeyValue)) -> Option<Change> {
     let deleted = event.event_type == i32::from(proto::EventType::Delete);
-    let kv = event.kv?;
+    let mut kv = event.kv?;
     let event_type = match deleted {
         true => EventType::Delete,
         false if kv.create_revision == kv.mod_revision => EventType::Create,
         false => EventType::Update,
     };
-    Some(Event { key: keys.utf8(&kv)?, event_type, index: index(kv.mod_revision), data: kv.value })
+    copied(&mut kv);
+    let event = Event { key: keys.utf8(&kv)?, event_type, index: index(kv.mod_revision), data: kv.value };
+    Some(Change { event, lease: kv.lease })
 }
 
 #[cfg(test)]
@@ -112,7 +130,7 @@ mod tests {
     fn indices(batch: Result<Option<Batch>, Unfit>) -> Vec<u64> {
         batch
             .expect("what etcd sends")
-            .map(|batch| batch.events.iter().map(|event| event.index).collect())
+            .map(|batch| batch.changes.iter().map(|change| change.event.index).collect())
             .unwrap_or_default()
     }
 
@@ -160,10 +178,24 @@ mod tests {
     fn kinds_are_told_by_revisions() {
         let kv = |create_revision| Some(KeyValue { mod_revision: 9, create_revision, ..KeyValue::default() });
         let kind = |event_type, create| {
-            event(proto::Event { event_type, kv: kv(create) }, &mut Keys::default()).map(|event| event.event_type)
+            let event = proto::Event { event_type, kv: kv(create) };
+            change(event, &mut Keys::default(), &mut |_| {}).map(|change| change.event.event_type)
         };
         assert_eq!(kind(0, 9), Some(EventType::Create));
         assert_eq!(kind(0, 3), Some(EventType::Update));
         assert_eq!(kind(1, 0), Some(EventType::Delete));
+    }
+
+    #[test]
+    fn an_event_does_not_keep_its_message() {
+        let message = bytes::Bytes::from(vec![0; 1 << 20]);
+        let kv = |value, revision| {
+            let kv = KeyValue { key: "k".into(), value, mod_revision: revision, ..KeyValue::default() };
+            proto::Event { event_type: 0, kv: Some(kv) }
+        };
+        let events = vec![kv(message.slice(..200), 4), kv(message.slice(200..), 5)];
+        let batch = Reassembly::default().join(events, false, 1).expect("what etcd sends").expect("a batch");
+        let shares = |at: usize| message.as_ptr_range().contains(&batch.changes[at].event.data.as_ptr());
+        assert!(!shares(0) && shares(1), "only the value that is most of the message shares its memory");
     }
 }

@@ -3,17 +3,21 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use futures_util::stream::poll_fn;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, poll_fn};
 use kv_core::Error;
 use kv_core::backend::backoff::Recovery;
-use kv_core::backend::fate::Idempotence;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tonic::Code;
 
-use super::entry::{Command, Watch, Watches};
+use super::entry::{Command, History, Watch, Watches};
 use super::reassembly::Unfit;
-use crate::api::messages::{WATCH, WatchCancelRequest, WatchCommand, WatchCreateRequest, WatchRequest, WatchResponse};
+use crate::api::messages::{
+    RangeRequest, WATCH, WatchCancelRequest, WatchCommand, WatchCreateRequest, WatchRequest, WatchResponse,
+};
+use crate::api::range::{revision, signed};
 use crate::error::{Failed, excerpt, is_stale_token};
 use crate::transport::client::Client;
 
@@ -31,8 +35,8 @@ pub(super) enum End {
 
 /// One life of the watch stream: the watches as the server knows them.
 ///
-/// No number is used twice, so an answer that is in flight when a watch is stopped cannot be taken for one to the same
-/// watch started again.
+/// No number is used twice. So an answer that is in flight when a watch is stopped is not mistaken for one to the same
+/// watch after it was started again.
 struct WatchStream {
     requests: UnboundedSender<WatchRequest>,
     /// The hub's number of each confirmed watch, by the server's.
@@ -45,13 +49,15 @@ struct WatchStream {
     waiting: VecDeque<u64>,
     numbering: Numbering,
     next_number: i64,
+    /// The watches that an older server answered, with the revision of the cluster as a linearizable read tells it.
+    verifying: FuturesUnordered<BoxFuture<'static, (u64, Result<i64, Failed>)>>,
 }
 
 /// Who numbers the watches.
 ///
-/// etcd uses the numbers that it is asked for, and confirms watches in the order of the requests. `etcd grpc-proxy`
-/// does neither, so with it only one watch at a time is requested, and is known by the number that comes back. Until
-/// the first answer it is not known which of the two is there.
+/// etcd uses the numbers of the requests, and confirms watches in the order of the requests. `etcd grpc-proxy` does
+/// neither. Behind it only one watch at a time is requested, and is known by the number in the answer. Until the first
+/// answer it is unknown which of the two serves.
 #[derive(PartialEq, Eq)]
 enum Numbering {
     Unknown,
@@ -75,15 +81,16 @@ pub(super) async fn run(
         waiting: VecDeque::new(),
         numbering: Numbering::Unknown,
         next_number: 1,
+        verifying: FuturesUnordered::new(),
     };
     for (id, watch) in watches.iter().filter(|(_, watch)| !watch.stopped) {
         watching.create(*id, watch);
     }
-    // etcd answers the opening together with the first watch, so that has to be on its way already.
+    // etcd answers the opening together with the first watch, so the first request must be sent already.
     let opening = client.stream(WATCH, poll_fn(move |cx| receiver.poll_recv(cx)));
     let (connection, mut answers) = match timeout(client.config.timeout, opening).await {
         Ok(Ok(opened)) => opened,
-        Ok(Err(failed)) => return watching.cannot_open(client, failed).await,
+        Ok(Err(failed)) => return cannot_open(client, failed).await,
         Err(_elapsed) => return End::Failed("no answer in time".to_owned()),
     };
     loop {
@@ -92,6 +99,11 @@ pub(super) async fn run(
                 Some(command) => watching.obey(watches, command),
                 None => return End::Gone,
             },
+            Some((id, present)) = watching.verifying.next() => {
+                if let Err(end) = watching.verified(watches, id, present) {
+                    return end;
+                }
+            }
             answer = answers.message() => match answer {
                 Ok(Some(answer)) => {
                     recovery.worked();
@@ -105,7 +117,7 @@ pub(super) async fn run(
                 }
                 Err(status) => {
                     client.abandon(&connection);
-                    return watching.cannot_open(client, Failed::Status { status, idempotence: Idempotence::Repeatable }).await;
+                    return cannot_open(client, Failed::stream(&connection.address, status)).await;
                 }
             },
         }
@@ -119,7 +131,7 @@ impl WatchStream {
     /// Whether the server has no watch that somebody still wants.
     fn is_idle(&self, watches: &Watches) -> bool {
         let mut coming = self.unconfirmed.iter().map(|(id, _)| id).chain(&self.waiting);
-        self.numbers.is_empty() && !coming.any(|id| watches.contains_key(id))
+        self.numbers.is_empty() && self.verifying.is_empty() && !coming.any(|id| watches.contains_key(id))
     }
 
     fn create(&mut self, id: u64, watch: &Watch) {
@@ -139,7 +151,7 @@ impl WatchStream {
         }));
     }
 
-    /// Takes the confirmation, or refusal, of the oldest request; says which watch it is for.
+    /// Handles the confirmation, or refusal, of the oldest request; returns its watch.
     fn confirm(&mut self, watches: &Watches, answer: &WatchResponse) -> Option<u64> {
         let (id, number) = self.unconfirmed.pop_front()?;
         // A watch that is refused may be answered without its number.
@@ -170,7 +182,7 @@ impl WatchStream {
         }
     }
 
-    /// A stream that is gone is noticed where its answers are read.
+    /// A stream that has failed is noticed where its answers are read.
     fn send(&self, command: WatchCommand) {
         let _ = self.requests.send(WatchRequest { command: Some(command) });
     }
@@ -194,7 +206,7 @@ impl WatchStream {
         }
     }
 
-    async fn take(&mut self, client: &Client, watches: &mut Watches, answer: WatchResponse) -> Result<(), End> {
+    async fn take(&mut self, client: &Arc<Client>, watches: &mut Watches, answer: WatchResponse) -> Result<(), End> {
         let confirmed = if answer.created { self.confirm(watches, &answer) } else { None };
         // Otherwise the watch was closed or stopped while the answer was in flight.
         let Some(id) = confirmed.or_else(|| self.ids.get(&answer.watch_id).copied()) else { return Ok(()) };
@@ -205,8 +217,19 @@ impl WatchStream {
             }
             return end_of_watch(client, watches, id, answer).await;
         }
+        match watch.history(answer.header.as_ref()) {
+            History::Same => {}
+            History::Older => {
+                self.verify(client, id, watch);
+                return Ok(());
+            }
+            History::Replaced => {
+                self.compacted(watches, id);
+                return Ok(());
+            }
+        }
         if answer.created {
-            watch.confirmed();
+            watch.confirmed(answer.header.as_ref());
         }
         let joined = match watch.reassembly.join(answer.events, answer.fragment, watch.next) {
             Ok(joined) => joined,
@@ -232,15 +255,51 @@ impl WatchStream {
         Ok(())
     }
 
-    async fn cannot_open(&self, client: &Client, failed: Failed) -> End {
-        if failed.is_stale_token() && client.has_credentials() {
-            client.forget_token().await;
-            return End::Failed("the token has lapsed".to_owned());
+    /// Ends a watch whose history the server does not have.
+    fn compacted(&mut self, watches: &mut Watches, id: u64) {
+        self.cancel(id);
+        if let Some(watch) = watches.remove(&id) {
+            watch.compacted(0);
         }
-        match Error::from(failed) {
-            Error::PermissionDenied { context, .. } => End::Denied(context.reason),
-            other => End::Failed(other.to_string()),
+    }
+
+    /// Asks the cluster for its revision, because the server of the stream is behind what a watch has delivered.
+    ///
+    /// The server may be a member that lags behind. Meanwhile the watch is ended at the server.
+    fn verify(&mut self, client: &Arc<Client>, id: u64, watch: &mut Watch) {
+        self.cancel(id);
+        watch.reassembly.clear();
+        let (client, key) = (Arc::clone(client), watch.range.key.clone());
+        self.verifying.push(Box::pin(async move {
+            // A linearizable read waits until its member has caught up.
+            let request = RangeRequest { key, keys_only: true, ..RangeRequest::default() };
+            let answer = timeout(client.config.timeout, client.call(request)).await;
+            let answer = answer.unwrap_or_else(|_elapsed| Err(Failed::given_up(Idempotence::Repeatable)));
+            (id, answer.and_then(|answer| revision(answer.header.as_ref())).map(signed))
+        }));
+    }
+
+    /// Opens a watch again whose server only lagged behind, and ends one whose history is gone.
+    fn verified(&mut self, watches: &mut Watches, id: u64, present: Result<i64, Failed>) -> Result<(), End> {
+        let present = present.map_err(|failed| End::Failed(Error::from(failed).to_string()))?;
+        let Some(watch) = watches.get(&id) else { return Ok(()) };
+        if watch.is_behind(present) {
+            self.compacted(watches, id);
+        } else {
+            self.create(id, watch);
         }
+        Ok(())
+    }
+}
+
+async fn cannot_open(client: &Client, failed: Failed) -> End {
+    if failed.is_stale_token() && client.has_credentials() {
+        client.forget_token().await;
+        return End::Failed("the token has lapsed".to_owned());
+    }
+    match Error::from(failed) {
+        Error::PermissionDenied { context, .. } => End::Denied(context.reason),
+        other => End::Failed(other.to_string()),
     }
 }
 

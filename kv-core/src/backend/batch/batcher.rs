@@ -36,7 +36,6 @@ use super::rules::Rules;
 ///             largest: 16 << 10,
 ///             duplicates: Duplicates::Wait,
 ///             stalled_after: Duration::from_millis(100),
-///             longest_wait: Duration::from_secs(4),
 ///         }
 ///     }
 ///     fn window(&self, _jobs: usize) -> usize { 3 }
@@ -75,7 +74,6 @@ enum Outcome<A> {
 struct Waiting<C: Carrier> {
     job: C::Job,
     reply: Unsent<C>,
-    since: Instant,
 }
 
 /// Where the answer goes, while the operation is not sent. Dropped meanwhile, it tells the caller so.
@@ -159,7 +157,7 @@ impl<C: Carrier> Shared<C> {
             return Entry::Send(job, Some(InFlight::new(self, 1)));
         }
         let (reply, outcome) = oneshot::channel();
-        let needs_guard = queue.push(Waiting { job, reply: Unsent(Some(reply)), since: Instant::now() });
+        let needs_guard = queue.push(Waiting { job, reply: Unsent(Some(reply)) });
         let rules = *queue.rules();
         drop(queue);
         if needs_guard {
@@ -323,14 +321,12 @@ impl<C: Carrier> Drop for StallGuard<C> {
     }
 }
 
-/// For as long as operations wait: lets more through if no request returns, and answers what has waited too long.
+/// For as long as operations wait: lets more through if no request returns.
 async fn guard_against_stalls<C: Carrier>(mut guard: StallGuard<C>, rules: Rules) {
     let mut last_look = None;
     loop {
         sleep(rules.stalled_after).await;
         let Some(shared) = guard.shared.upgrade() else { return };
-        let too_old = shared.queue().remove_oldest(|one| one.since.elapsed() >= rules.longest_wait);
-        drop(too_old);
         let progress = {
             let mut queue = shared.queue();
             let progress = queue.progress(&mut last_look);

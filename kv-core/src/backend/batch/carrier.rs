@@ -66,7 +66,7 @@ pub trait Carrier: Send + Sync + 'static {
     /// Sends two or more operations in one request, and says what became of each, in the same order.
     fn send_together(&self, jobs: &[Self::Job]) -> impl Future<Output = Vec<Verdict<Self::Answer>>> + Send;
 
-    /// The answer to an operation that was never sent: it waited too long, or the runtime ended first.
+    /// The answer to an operation that was never sent because the runtime ended first.
     ///
     /// That is [`Error::Unavailable`](crate::Error::Unavailable) for a write too
     /// ([clause W6](crate::contract::CLAUSES#W6)).

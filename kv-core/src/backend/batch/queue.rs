@@ -144,15 +144,6 @@ impl<T: Queued> Queue<T> {
         batch
     }
 
-    /// Removes the operations at the front for which the predicate holds.
-    pub(super) fn remove_oldest(&mut self, mut is_too_old: impl FnMut(&T) -> bool) -> Vec<T> {
-        let mut removed = Vec::new();
-        while self.waiting.front().is_some_and(&mut is_too_old) {
-            removed.extend(self.waiting.pop_front());
-        }
-        removed
-    }
-
     /// Compares the number of requests sent with what it was at the last look, which it replaces.
     pub(super) fn progress(&mut self, last_look: &mut Option<u64>) -> Progress {
         if self.waiting.is_empty() {
@@ -223,8 +214,8 @@ mod tests {
     }
 
     fn queue(duplicates: Duplicates, jobs: impl IntoIterator<Item = One>) -> Queue<One> {
-        let (stalled_after, longest_wait) = (Duration::from_millis(100), Duration::from_secs(5));
-        let rules = Rules { operations: 64, bytes: 1000, largest: 100, duplicates, stalled_after, longest_wait };
+        let stalled_after = Duration::from_millis(100);
+        let rules = Rules { operations: 64, bytes: 1000, largest: 100, duplicates, stalled_after };
         let mut queue = Queue::new(rules);
         for job in jobs {
             queue.push(job);
@@ -336,12 +327,5 @@ mod tests {
         assert_eq!(queue.progress(&mut last_look), Progress::Moving);
         assert!(queue.next(carried, |_| 1).is_some(), "the first request is still stalled");
         assert_eq!(queue.progress(&mut last_look), Progress::Idle);
-    }
-
-    #[test]
-    fn the_oldest_can_be_removed() {
-        let mut queue = queue(Duplicates::Wait, ["a", "a", "b", "a"].map(write));
-        assert_eq!(queue.remove_oldest(|one| one.key == Some("a")).len(), 2);
-        assert_eq!(queue.waiting.len(), 2);
     }
 }

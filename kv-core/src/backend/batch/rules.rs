@@ -18,8 +18,6 @@ pub struct Rules {
     /// A server may take seconds to answer a request that it forwarded to a member that died meanwhile. Such a request
     /// must not hold up the others.
     pub stalled_after: Duration,
-    /// An operation that has waited this long is answered without being sent.
-    pub longest_wait: Duration,
 }
 
 /// What happens to an operation whose key is already in the batch.

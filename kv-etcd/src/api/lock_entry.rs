@@ -1,0 +1,59 @@
+//! Which keys are entries of locks ([clause L10](kv_core::contract::CLAUSES#L10)).
+//!
+//! A contender for the lock `NAME` has the key `NAME/<lease id>`, in lower-case hexadecimal without padding, and the key
+//! is attached to that very lease. The layout is that of etcd's own clients. A key that only looks like it is data.
+
+/// The key of a contender for the lock `name`.
+pub(crate) fn contender(name: &str, lease: i64) -> String {
+    format!("{name}/{lease:x}")
+}
+
+/// What the key of every contender for the lock `name` begins with.
+pub(crate) fn contenders(name: &str) -> String {
+    format!("{name}/")
+}
+
+/// The lease in the last segment of a key, if the segment is a lease id as contenders write it.
+///
+/// Only that lease makes the key an entry of a lock. Most keys have no such segment, so for them no lease is asked for.
+pub(crate) fn named_lease(key: &[u8]) -> Option<i64> {
+    let slash = key.iter().rposition(|byte| *byte == b'/')?;
+    let digits = &key[slash + 1..];
+    let canonical = digits.first().is_some_and(|first| *first != b'0')
+        && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if !canonical {
+        return None;
+    }
+    i64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// Whether a key with this lease (0: none) is an entry of a lock.
+pub(crate) fn is_lock_entry(key: &[u8], lease: i64) -> bool {
+    lease != 0 && named_lease(key) == Some(lease)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_lease_in_the_name_makes_an_entry() {
+        let key = contender("dir/job", 0x694d_a207_e363_5927);
+        assert_eq!(key, "dir/job/694da207e3635927");
+        assert!(key.starts_with(&contenders("dir/job")));
+        assert!(is_lock_entry(key.as_bytes(), 0x694d_a207_e363_5927));
+        assert!(!is_lock_entry(key.as_bytes(), 0x694d_a207_e363_5928));
+        assert!(!is_lock_entry(key.as_bytes(), 0));
+        assert!(is_lock_entry(b"a/1f", 0x1f));
+    }
+
+    #[test]
+    fn a_name_that_is_no_lease_id_is_data() {
+        for key in ["a", "1f", "a/", "a/1F", "a/01f", "a/0", "a/1g", "a/-1", "a/+1", "a/1/b", "a/ffffffffffffffff"] {
+            assert_eq!(named_lease(key.as_bytes()), None, "{key:?}");
+        }
+        assert_eq!(named_lease(b"a/7fffffffffffffff"), Some(i64::MAX));
+        assert_eq!(named_lease(b"a/1/b1"), Some(0xb1));
+        assert_eq!(named_lease(b"\xff/b1"), Some(0xb1));
+    }
+}
