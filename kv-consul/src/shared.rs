@@ -119,7 +119,11 @@ fn too_large(operations: &[Operation<'_>], size: usize, text: &str, txn_bytes: u
             // The rest of the transaction takes its part of the limit.
             let rest = if is_value { 0 } else { size.saturating_sub(bytes.div_ceil(3) * 4) };
             let fits = |limit: usize| if is_value { limit } else { limit.saturating_sub(rest) / 4 * 3 };
-            Error::ValueTooLarge { key: one.kv.key.to_owned(), bytes, max: limit.map_or(bytes.saturating_sub(1), fits) }
+            Error::ValueTooLarge {
+                key: one.kv.key.to_string(),
+                bytes,
+                max: limit.map_or(bytes.saturating_sub(1), fits),
+            }
         }
         _ => Error::TxnTooLarge {
             operations: operations.len(),

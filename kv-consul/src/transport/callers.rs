@@ -64,10 +64,11 @@ impl Callers {
         self.0.calls.iter().for_each(Call::not_sent);
     }
 
-    /// Notes that the request may be applied from now on.
-    pub(super) fn sent(&self) {
+    /// Notes that the request may be applied from now on. It is false if one of the callers has been told that nothing
+    /// was applied; then the request must not be sent.
+    pub(super) fn sent(&self) -> bool {
         self.0.sent.store(true, Ordering::Release);
-        self.0.calls.iter().for_each(Call::sent);
+        self.0.calls.iter().all(Call::sent)
     }
 
     /// Notes why an attempt failed.
@@ -132,7 +133,7 @@ mod tests {
             let callers = Callers::new(vec![Call::current()], now, now, false);
             callers.not_sent();
             if sent {
-                callers.sent();
+                assert!(callers.sent());
             }
             let error = callers.bound(idempotence, pending::<Result<()>>()).await.expect_err("it is late");
             assert_eq!(error.is_retryable(), is_known, "{error:?}");
