@@ -120,7 +120,7 @@ fn too_large(operations: &[Operation<'_>], size: usize, text: &str, txn_bytes: u
             let rest = if is_value { 0 } else { size.saturating_sub(bytes.div_ceil(3) * 4) };
             let fits = |limit: usize| if is_value { limit } else { limit.saturating_sub(rest) / 4 * 3 };
             Error::ValueTooLarge {
-                key: one.kv.key.clone().into_owned(),
+                key: one.kv.key.to_string(),
                 bytes,
                 max: limit.map_or(bytes.saturating_sub(1), fits),
             }

@@ -79,7 +79,7 @@ mod tests {
             status: StatusCode::OK,
             index: Some(2),
             body: Bytes::from_static(body),
-            idempotence: kv_core::backend::fate::Idempotence::Repeatable,
+            idempotence: Idempotence::Repeatable,
         };
         let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix("")).expect("a listing");
         let entries = listing.entries().expect("its entries");

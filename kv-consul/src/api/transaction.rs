@@ -169,6 +169,7 @@ pub(crate) fn fault(refused: &[Refused]) -> Option<Error> {
 mod tests {
     use bytes::Bytes;
     use kv_core::backend::Guard;
+    use kv_core::backend::fate::Idempotence;
 
     use super::*;
 
@@ -181,12 +182,7 @@ mod tests {
     }
 
     fn answer(status: StatusCode, body: &'static str) -> Answer {
-        Answer {
-            status,
-            index: None,
-            body: Bytes::from_static(body.as_bytes()),
-            idempotence: kv_core::backend::fate::Idempotence::Repeatable,
-        }
+        Answer { status, index: None, body: Bytes::from_static(body.as_bytes()), idempotence: Idempotence::Repeatable }
     }
 
     fn explained(body: &'static str) -> Error {

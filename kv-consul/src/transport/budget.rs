@@ -92,9 +92,18 @@ impl Share {
         let mut hasher = DefaultHasher::new();
         target.hash(&mut hasher);
         let slot = usize::try_from(hasher.finish() % 256).unwrap_or_default();
-        let is_large = self.large.0[slot].load(Ordering::Relaxed);
-        let bulk = if is_large { Some(self.bulk.acquire().await) } else { None };
-        CallPermit { _call: self.calls.acquire().await, _bulk: bulk, large: self.large.clone(), slot }
+        let is_large = || self.large.0[slot].load(Ordering::Relaxed);
+        let mut bulk = None;
+        loop {
+            if is_large() && bulk.is_none() {
+                bulk = Some(self.bulk.acquire().await);
+            }
+            let call = self.calls.acquire().await;
+            // Others with the same path may have shown meanwhile that its answer is large.
+            if bulk.is_some() || !is_large() {
+                return CallPermit { _call: call, _bulk: bulk, large: self.large.clone(), slot };
+            }
+        }
     }
 
     /// Permits a blocking query, unless there are too many.

@@ -139,7 +139,7 @@ mod tests {
             let callers = Callers::new(vec![Call::current()], now, now, false);
             callers.not_sent();
             if sent {
-                callers.sent();
+                assert!(callers.sent());
             }
             let error = callers.bound(idempotence, pending::<Result<()>>()).await.expect_err("it is late");
             assert_eq!(error.is_retryable(), is_known, "{error:?}");

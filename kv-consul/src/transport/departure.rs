@@ -33,8 +33,8 @@ impl Departure {
         if self.state.load(Ordering::Acquire) != WAITS {
             return false;
         }
-        // First, so that a caller whose time is up in this moment learns at worst too little, and never that a write
-        // was not applied which is on its way.
+        // Noted first: a caller whose time is up in this moment may learn too little, but never that a write was not
+        // applied which is on its way.
         self.callers.sent()
             && !self.callers.are_late()
             && self.state.compare_exchange(WAITS, LEFT, Ordering::AcqRel, Ordering::Acquire).is_ok()
