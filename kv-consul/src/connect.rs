@@ -28,11 +28,13 @@ pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
     let config = Config::read(&address)?;
     let lock_delay = config.lock_delay;
     let clients = Clients::new(config)?;
-    let (limits, body_limit) = limits(&agent_self(&*clients.current()?).await);
+    let agent = agent_self(&*clients.current()?).await;
+    let (limits, body_limit) = limits(&agent);
     let shared = Shared {
         clients,
         limits,
         body_limit,
+        has_acls: agent.may_have_acls(),
         lock_delay,
         background: Background::new(),
         nonce: AtomicU64::new(random()),
