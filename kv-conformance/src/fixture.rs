@@ -132,6 +132,16 @@ pub trait Faults: Send + Sync {
         Err("members of this store cannot leave".to_owned())
     }
 
+    /// Keeps a copy of the store for [`replace_history`](Self::replace_history), if that restores one.
+    async fn save_history(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Replaces the store at its address by an empty one, or by the copy that was saved.
+    async fn replace_history(&self) -> Result<(), String> {
+        Err("the history of this store cannot be replaced".to_owned())
+    }
+
     /// How many later versions there are to which members can be upgraded, one after the other.
     fn upgrades(&self) -> usize {
         0

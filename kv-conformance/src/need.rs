@@ -29,6 +29,8 @@ pub enum Need {
     Defragmentation,
     /// Members that can leave and return: [`Faults::leave_and_return`](crate::Faults::leave_and_return).
     Leaving,
+    /// History that can be replaced: [`Faults::replace_history`](crate::Faults::replace_history).
+    ReplacedHistory,
     /// Members of which there is a later version: [`Faults::upgrade`](crate::Faults::upgrade).
     Upgrade,
 }
@@ -48,6 +50,7 @@ impl fmt::Display for Need {
             Self::LeaderTransfer => "needs a store whose leadership can be moved",
             Self::Defragmentation => "needs a store whose members can be defragmented",
             Self::Leaving => "needs a store whose members can leave and return",
+            Self::ReplacedHistory => "needs a store whose history can be replaced",
             Self::Upgrade => "needs a fixture with later versions of the store",
         })
     }

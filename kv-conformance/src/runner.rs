@@ -53,6 +53,9 @@ pub fn run<F: Fixture, E: Display>(start: impl Future<Output = Result<F, E>>) ->
         })
     };
     let conclusion = libtest_mimic::run(&arguments, CASES.iter().map(trial).collect());
+    let slowest: Vec<_> =
+        suite.slowest(10).iter().map(|(name, time)| format!("{name} {:.1} s", time.as_secs_f64())).collect();
+    eprintln!("the slowest cases: {}\n", slowest.join(", "));
     // Within the runtime, because a fixture may have servers to stop. The runtime itself is never dropped: tasks that
     // cases left behind must not see it shut down half way.
     runtime.block_on(async move { drop(suite) });

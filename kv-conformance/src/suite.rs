@@ -1,8 +1,8 @@
 //! Runs cases on a fixture and reports the result of each.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use kv_core::{Limits, WatchHistory, contract};
 use tokio::sync::RwLock;
@@ -24,6 +24,7 @@ pub struct Suite {
     limits: Limits,
     seed: u64,
     alone: RwLock<()>,
+    took: Mutex<Vec<(&'static str, Duration)>>,
 }
 
 /// The result of a case.
@@ -73,7 +74,7 @@ impl Suite {
             Ok(text) => text.parse().map_err(|_| format!("{} is not a whole number", Self::SEED))?,
             Err(_) => since_epoch().subsec_nanos().into(),
         };
-        Ok(Self { fixture, directory: unique_name(), limits, seed, alone: RwLock::default() })
+        Ok(Self { fixture, directory: unique_name(), limits, seed, alone: RwLock::default(), took: Mutex::default() })
     }
 
     /// The fixture's name.
@@ -98,7 +99,7 @@ impl Suite {
             Need::Alone => true,
             Need::Faults => self.fixture.faults().is_some(),
             Need::Cluster => self.fixture.faults().is_some_and(|faults| faults.endpoints().len() >= 3),
-            Need::LeaderTransfer | Need::Defragmentation | Need::Leaving => {
+            Need::LeaderTransfer | Need::Defragmentation | Need::Leaving | Need::ReplacedHistory => {
                 self.fixture.faults().is_some_and(|faults| faults.offers(*need))
             }
             Need::Upgrade => self.fixture.faults().is_some_and(|faults| faults.upgrades() > 0),
@@ -114,6 +115,7 @@ impl Suite {
         let hurts = case.needs.iter().any(|need| matches!(need, Need::Alone | Need::Faults | Need::Cluster));
         let (_shared, _alone) =
             if hurts { (None, Some(self.alone.write().await)) } else { (Some(self.alone.read().await), None) };
+        let began = Instant::now();
         let log = Log::new();
         let directory = format!("{}/{}", self.directory, case.name.replace("::", "/"));
         let context = Context::new(self.fixture.clone(), directory.clone(), log.clone(), self.limits, self.seed);
@@ -130,6 +132,7 @@ impl Suite {
             }
         };
         self.clean(&directory).await;
+        self.took.lock().unwrap_or_else(PoisonError::into_inner).push((case.name, began.elapsed()));
         match outcome {
             Ok(()) => Verdict::Passed(context.summary()),
             Err(Broke { clause, what }) => {
@@ -137,6 +140,14 @@ impl Suite {
                 Verdict::Failed(Report { clause, what, log, seed: self.seed })
             }
         }
+    }
+
+    /// The cases that took longest, slowest first, at most `most` of them. What a case waited for others does not count.
+    pub fn slowest(&self, most: usize) -> Vec<(&'static str, Duration)> {
+        let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        took.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+        took.truncate(most);
+        took
     }
 
     /// Removes what the case wrote. Best effort: a failure to do so says nothing about the case.

@@ -25,6 +25,7 @@
 //! | `server-name` | the DNS name that must be in the agents' certificates | `CONSUL_TLS_SERVER_NAME` | the host |
 //! | `datacenter` | the datacenter to use | | the agent's own |
 //! | `consistency` | the consistency of `get`, `get_all` and `keys`: `consistent`, `default` or `stale` | | `consistent` |
+//! | `connections` | the most connections to an agent, half of them for watches and waits; from 4 | | `32` |
 //! | `lock-delay` | how long a key cannot be locked after its holder's session ended; at most `60s` | | `0s` |
 //! | `timeout` | the request timeout | | `5s` |
 //!
@@ -91,7 +92,17 @@ use kv_core::Registration;
 pub const REGISTRATION: Registration = Registration {
     name: config::NAME,
     schemes: &["consul", "consuls"],
-    parameters: &["ca", "cert", "consistency", "datacenter", "key", "lock-delay", "server-name", "token"],
+    parameters: &[
+        "ca",
+        "cert",
+        "connections",
+        "consistency",
+        "datacenter",
+        "key",
+        "lock-delay",
+        "server-name",
+        "token",
+    ],
     named: false,
     generic_http: true,
     connect: |address| Box::pin(connect::connect(address)),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_core::backend::Snapshot;
+use kv_core::backend::call::Call;
 use kv_core::backend::fate::Idempotence;
 use kv_core::{Error, Result, Value};
 
@@ -86,8 +87,8 @@ impl Job for Get {
         self.key.len()
     }
 
-    async fn alone(self, client: &Client) -> Result<Self::Answer, Failed> {
-        Ok(client.call(self.request()).await?.kvs.into_iter().next())
+    async fn alone(self, client: &Client, caller: &[Call]) -> Result<Self::Answer, Failed> {
+        Ok(client.call_for(caller, self.request()).await?.kvs.into_iter().next())
     }
 
     fn part(self) -> RequestOp {

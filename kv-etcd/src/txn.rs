@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kv_core::backend::call::Call;
 use kv_core::backend::fate::Idempotence;
 use kv_core::backend::{Check, Operation, Txn};
 use kv_core::{Error, Result};
@@ -136,17 +137,17 @@ impl Job for Write {
         self.key.len() + self.data.as_ref().map_or(0, Bytes::len)
     }
 
-    async fn alone(self, client: &Client) -> Result<Self::Answer, Failed> {
+    async fn alone(self, client: &Client, caller: &[Call]) -> Result<Self::Answer, Failed> {
         let header = if let Some(index) = self.index {
-            let answer = client.call(self.conditional(index)).await?;
+            let answer = client.call_for(caller, self.conditional(index)).await?;
             if !answer.succeeded {
                 return Ok(None);
             }
             answer.header
         } else if let Some(value) = self.data {
-            client.call(PutRequest { key: self.key, value, lease: 0 }).await?.header
+            client.call_for(caller, PutRequest { key: self.key, value, lease: 0 }).await?.header
         } else {
-            client.call(DeleteRangeRequest { key: self.key, range_end: Bytes::new() }).await?.header
+            client.call_for(caller, DeleteRangeRequest { key: self.key, range_end: Bytes::new() }).await?.header
         };
         revision(header.as_ref()).map(Some)
     }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::Mutex;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -41,6 +43,8 @@ pub struct Cluster {
     certificates: Option<Certificates>,
     pub(crate) admin: Option<Credential>,
     pub(crate) http: Http,
+    /// A copy of the store from before.
+    pub(crate) saved: Mutex<Option<Bytes>>,
 }
 
 impl Cluster {
@@ -106,7 +110,18 @@ impl Cluster {
         let scheme = if options.tls == Tls::Off { "http" } else { "https" };
         let bases = ports.iter().map(|port| format!("{scheme}://127.0.0.1:{port}")).collect();
         let http = Http::new(bases, certificates.as_ref())?;
-        let cluster = Self { kind, tls: options.tls, run, ports, peers, networks, certificates, admin, http };
+        let cluster = Self {
+            kind,
+            tls: options.tls,
+            run,
+            ports,
+            peers,
+            networks,
+            certificates,
+            admin,
+            http,
+            saved: Mutex::default(),
+        };
         cluster.await_all().await?;
         if let (Kind::Etcd, Some(root)) = (kind, &cluster.admin) {
             etcd::enable_access_control(&cluster.http, root).await?;
@@ -207,6 +222,21 @@ impl Cluster {
                 Ok(granted)
             }
             Kind::Consul => consul::grant(&self.http, admin, &name, prefix, access).await,
+        }
+    }
+
+    /// Takes every permission from a credential that was [granted](Self::grant). It still exists.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses.
+    pub async fn revoke(&self, granted: &Credential) -> Result<(), Error> {
+        let Some(admin) = &self.admin else {
+            return Err(Error::new("this cluster was started without access control"));
+        };
+        match self.kind {
+            Kind::Etcd => etcd::revoke(&self.http, admin, granted).await,
+            Kind::Consul => consul::revoke(&self.http, admin, granted).await,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
+use bytes::Bytes;
 use kv_conformance::Census;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -185,4 +186,23 @@ pub(crate) async fn grant(
         Some(secret) => Ok(Credential::Token(secret.to_owned())),
         None => Err(Error::new("Consul created a token without a secret id")),
     }
+}
+
+/// Takes all policies from a token.
+pub(crate) async fn revoke(http: &Http, management: &Credential, granted: &Credential) -> Result<(), Error> {
+    let own = http.ask_json(0, Method::GET, "/v1/acl/token/self", None, header(Some(granted))).await?;
+    let id = own["AccessorID"].as_str().ok_or_else(|| Error::new("a token has no accessor id"))?;
+    let body = json!({"AccessorID": id, "Policies": []});
+    let path = format!("/v1/acl/token/{id}");
+    http.ask_json(0, Method::PUT, &path, Some(&body), header(Some(management))).await.map(drop)
+}
+
+/// A snapshot of the store.
+pub(crate) async fn save(http: &Http, management: Option<&Credential>) -> Result<Bytes, Error> {
+    http.send(0, Method::GET, "/v1/snapshot", Bytes::new(), header(management)).await
+}
+
+/// Restores the store from a snapshot.
+pub(crate) async fn restore(http: &Http, snapshot: Bytes, management: Option<&Credential>) -> Result<(), Error> {
+    http.send(0, Method::PUT, "/v1/snapshot", snapshot, header(management)).await.map(drop)
 }

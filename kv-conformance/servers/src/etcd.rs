@@ -196,6 +196,15 @@ pub(crate) async fn grant(
     Ok(())
 }
 
+/// Takes the role from a user.
+pub(crate) async fn revoke(http: &Http, root: &Credential, granted: &Credential) -> Result<(), Error> {
+    let Credential::User { name, .. } = granted else {
+        return Err(Error::new("etcd has users, not tokens"));
+    };
+    let body = json!({"name": name, "role": name});
+    post(http, 0, "/v3/auth/user/revoke", &body, Some(root)).await.map(drop)
+}
+
 /// The half-open range of all keys that begin with a prefix, in etcd's form.
 fn range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
     let start = prefix.as_bytes().to_vec();

@@ -168,6 +168,7 @@ impl Faults for ServerFixture {
         self.cluster()?.rejoin(member).await.map_err(|error| error.to_string())?;
         self.cluster()?.await_member(member).await.map_err(|error| error.to_string())
     }
+
     async fn compact(&self) -> Result<(), String> {
         self.cluster()?.compact().await.map_err(|error| error.to_string())
     }
@@ -186,6 +187,14 @@ impl Faults for ServerFixture {
 
     async fn leave_and_return(&self, member: usize) -> Result<(), String> {
         self.cluster()?.leave_and_return(member).await.map_err(|error| error.to_string())
+    }
+
+    async fn save_history(&self) -> Result<(), String> {
+        self.cluster()?.save_history().await.map_err(|error| error.to_string())
+    }
+
+    async fn replace_history(&self) -> Result<(), String> {
+        self.cluster()?.replace_history().await.map_err(|error| error.to_string())
     }
 
     fn upgrades(&self) -> usize {

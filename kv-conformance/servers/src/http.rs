@@ -3,11 +3,15 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
 
 use crate::error::{Doing, Error};
 use crate::tls::{self, Certificates};
+
+/// For requests about all data of a store.
+const LONG: Duration = Duration::from_secs(30);
 
 /// Asks one cluster's members, each by its number.
 #[derive(Debug)]
@@ -68,6 +72,30 @@ impl Http {
         }
         serde_json::from_str(&text).doing(format!("{path}: {text}"))
     }
+
+    /// The same with bytes instead of JSON.
+    pub(crate) async fn send(
+        &self,
+        member: usize,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        header: Option<(&str, &str)>,
+    ) -> Result<Bytes, Error> {
+        let url = format!("{}{path}", self.bases[member]);
+        let mut request = self.client.request(method, &url).body(body).timeout(LONG);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let response = request.send().await.doing(&url)?;
+        let status = response.status();
+        let answer = response.bytes().await.doing(&url)?;
+        if !status.is_success() {
+            return Err(Error::new(format!("{path}: {status}: {}", String::from_utf8_lossy(&answer).trim())));
+        }
+        Ok(answer)
+    }
+
     /// How many files members have open, connections among them, as their metrics tell at `path`.
     pub(crate) async fn open_files(
         &self,

@@ -40,6 +40,7 @@ mod owner;
 mod plan;
 mod planned;
 mod random;
+mod replaced;
 mod run;
 mod tls;
 mod tool;

@@ -30,6 +30,7 @@ impl Cluster {
         match need {
             Need::LeaderTransfer | Need::Defragmentation => self.kind == Kind::Etcd,
             Need::Leaving => self.kind == Kind::Consul,
+            Need::ReplacedHistory => self.kind == Kind::Consul || self.members() == 1,
             _ => false,
         }
     }

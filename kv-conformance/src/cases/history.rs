@@ -1,21 +1,24 @@
-//! What a store remembers of its past: clauses E1 and E8, as far as a store without faults can show them.
-//!
-//! What needs a server that is hurt (a restored snapshot, a store that was emptied, a permission that is taken away)
-//! stands with the cases of faults.
+//! What a store remembers of its past, and what watches say when it has lost or replaced it: clauses E1 and E8.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kv_core::{Error, EventType};
+use bytes::Bytes;
+use kv_core::{Error, EventType, Value};
 
 use crate::case::cases;
-use crate::client::Client;
+use crate::client::{Client, Events};
 use crate::context::Context;
 use crate::outcome::{Broke, Keeps as _, Outcome, check, same};
 
 cases! { "history":
     a_large_commit_ends_no_watch ["E8", "E3"] needs [Alone] "A commit of more changes than a store may keep is seen whole by a watch that keeps up."
     a_lagging_watch_says_where_it_stopped ["E8", "E1"] needs [EveryChange, Alone] "A watch that falls behind goes on without a gap, or says after which index it has lost the events."
+    a_replaced_history_is_no_secret ["E8", "E4"] needs [Faults, ReplacedHistory] "Watches over a store that is replaced by an empty one, or by an older copy, show the whole difference or end with `Compacted`."
 }
+
+/// What a listing and the events after it come to.
+type State = BTreeMap<String, (Bytes, u64)>;
 
 /// More changes than a store keeps that keeps few: the memory store's history holds 10,000 events.
 const MANY: usize = 10_500;
@@ -82,6 +85,61 @@ async fn a_lagging_watch_says_where_it_stopped(cx: Context) -> Outcome {
         }
     }
     Ok(())
+}
+
+async fn a_replaced_history_is_no_secret(cx: Context) -> Outcome {
+    let (kv, other) = (cx.client().await?, cx.client().await?);
+    for key in ["w/kept", "w/changed", "w/gone"] {
+        kv.set(key, "1").await?;
+    }
+    cx.hurt("save a copy of the store", cx.faults()?.save_history()).await?;
+    kv.set("w/changed", "2").await?;
+    kv.set("w/new", "2").await?;
+    kv.delete("w/gone").await?;
+    let (listing, observed) = other.observe("w/").await?;
+    let before: State = state_of(listing.values);
+    let watched = cx.client().await?.watch("w/", listing.index).await?;
+    cx.hurt("replace the store", cx.faults()?.replace_history()).await?;
+    cx.until("E4", "a write succeeds again", || async { Ok(kv.set("w/marker", "").await.ok()) }).await?;
+    let after = state_of(kv.get_all("w/").await?.values);
+    for (what, mut events) in [("an observation", observed), ("a watch", watched)] {
+        if let Some(seen) = up_to_the_marker(&cx, before.clone(), &mut events).await? {
+            same!("E8", seen, after, "what the listing and the events of {what} come to");
+        }
+    }
+    // Watches that are opened now know nothing of the former store.
+    let (listing, mut anew) = other.observe("w/").await.keeps("E8")?;
+    same!("E8", state_of(listing.values), after, "the listing of the store that replaces it");
+    let index = kv.set("w/kept", "3").await?;
+    let event = anew.next("E8").await?;
+    same!("E8", (event.key.as_str(), event.index), ("w/kept", index), "the event of the next write");
+    Ok(())
+}
+
+fn state_of(values: BTreeMap<String, Value>) -> State {
+    values.into_iter().map(|(key, value)| (key, (value.data, value.index))).collect()
+}
+
+/// Follows events until that of `w/marker`, and gives what they come to; `None` if the watch ended with `Compacted`.
+async fn up_to_the_marker(cx: &Context, mut state: State, events: &mut Events) -> Outcome<Option<State>> {
+    loop {
+        match events.item(cx.expiry()).await {
+            Some(Some(Ok(event))) => {
+                let last = event.key == "w/marker";
+                match event.event_type {
+                    EventType::Delete => state.remove(&event.key),
+                    _ => state.insert(event.key, (event.data, event.index)),
+                };
+                if last {
+                    return Ok(Some(state));
+                }
+            }
+            Some(Some(Err(Error::Compacted { .. }))) => return Ok(None),
+            Some(Some(Err(error))) => return Err(error).keeps("E8"),
+            Some(None) => return Err(Broke::new("E4", "the watch ended without an error")),
+            None => return Err(Broke::new("E8", format!("of a replaced store a watch has only shown {state:?}"))),
+        }
+    }
 }
 
 /// An error is the last item of a watch.

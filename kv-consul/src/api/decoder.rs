@@ -169,7 +169,12 @@ mod tests {
     }
 
     fn finished(decoder: ListingDecoder) -> Result<Vec<(String, Value)>> {
-        let answer = Answer { status: StatusCode::OK, index: Some(1), body: Bytes::new() };
+        let answer = Answer {
+            status: StatusCode::OK,
+            index: Some(1),
+            body: Bytes::new(),
+            idempotence: kv_core::backend::fate::Idempotence::Repeatable,
+        };
         let (entries, state) = decoder.finish(&answer)?;
         assert_eq!(state.len(), entries.len());
         for (row, (key, value)) in entries.iter().enumerate() {

@@ -74,7 +74,12 @@ mod tests {
     #[test]
     fn a_listing_is_sorted_and_decoded() {
         let body = br#"[{"Key":"b","CreateIndex":1,"ModifyIndex":2,"Value":"eA=="},{"Key":"a","CreateIndex":1,"ModifyIndex":1,"Value":null}]"#;
-        let answer = Answer { status: StatusCode::OK, index: Some(2), body: Bytes::from_static(body) };
+        let answer = Answer {
+            status: StatusCode::OK,
+            index: Some(2),
+            body: Bytes::from_static(body),
+            idempotence: kv_core::backend::fate::Idempotence::Repeatable,
+        };
         let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix("")).expect("a listing");
         let entries = listing.entries().expect("its entries");
         assert_eq!(entries, [("a".to_owned(), Value::new("", 1)), ("b".to_owned(), Value::new("x", 2))]);

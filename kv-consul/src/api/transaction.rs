@@ -82,6 +82,12 @@ impl<'a> Operation<'a> {
         operation
     }
 
+    /// How many bytes the value that it writes has.
+    pub(crate) fn value_bytes(&self) -> usize {
+        let padding = |text: &str| text.bytes().rev().take_while(|byte| *byte == b'=').count();
+        self.kv.value.as_deref().map_or(0, |text| text.len() / 4 * 3 - padding(text))
+    }
+
     /// Whether it changes nothing.
     pub(crate) fn is_check(&self) -> bool {
         self.kv.verb.starts_with("check")
@@ -175,7 +181,12 @@ mod tests {
     }
 
     fn answer(status: StatusCode, body: &'static str) -> Answer {
-        Answer { status, index: None, body: Bytes::from_static(body.as_bytes()) }
+        Answer {
+            status,
+            index: None,
+            body: Bytes::from_static(body.as_bytes()),
+            idempotence: kv_core::backend::fate::Idempotence::Repeatable,
+        }
     }
 
     fn explained(body: &'static str) -> Error {

@@ -8,7 +8,6 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, poll_fn};
 use kv_core::Error;
 use kv_core::backend::backoff::Recovery;
-use kv_core::backend::fate::Idempotence;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tonic::Code;
@@ -118,7 +117,7 @@ pub(super) async fn run(
                 }
                 Err(status) => {
                     client.abandon(&connection);
-                    return cannot_open(client, Failed::Status { status, idempotence: Idempotence::Repeatable }).await;
+                    return cannot_open(client, Failed::stream(&connection.address, status)).await;
                 }
             },
         }
