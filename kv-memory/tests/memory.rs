@@ -259,7 +259,9 @@ async fn a_store_that_detaches_keeps_the_contract() {
 
 #[tokio::test]
 async fn a_stored_value_keeps_no_larger_buffer_alive() -> Result<()> {
-    struct Large(Arc<()>);
+    struct Large {
+        _alive: Arc<()>,
+    }
     impl AsRef<[u8]> for Large {
         fn as_ref(&self) -> &[u8] {
             &[7; 100_000]
@@ -267,7 +269,7 @@ async fn a_stored_value_keeps_no_larger_buffer_alive() -> Result<()> {
     }
     let kv = private();
     let alive = Arc::new(());
-    let part = || bytes::Bytes::from_owner(Large(alive.clone())).slice(..10);
+    let part = || bytes::Bytes::from_owner(Large { _alive: alive.clone() }).slice(..10);
     kv.set("a", part()).await?;
     kv.txn().set("b", part()).commit().await?;
     let key = kv.ephemeral_key("c", Duration::from_secs(60)).await?;

@@ -168,7 +168,7 @@ async fn secrets_stay_secret(cx: Context) -> Outcome {
             Ok(kv) => shown.push(format!("{kv:?} {:?}", kv.get("absent").await)),
             Err(error) => shown.push(format!("{error} {error:?}")),
         }
-        if let Ok(parsed) = kv_core::Address::parse(&told, kv_core::Environment::from([("TOKEN", token)])) {
+        if let Ok(parsed) = kv_core::backend::Address::parse(&told, kv_core::Environment::from([("TOKEN", token)])) {
             shown.push(format!("{parsed:?} {:?}", parsed.credentials));
         }
     }
