@@ -228,7 +228,6 @@ mod tests {
     use kv_core::backend::fate::Idempotence;
     use tokio::time::Instant;
 
-
     use super::*;
     use crate::api::answer::Answer;
 
