@@ -93,7 +93,7 @@ impl Holdings {
     /// failure.
     pub(crate) async fn give_back(&self) -> Option<Error> {
         let held = self.begin_closing();
-        let mut results = stream::iter(held).map(|held| held.give_back()).buffer_unordered(AT_ONCE).boxed();
+        let mut results = stream::iter(held).map(GiveBack::give_back).buffer_unordered(AT_ONCE).boxed();
         let mut failure = None;
         while let Some(result) = results.next().await {
             failure = failure.or(result.err());
