@@ -259,7 +259,7 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
         watches: Watches { changes, last, completeness: cx.limits().watch_history.into(), observations },
         sections: lock.sections,
         counter: lock.counter,
-        lives: lives.lives,
+        lives: if storm.ends_leases() { Vec::new() } else { lives.lives },
         vanishings: lives.vanishings,
     };
     Ok((recording, lock.lost_unguarded))
