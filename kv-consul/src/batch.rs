@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_core::backend::batch::{Batcher, Carrier, Duplicates, Job, Rules, Verdict};
+use kv_core::backend::call::Call;
 use kv_core::backend::{Check, Operation as Write, Txn, fate};
 use kv_core::{Error, Result};
 use tokio::time::Instant;
 
 use crate::api::transaction::{Outcome, Refused, explain, index_of};
 use crate::shared::{OPERATION, Shared, TXN_OPS};
+use crate::transport::callers::Callers;
 
 /// How many transactions of queued writes are in flight at a time.
 const IN_FLIGHT: usize = 2;
@@ -17,9 +19,6 @@ const IN_FLIGHT: usize = 2;
 /// If no transaction starts for this long, one more may. An agent can take seconds to answer a transaction that it
 /// forwarded to a leader that died, and the other writes must not wait for that.
 const STALL: Duration = Duration::from_millis(100);
-
-/// A write with less time left than this is not sent again.
-const TOO_LATE: Duration = Duration::from_millis(250);
 
 /// The queue of one runtime's writes.
 pub(crate) type Writes = Batcher<Transactions>;
@@ -33,12 +32,12 @@ pub(crate) struct Transactions {
 pub(crate) struct SmallWrite {
     txn: Txn,
     key: String,
-    deadline: Instant,
+    call: Call,
 }
 
 impl SmallWrite {
     /// Returns any other transaction unchanged: only writes of one key come in large numbers.
-    pub(crate) fn new(txn: Txn, deadline: Instant) -> Result<Self, Txn> {
+    pub(crate) fn new(txn: Txn, call: &Call) -> Result<Self, Txn> {
         let key = match (&*txn.operations, &*txn.checks) {
             ([Write::Set { key, .. } | Write::Delete { key }], []) => key.clone(),
             ([Write::Set { key, .. } | Write::Delete { key }], [Check::Index { key: checked, .. }])
@@ -48,7 +47,12 @@ impl SmallWrite {
             }
             _ => return Err(txn),
         };
-        Ok(Self { txn, key, deadline })
+        Ok(Self { txn, key, call: call.clone() })
+    }
+
+    /// Whether its caller has given up, and was told what was known then. So nothing more may happen to it.
+    fn is_late(&self) -> bool {
+        self.call.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 }
 
@@ -88,27 +92,25 @@ impl Carrier for Transactions {
 
     async fn send_alone(&self, job: SmallWrite) -> Result<Option<u64>> {
         // Boxed to keep the futures of queued writes small.
-        Box::pin(self.shared.commit(&job.txn, job.deadline)).await
+        Box::pin(self.shared.commit(&job.txn, &Callers::one(&job.call))).await
     }
 
     async fn send_together(&self, jobs: &[SmallWrite]) -> Vec<Verdict<Result<Option<u64>>>> {
         let operations: Vec<_> = jobs.iter().flat_map(|job| self.shared.operations(&job.txn)).collect();
-        // The youngest decides: the time of an older one must not make the outcome of all others unknown.
-        let deadline = jobs.iter().map(|job| job.deadline).max().unwrap_or_else(Instant::now);
-        match Box::pin(self.shared.transact_until(&operations, deadline)).await {
+        let callers = Callers::together(jobs.iter().map(|job| job.call.clone()).collect());
+        match Box::pin(self.shared.transact_for(&callers, &operations)).await {
             Ok(Outcome::Applied(index)) => {
                 jobs.iter().map(|job| Verdict::Answer(Ok(index_of(&job.txn, index)))).collect()
             }
             Ok(Outcome::Refused(refused)) => refused_or_again(jobs, refused),
             // Each of them alone may be small enough, or permitted.
-            Err(Error::TxnTooLarge { .. } | Error::PermissionDenied { .. }) => {
+            Err(Error::TxnTooLarge { .. } | Error::ValueTooLarge { .. } | Error::PermissionDenied { .. }) => {
                 jobs.iter().map(|_| Verdict::Alone).collect()
             }
-            // None of them was applied. Those with time left go on.
+            // None of them was applied, and the time of one is up. The others go on without it.
             Err(error @ Error::Unavailable { .. }) => {
-                let too_late = Instant::now() + TOO_LATE;
                 let verdict = |job: &SmallWrite| {
-                    if job.deadline > too_late { Verdict::Again } else { Verdict::Answer(Err(fate::copy(&error))) }
+                    if job.is_late() { Verdict::Answer(Err(fate::copy(&error))) } else { Verdict::Again }
                 };
                 jobs.iter().map(verdict).collect()
             }
@@ -156,7 +158,7 @@ mod tests {
     }
 
     fn small(checks: Vec<Check>, operations: Vec<Write>) -> Result<SmallWrite, Txn> {
-        SmallWrite::new(Txn { checks, operations }, Instant::now())
+        SmallWrite::new(Txn { checks, operations }, &Call::current())
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The settings from the address and the environment ([clauses A1 and A2](kv_core::contract)).
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
@@ -16,6 +17,13 @@ const PORT: u16 = 8500;
 
 /// The longest lock delay that Consul enforces. It stores a longer one but ignores it.
 const MAX_LOCK_DELAY: Duration = Duration::from_secs(60);
+
+/// The most connections of a handle to an agent, unless the address says otherwise. An agent takes 200 from one address
+/// (`limits.http_max_conns_per_client`), so six processes on one machine fit.
+const CONNECTIONS: usize = 32;
+
+/// How many connections an address may ask for: one for each purpose at least, and no more than an agent would ever take.
+const CONNECTIONS_ALLOWED: RangeInclusive<usize> = 4..=10_000;
 
 /// The consistency of reads that are not part of a watch or lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +71,8 @@ pub(crate) struct Config {
     pub(crate) datacenter: Option<String>,
     pub(crate) consistency: Consistency,
     pub(crate) lock_delay: Duration,
-    pub(crate) timeout: Duration,
+    /// The most connections to an agent.
+    pub(crate) connections: usize,
 }
 
 impl Config {
@@ -97,15 +106,18 @@ impl Config {
             datacenter: address.parameter("datacenter").map(str::to_owned),
             consistency,
             lock_delay,
-            timeout: address.timeout,
+            connections: connections(address)?,
         })
     }
+}
 
-    /// The time for one call with all its attempts. It is a little shorter than the request timeout, so that the caller
-    /// still learns what is known about the outcome.
-    pub(crate) fn limit(&self) -> Duration {
-        self.timeout / 20 * 19
-    }
+fn connections(address: &Address) -> Result<usize> {
+    let Some(text) = address.parameter("connections") else { return Ok(CONNECTIONS) };
+    let number = text.parse().ok().filter(|number| CONNECTIONS_ALLOWED.contains(number));
+    number.ok_or_else(|| {
+        let (least, most) = (CONNECTIONS_ALLOWED.start(), CONNECTIONS_ALLOWED.end());
+        Error::invalid_address(format!("parameter `connections` is no number from {least} to {most}"))
+    })
 }
 
 /// The error for a TLS parameter in an address that does not use TLS.
@@ -292,9 +304,14 @@ mod tests {
 
     #[test]
     fn unsupported_settings_are_refused() {
-        for address in
-            ["consul://a/a//b", "consul://a?consistency=weak", "consul://a?lock-delay=61s", "consul://a?ca=/ca.pem"]
-        {
+        for address in [
+            "consul://a/a//b",
+            "consul://a?consistency=weak",
+            "consul://a?lock-delay=61s",
+            "consul://a?ca=/ca.pem",
+            "consul://a?connections=3",
+            "consul://a?connections=many",
+        ] {
             let result = read(address, []);
             assert!(matches!(result, Err(Error::InvalidAddress { .. })), "{address}");
         }

@@ -14,7 +14,7 @@ use crate::backend::Consul;
 use crate::config::Config;
 use crate::error::go_duration;
 use crate::shared::{OPERATION, Shared, TXN_OPS};
-use crate::transport::client::Client;
+use crate::transport::client::{Client, SMALL};
 use crate::transport::clients::Clients;
 
 /// The most bytes of a transaction's JSON, unless the agent is configured otherwise.
@@ -27,8 +27,11 @@ const KEY_BYTES: usize = 4096;
 pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
     let config = Config::read(&address)?;
     let lock_delay = config.lock_delay;
+    // At a generic address any backend may be the right one. The next one must not wait until this one has tried
+    // everything again and again.
+    let is_sure = matches!(&*address.scheme, "consul" | "consuls");
     let clients = Clients::new(config)?;
-    let (limits, body_limit) = limits(&agent_self(&*clients.current()?).await);
+    let (limits, body_limit) = limits(&agent_self(&*clients.current()?, is_sure).await?);
     let shared = Shared {
         clients,
         limits,
@@ -40,13 +43,17 @@ pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(Consul::new(Arc::new(shared))))
 }
 
-/// Reads an agent's configuration. If that is impossible, the defaults apply; `ping` finds out whether the agent serves.
-async fn agent_self(client: &Client) -> AgentSelf {
-    match client.probe(client.target("/v1/agent/self", &[])).await {
-        Ok(answer) => serde_json::from_slice(&answer.body).unwrap_or_default(),
+/// Reads an agent's configuration. If that is not permitted or not understood, the defaults apply; `ping` finds out
+/// whether the agent serves.
+async fn agent_self(client: &Client, is_sure: bool) -> Result<AgentSelf> {
+    let target = client.target("/v1/agent/self", &[]);
+    let answer = if is_sure { client.get(target, SMALL).await } else { client.ask_once(target).await };
+    match answer {
+        Ok(answer) => Ok(serde_json::from_slice(&answer.body).unwrap_or_default()),
+        Err(error) if error.is_retryable() => Err(error),
         Err(error) => {
             tracing::debug!(%error, "the agent's configuration cannot be read; its defaults are assumed");
-            AgentSelf::default()
+            Ok(AgentSelf::default())
         }
     }
 }

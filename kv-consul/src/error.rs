@@ -1,54 +1,11 @@
-//! What Consul's answers and the transport's failures mean in kv-core's terms. Only this file reads error texts.
+//! What Consul's errors mean in kv-core's terms ([clause W6](kv_core::contract::CLAUSES#W6)). Only this file reads their
+//! texts.
 
 use std::time::Duration;
 
 use hyper::StatusCode;
 use kv_core::Error;
 use kv_core::backend::fate::Idempotence;
-
-/// The error for a failure of the transport. It depends on whether the request had been sent.
-///
-/// The URL is left out: it contains the key, and perhaps secrets that an operator put there.
-pub(crate) fn transport(error: reqwest::Error, idempotence: Idempotence) -> Error {
-    let error = error.without_url();
-    let reason = chain(&error);
-    let mapped = if error.is_builder() || error.is_connect() {
-        Error::unavailable(reason)
-    } else if idempotence.is_repeatable() && is_gibberish(&error) {
-        Error::unexpected_answer(reason)
-    } else {
-        idempotence.unknown(reason)
-    };
-    mapped.with_source(error)
-}
-
-/// An error and its sources.
-fn all<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
-}
-
-/// Whether the answer is not HTTP.
-fn is_gibberish(error: &(dyn std::error::Error + 'static)) -> bool {
-    all(error)
-        .filter_map(|one| one.downcast_ref::<hyper::Error>())
-        .any(|one| one.is_parse() && !one.is_incomplete_message())
-}
-
-/// An error and its sources, in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = String::new();
-    for one in all(error) {
-        let more = one.to_string();
-        // Some errors repeat the text of their source.
-        if !text.ends_with(&more) {
-            text.push_str(if text.is_empty() { "" } else { ": " });
-            text.push_str(&more);
-        }
-    }
-    text
-}
 
 /// How many bytes of an answer can matter for an excerpt.
 pub(crate) const EXCERPT: usize = 4 * QUOTED;
@@ -63,74 +20,167 @@ pub(crate) fn excerpt(body: &[u8]) -> String {
     if line.is_empty() { "nothing".to_owned() } else { line }
 }
 
-/// Texts that prove that nothing was applied, and that the call may succeed later or at another agent.
+/// What an answer proves about the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// Nothing was applied. The call may succeed later or at another agent.
+    NotApplied,
+    /// Nothing was applied, because of who asks.
+    Denied,
+    /// Nothing was applied, and no repetition changes it.
+    Malformed,
+    /// Nothing. A write may have been applied.
+    Nothing,
+}
+
+/// What Consul's own errors prove, by how their text begins. All other texts prove nothing, for example "leadership lost
+/// while committing log", "raft is already shutdown", "EOF" and "stream closed".
 ///
-/// "leadership lost while committing log" and "rpc error making call: EOF" are not among them: such a write may have
-/// been applied.
-const NOT_APPLIED: &[&str] = &[
-    "No cluster leader",
-    "node is not the leader",
-    "leadership transfer in progress",
-    "timed out enqueuing operation",
-    "Not ready to serve consistent reads",
-    "No known Consul servers",
-    "No path to datacenter",
-    "failed to get conn",
-    // The RPC never left this agent.
-    "rpc error getting client",
-    "lead thread didn't get connection",
+/// Only the beginning counts, because keys and other servers' words can follow. What relays put before the text is
+/// removed first.
+const PROOFS: &[(&str, Proof)] = &[
+    // Consul knows no leader, or the server that was asked is not one and refused before it wrote to its log.
+    ("No cluster leader", Proof::NotApplied),
+    ("node is not the leader", Proof::NotApplied),
+    ("leadership transfer in progress", Proof::NotApplied),
+    ("timed out enqueuing operation", Proof::NotApplied),
+    ("Not ready to serve consistent reads", Proof::NotApplied),
+    ("No known Consul servers", Proof::NotApplied),
+    ("No path to datacenter", Proof::NotApplied),
+    // The request never left this agent for another server.
+    ("rpc error getting client", Proof::NotApplied),
+    ("failed to get conn", Proof::NotApplied),
+    ("lead thread didn't get connection", Proof::NotApplied),
     // The catalog does not know this agent's node yet, or any more: it has just joined, or is about to leave.
-    "Missing node registration",
-    "rate limit",
+    ("Missing node registration", Proof::NotApplied),
+    ("rate limit exceeded", Proof::NotApplied),
+    ("Your IP is issuing too many concurrent connections", Proof::NotApplied),
+    ("Permission denied", Proof::Denied),
+    ("ACL not found", Proof::Denied),
+    ("ACL support disabled", Proof::Denied),
+    // The request makes no sense to this version of Consul.
+    ("strconv.", Proof::Malformed),
+    ("parsing ", Proof::Malformed),
+    ("parse error", Proof::Malformed),
+    ("Failed to parse", Proof::Malformed),
+    ("Failed decoding", Proof::Malformed),
+    ("Request decode failed", Proof::Malformed),
+    ("invalid character", Proof::Malformed),
+    ("unknown KV verb", Proof::Malformed),
+    ("unknown operation", Proof::Malformed),
+    ("UUID must be", Proof::Malformed),
+    ("must be ", Proof::Malformed),
+    ("Must provide", Proof::Malformed),
+    ("Missing ", Proof::Malformed),
+    ("Invalid ", Proof::Malformed),
+    ("invalid ", Proof::Malformed),
 ];
 
-/// Texts of answers that no repetition changes.
-const MALFORMED: &[&str] = &[
-    "strconv",
-    "parsing",
-    "parse error",
-    "invalid character",
-    "unknown KV verb",
-    "unknown operation",
-    "must be",
-    "Must provide",
-    "Missing ",
-    "Invalid ",
-    "invalid ",
-];
+/// What servers and agents put before the text of an error that they relay.
+const RELAYED: &[&str] = &["rpc error making call: ", "rpc error: ", "raft apply failed: ", "apply failed: "];
 
-/// Texts of refusals, whatever their status code.
-const DENIED: &[&str] = &["Permission denied", "ACL not found", "ACL support disabled"];
+/// An answer that is neither a success nor one that its call understands.
+pub(crate) struct Reply<'a> {
+    /// Host and port of the agent.
+    pub(crate) agent: &'a str,
+    pub(crate) status: StatusCode,
+    /// Whether its headers are those of a text that is not packed. Consul's errors have no other form.
+    pub(crate) is_plain: bool,
+    pub(crate) body: &'a [u8],
+    /// Of the request.
+    pub(crate) idempotence: Idempotence,
+    /// The length of the request's body.
+    pub(crate) sent: usize,
+    /// The length of the request's path and query.
+    pub(crate) path: usize,
+}
+
+impl Reply<'_> {
+    /// Whether Consul says it, and not a proxy in between. Consul's errors are a line of text; it gives 503 only for an
+    /// exceeded rate limit, and never 502 or 504.
+    fn is_consuls(&self) -> bool {
+        let is_text = self.is_plain && !self.body.trim_ascii_start().starts_with(b"<");
+        is_text
+            && match self.status {
+                StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => false,
+                StatusCode::SERVICE_UNAVAILABLE => cause(&excerpt(self.body)).starts_with("rate limit exceeded"),
+                status => status.is_client_error() || status.is_server_error(),
+            }
+    }
+
+    fn proof(&self) -> Proof {
+        if !self.is_consuls() {
+            // By its definition nobody acts on a request that is answered like this.
+            return if self.status == StatusCode::UNAUTHORIZED { Proof::Denied } else { Proof::Nothing };
+        }
+        let text = excerpt(self.body);
+        let text = cause(&text);
+        let known = PROOFS.iter().find(|(beginning, _)| text.starts_with(beginning)).map(|(_, proof)| *proof);
+        known.unwrap_or(match self.status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Proof::Denied,
+            StatusCode::TOO_MANY_REQUESTS => Proof::NotApplied,
+            status if status.is_client_error() => Proof::Malformed,
+            _ => Proof::Nothing,
+        })
+    }
+
+    /// What was answered, by whom, and what to do about it.
+    fn said(&self) -> String {
+        let (agent, status, text) = (self.agent, self.status.as_u16(), excerpt(self.body));
+        if text.contains("HTTP request to an HTTPS server") {
+            return format!("{agent} speaks TLS: write `consuls://` (or `https://`)");
+        }
+        if self.is_consuls() {
+            return format!("Consul at {agent} answered {status}: {text}");
+        }
+        let what = match self.status {
+            StatusCode::PAYLOAD_TOO_LARGE => format!(" (a request of {} bytes is too large for it)", self.sent),
+            StatusCode::URI_TOO_LONG => format!(" (a path of {} bytes is too long for it)", self.path),
+            status if status.is_redirection() => " (redirects are not followed)".to_owned(),
+            _ => String::new(),
+        };
+        format!("not Consul, but something at or before {agent} answered {status}{what}: {text}")
+    }
+}
 
 /// The error for an answer that is neither a success nor one that its call understands.
-pub(crate) fn from_answer(status: StatusCode, body: &[u8], idempotence: Idempotence) -> Error {
+pub(crate) fn from_answer(reply: &Reply<'_>) -> Error {
+    let said = reply.said();
+    match reply.proof() {
+        Proof::NotApplied => Error::unavailable(said),
+        Proof::Denied => Error::permission_denied(said),
+        Proof::Malformed => Error::unexpected_answer(said),
+        // For a call that may be repeated it only matters whether that is of any use.
+        Proof::Nothing if reply.idempotence.is_repeatable() => match reply.status {
+            StatusCode::FORBIDDEN => Error::permission_denied(said),
+            StatusCode::TOO_MANY_REQUESTS => Error::unavailable(said),
+            status if status.is_server_error() => Error::unavailable(said),
+            _ => Error::unexpected_answer(said),
+        },
+        Proof::Nothing => Error::indeterminate(said),
+    }
+}
+
+/// The text of an error without what relays put before it.
+fn cause(text: &str) -> &str {
+    let relayed = RELAYED.iter().find_map(|before| text.strip_prefix(before));
+    relayed.map_or(text, cause)
+}
+
+/// Whether it is Consul that refuses a request because of its size.
+pub(crate) fn refuses_size(body: &[u8]) -> bool {
     let text = excerpt(body);
-    let said = format!("Consul answered {}: {text}", status.as_u16());
-    let text = unquoted(&text);
-    // These come from a proxy. What Consul did does not depend on the words of a proxy's page.
-    if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) {
-        return idempotence.unknown(said);
-    }
-    if is_one_of(&text, DENIED) {
-        return Error::permission_denied(said);
-    }
-    match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::permission_denied(said),
-        StatusCode::TOO_MANY_REQUESTS => Error::unavailable(said),
-        status if status.is_redirection() => {
-            Error::unexpected_answer(format!("redirected with {}, which is not followed", status.as_u16()))
-        }
-        status if status.is_server_error() => {
-            if is_one_of(&text, NOT_APPLIED) {
-                Error::unavailable(said)
-            } else if is_one_of(&text, MALFORMED) {
-                Error::unexpected_answer(said)
-            } else {
-                idempotence.unknown(said)
-            }
-        }
-        _ => Error::unexpected_answer(said),
-    }
+    ["Request body", "Value for key", "Transaction contains too many"].iter().any(|known| text.starts_with(known))
+}
+
+/// The limit in bytes that a refusal because of size names: `max size: 512 bytes` or `(600 > 512 bytes)`.
+pub(crate) fn size_limit(text: &str) -> Option<usize> {
+    let number = |text: &str| {
+        let (digits, rest) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+        if rest.starts_with(" bytes") { digits.parse().ok() } else { None }
+    };
+    let after = |mark: &str| number(text.rsplit_once(mark)?.1);
+    after("max size: ").or_else(|| after(" > "))
 }
 
 /// Why Consul did not apply a transaction: the meaning of its text about one of the operations.
@@ -151,7 +201,7 @@ pub(crate) enum Refusal {
 /// Reads one of `Errors[].What` of a transaction that was not applied.
 pub(crate) fn refusal(what: &str) -> Refusal {
     let text = unquoted(what);
-    if is_one_of(&text, DENIED) {
+    if PROOFS.iter().any(|(beginning, proof)| *proof == Proof::Denied && text.contains(beginning)) {
         Refusal::Denied
     } else if text.contains("lock delay") {
         Refusal::Delayed
@@ -208,8 +258,13 @@ fn is_one_of(text: &str, texts: &[&str]) -> bool {
 mod tests {
     use super::*;
 
+    fn reply(status: u16, text: &str, idempotence: Idempotence) -> Reply<'_> {
+        let status = StatusCode::from_u16(status).expect("a status");
+        Reply { agent: "h:8500", status, is_plain: true, body: text.as_bytes(), idempotence, sent: 700, path: 80 }
+    }
+
     fn of(status: u16, text: &str, idempotence: Idempotence) -> Error {
-        from_answer(StatusCode::from_u16(status).expect("a status"), text.as_bytes(), idempotence)
+        from_answer(&reply(status, text, idempotence))
     }
 
     #[test]
@@ -218,25 +273,78 @@ mod tests {
             "No cluster leader",
             "rpc error making call: No cluster leader",
             "rpc error making call: node is not the leader",
+            "raft apply failed: node is not the leader",
+            "rpc error making call: raft apply failed: leadership transfer in progress",
             "rpc error getting client: failed to get conn: dial tcp 10.0.0.1:8300: connect: connection refused",
             "timed out enqueuing operation",
             "rpc error getting client: failed to get conn: rpc error: lead thread didn't get connection",
+            "rpc error making call: rpc error: failed to get conn: EOF",
             "apply failed: Missing node registration",
         ] {
             assert!(matches!(of(500, text, Idempotence::Once), Error::Unavailable { .. }), "{text}");
         }
-        assert!(matches!(of(429, "", Idempotence::Once), Error::Unavailable { .. }));
+    }
+
+    #[test]
+    fn an_exceeded_rate_limit_applied_nothing() {
+        for (status, text) in [
+            (429, ""),
+            (429, "rate limit exceeded, try again later or against a different server"),
+            (429, "Your IP is issuing too many concurrent connections, please rate limit your calls"),
+            (503, "rpc error making call: rate limit exceeded for operation that can only be performed by the leader"),
+            (500, "rpc error making call: rate limit exceeded, try again later or against a different server"),
+        ] {
+            assert!(matches!(of(status, text, Idempotence::Once), Error::Unavailable { .. }), "{status} {text}");
+        }
     }
 
     #[test]
     fn an_unknown_outcome_is_indeterminate_only_for_a_write() {
-        for text in ["leadership lost while committing log", "rpc error making call: EOF", "", "upstream reset"] {
+        for text in [
+            "leadership lost while committing log",
+            "raft apply failed: leadership lost while committing log",
+            "rpc error making call: EOF",
+            "rpc error making call: stream closed",
+            "raft is already shutdown",
+            "",
+            "upstream reset: No cluster leader",
+        ] {
             assert!(matches!(of(500, text, Idempotence::Once), Error::Indeterminate { .. }), "{text}");
             assert!(matches!(of(500, text, Idempotence::Repeatable), Error::Unavailable { .. }), "{text}");
         }
-        for text in ["Bad Gateway", "the upstream sent an invalid header", "No cluster leader", "Permission denied"] {
-            assert!(matches!(of(502, text, Idempotence::Once), Error::Indeterminate { .. }), "{text}");
+    }
+
+    #[test]
+    fn what_a_proxy_answers_proves_nothing_whatever_its_words() {
+        let words = ["Bad Gateway", "invalid or incomplete response", "No cluster leader", "Permission denied"];
+        for (status, text) in [502, 503, 504].into_iter().flat_map(|status| words.map(|text| (status, text))) {
+            assert!(matches!(of(status, text, Idempotence::Once), Error::Indeterminate { .. }), "{status} {text}");
+            assert!(matches!(of(status, text, Idempotence::Repeatable), Error::Unavailable { .. }), "{status} {text}");
         }
+        for (status, text) in
+            [400, 403, 404, 413, 414, 429, 500].into_iter().flat_map(|status| words.map(|text| (status, text)))
+        {
+            let page = format!("<html>{text}</html>");
+            let packed = Reply { is_plain: false, ..reply(status, text, Idempotence::Once) };
+            for error in [of(status, &page, Idempotence::Once), from_answer(&packed)] {
+                assert!(matches!(error, Error::Indeterminate { .. }), "{status} {text}: {error:?}");
+                assert!(error.to_string().contains("not Consul, but something at or before h:8500"), "{error}");
+            }
+        }
+        assert!(matches!(of(303, "", Idempotence::Once), Error::Indeterminate { .. }));
+        assert!(matches!(of(401, "<html>", Idempotence::Once), Error::PermissionDenied { .. }));
+    }
+
+    #[test]
+    fn a_read_that_no_repetition_helps_is_not_repeated() {
+        for status in [301, 404, 413, 414] {
+            let error = of(status, "<html>", Idempotence::Repeatable);
+            assert!(matches!(error, Error::UnexpectedAnswer { .. }), "{status}: {error:?}");
+        }
+        assert!(of(414, "<html>", Idempotence::Repeatable).to_string().contains("a path of 80 bytes"));
+        assert!(of(413, "<html>", Idempotence::Once).to_string().contains("a request of 700 bytes"));
+        let tls = of(400, "Client sent an HTTP request to an HTTPS server.", Idempotence::Repeatable);
+        assert!(matches!(&tls, Error::UnexpectedAnswer { .. }) && tls.to_string().contains("consuls://"), "{tls}");
     }
 
     #[test]
@@ -245,15 +353,23 @@ mod tests {
             assert!(matches!(of(500, text, Idempotence::Once), Error::UnexpectedAnswer { .. }), "{text}");
         }
         assert!(matches!(of(400, "Bad request", Idempotence::Repeatable), Error::UnexpectedAnswer { .. }));
-        assert!(matches!(of(301, "", Idempotence::Once), Error::UnexpectedAnswer { .. }));
     }
 
     #[test]
     fn refusals_are_recognized_by_their_text_too() {
         assert!(matches!(of(403, "", Idempotence::Once), Error::PermissionDenied { .. }));
         assert!(matches!(of(403, "ACL not found", Idempotence::Once), Error::PermissionDenied { .. }));
-        let relayed = "rpc error making call: Permission denied";
+        let relayed = "rpc error making call: Permission denied: token with AccessorID 'a' lacks permission";
         assert!(matches!(of(500, relayed, Idempotence::Once), Error::PermissionDenied { .. }));
+    }
+
+    #[test]
+    fn the_limit_is_read_from_a_refusal_because_of_size() {
+        let of_value = r#"Value for key "a > 9 bytes" is too large (600 > 512 bytes)"#;
+        assert_eq!(size_limit(of_value), Some(512));
+        let of_body = "Request body(524300 bytes) too large, max size: 524288 bytes. See https://consul.io.";
+        assert_eq!(size_limit(of_body), Some(524_288));
+        assert_eq!(size_limit("Transaction contains too many operations (65 > 64)"), None);
     }
 
     #[test]

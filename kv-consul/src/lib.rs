@@ -12,8 +12,7 @@
 //!
 //! # Addresses
 //! `consul://HOST[:8500][,HOST…][/ROOT]`, and `consuls://` for TLS; `http://`, `https://` and the empty address find
-//! Consul too. Several hosts are several agents of one datacenter: a call that certainly was not applied at one agent
-//! is made at the next. A user name and password in the address are sent as HTTP basic authentication, for agents behind
+//! Consul too. Several hosts are several agents of one datacenter. A user name and password in the address are sent as HTTP basic authentication, for agents behind
 //! a proxy. The root cannot begin with `/`, contain `//`, or have a segment `.` or `..`, because Consul rewrites such
 //! paths.
 //!
@@ -25,6 +24,7 @@
 //! | `server-name` | the DNS name that must be in the agents' certificates | `CONSUL_TLS_SERVER_NAME` | the host |
 //! | `datacenter` | the datacenter to use | | the agent's own |
 //! | `consistency` | the consistency of `get`, `get_all` and `keys`: `consistent`, `default` or `stale` | | `consistent` |
+//! | `connections` | the most connections to an agent, half of them for watches and waits; from 4 | | `32` |
 //! | `lock-delay` | how long a key cannot be locked after its holder's session ended; at most `60s` | | `0s` |
 //! | `timeout` | the request timeout | | `5s` |
 //!
@@ -34,6 +34,23 @@
 //!
 //! Any `consistency` but `consistent` gives up linearizable reads ([clause R1](kv_core::contract)). Writes,
 //! transactions, watches and locks stay consistent whatever it says.
+//!
+//! # Agents and time
+//! A call has the handle's timeout and no other ([clause S3](kv_core::contract::CLAUSES#S3)). Until then a read, and a
+//! write that was certainly not applied, is tried again: at the other agents first, then in rounds with pauses
+//! ([clause S5](kv_core::contract::CLAUSES#S5)). If an agent takes long over a read, another one is asked as well, and the
+//! first answer counts. Connecting and `ping` follow the same rule. Only at a generic address is each agent asked once,
+//! because another backend may be the right one.
+//!
+//! An agent whose connection broke is asked last, and gets no write before it has answered something harmless.
+//! Connections are made in two seconds or given up, whatever time the calls have.
+//!
+//! # Connections
+//! An agent closes every connection beyond 200 from one address (`limits.http_max_conns_per_client`). A handle uses
+//! `connections` of them at most, half for calls and half for blocking queries, so that neither takes what the other
+//! needs. That holds for all its runtimes together. But each runtime has two for calls and one for queries to itself,
+//! because it must not wait for another one. Of the calls, those whose answer was large last time take at most half.
+//! More watches than there are connections share queries.
 //!
 //! # Runtimes
 //! A handle works from any number of tokio runtimes, at once or one after the other ([clause S1](kv_core::contract)).
@@ -91,7 +108,17 @@ use kv_core::Registration;
 pub const REGISTRATION: Registration = Registration {
     name: config::NAME,
     schemes: &["consul", "consuls"],
-    parameters: &["ca", "cert", "consistency", "datacenter", "key", "lock-delay", "server-name", "token"],
+    parameters: &[
+        "ca",
+        "cert",
+        "connections",
+        "consistency",
+        "datacenter",
+        "key",
+        "lock-delay",
+        "server-name",
+        "token",
+    ],
     named: false,
     generic_http: true,
     connect: |address| Box::pin(connect::connect(address)),

@@ -43,11 +43,11 @@ pub(crate) struct LockEntry {
 /// Succeeds if the server is Consul, has a leader, and a quorum follows that leader. Returns the index of the store, if
 /// the token may read it.
 pub(crate) async fn ping(client: &Client) -> Result<Option<u64>> {
-    let result = client.probe(client.target(PING, &["keys", "separator=/", "consistent"])).await;
+    let result = client.get(client.target(PING, &["keys", "separator=/", "consistent"]), SMALL).await;
     match result.and_then(|answer| answer.index()) {
         // Consul knows the token, but the token may not read here. Every token may ask who leads.
         Err(Error::PermissionDenied { context, .. }) if context.reason.contains("Permission denied") => {
-            let answer = client.probe(client.target("/v1/status/leader", &[])).await?;
+            let answer = client.get(client.target("/v1/status/leader", &[]), SMALL).await?;
             let leader: String = answer.json()?;
             if leader.is_empty() { Err(Error::unavailable("the cluster has no leader")) } else { Ok(None) }
         }
@@ -147,7 +147,12 @@ async fn receive_list(mut response: Response, prefix: &str) -> Result<(Snapshot,
         }
     }
     // The beginning of the body is enough to quote it in an error.
-    let answer = Answer { status: response.status, index: response.index, body: beginning };
+    let answer = Answer {
+        status: response.status,
+        index: response.index,
+        body: beginning,
+        idempotence: Idempotence::Repeatable,
+    };
     let index = answer.index()?;
     let (entries, state) = decoder.finish(&answer)?;
     Ok((Snapshot { entries, index }, state))

@@ -9,11 +9,12 @@ use kv_core::backend::Txn;
 use kv_core::backend::background::Background;
 use kv_core::backend::fate::Idempotence;
 use kv_core::{Error, Limits, Result};
-use tokio::time::Instant;
 
 use crate::api::lock::LOCK_FLAGS;
 use crate::api::messages::Operation;
 use crate::api::transaction::{self, Outcome, explain, index_of, outcome};
+use crate::error::{excerpt, size_limit};
+use crate::transport::callers::Callers;
 use crate::transport::client::Client;
 use crate::transport::clients::Clients;
 
@@ -59,31 +60,33 @@ impl Shared {
         transaction::operations(txn, || self.fresh_flags())
     }
 
-    /// Applies one transaction by one request, for a caller whose time is up at `deadline`.
-    pub(crate) async fn commit(&self, txn: &Txn, deadline: Instant) -> Result<Option<u64>> {
+    /// Applies one transaction by one request.
+    pub(crate) async fn commit(&self, txn: &Txn, callers: &Callers) -> Result<Option<u64>> {
         let operations: Vec<_> = self.operations(txn).collect();
-        match self.transact_until(&operations, deadline).await? {
+        match self.transact_for(callers, &operations).await? {
             Outcome::Applied(index) => Ok(index_of(txn, index)),
             Outcome::Refused(refused) => Err(explain(txn, &refused)),
         }
     }
 
-    /// Sends operations as one transaction, in the time of an ordinary call.
+    /// Sends operations as one transaction, for the call of the current task.
     pub(crate) async fn transact(&self, operations: &[Operation<'_>]) -> Result<Outcome> {
-        self.transact_until(operations, Instant::now() + self.clients.limit()).await
+        self.transact_for(&Callers::current(), operations).await
     }
 
-    /// Sends operations as one transaction, for a caller whose time is up at `deadline`.
-    pub(crate) async fn transact_until(&self, operations: &[Operation<'_>], deadline: Instant) -> Result<Outcome> {
+    /// Sends operations as one transaction.
+    pub(crate) async fn transact_for(&self, callers: &Callers, operations: &[Operation<'_>]) -> Result<Outcome> {
         let body = serde_json::to_vec(operations)
             .map_err(|error| Error::unexpected_answer("a transaction cannot be written as JSON").with_source(error))?;
-        let too_large = |bytes| {
-            let (max_operations, max_bytes) = (TXN_OPS, self.limits.txn_bytes);
-            Error::TxnTooLarge { operations: operations.len(), bytes, max_operations, max_bytes }
-        };
         let size = body.len();
         if size > self.body_limit {
-            return Err(too_large(size));
+            let max_bytes = self.limits.txn_bytes;
+            return Err(Error::TxnTooLarge {
+                operations: operations.len(),
+                bytes: size,
+                max_operations: TXN_OPS,
+                max_bytes,
+            });
         }
         // To Consul a transaction that only checks is a read, and may be stale.
         let (idempotence, consistent) = if operations.iter().all(Operation::is_check) {
@@ -93,18 +96,67 @@ impl Shared {
         };
         let client = self.client()?;
         let target = client.target("/v1/txn", &[consistent]);
-        let answer = client.put_until(deadline, target, body.into(), idempotence).await?;
+        let answer = client.put_for(callers, target, body.into(), idempotence).await?;
         match answer.status {
-            StatusCode::OK => outcome(&answer).map_err(|error| match (idempotence, &error) {
-                // The status says that the write was applied; the body raises doubts about that.
-                (Idempotence::Once, Error::UnexpectedAnswer { context, .. }) => {
-                    Error::indeterminate(context.reason.clone()).with_source(error)
-                }
-                _ => error,
-            }),
-            StatusCode::CONFLICT => outcome(&answer),
-            StatusCode::PAYLOAD_TOO_LARGE => Err(too_large(size)),
+            StatusCode::OK | StatusCode::CONFLICT => outcome(&answer),
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(too_large(operations, size, &excerpt(&answer.body), self.limits.txn_bytes))
+            }
             _ => Err(answer.unexpected()),
         }
+    }
+}
+
+/// The error for a transaction that the agent found too large. Its limits may be lower than when it was connected to, and
+/// only its answer tells them.
+fn too_large(operations: &[Operation<'_>], size: usize, text: &str, txn_bytes: usize) -> Error {
+    let limit = size_limit(text);
+    let values = || operations.iter().filter(|operation| operation.value_bytes() > 0);
+    let (is_value, largest) = (text.starts_with("Value for key"), values().max_by_key(|one| one.value_bytes()));
+    match largest {
+        Some(one) if is_value || values().count() == 1 => {
+            let bytes = one.value_bytes();
+            // The rest of the transaction takes its part of the limit.
+            let rest = if is_value { 0 } else { size.saturating_sub(bytes.div_ceil(3) * 4) };
+            let fits = |limit: usize| if is_value { limit } else { limit.saturating_sub(rest) / 4 * 3 };
+            Error::ValueTooLarge {
+                key: one.kv.key.to_string(),
+                bytes,
+                max: limit.map_or(bytes.saturating_sub(1), fits),
+            }
+        }
+        _ => Error::TxnTooLarge {
+            operations: operations.len(),
+            bytes: size,
+            max_operations: TXN_OPS,
+            max_bytes: limit.unwrap_or(txn_bytes),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(key: &str, bytes: usize) -> Operation<'_> {
+        Operation::lock(key, "s", &vec![0; bytes], 0)
+    }
+
+    #[test]
+    fn a_value_that_is_too_large_is_named() {
+        let text = r#"Value for key "b" is too large (600 > 512 bytes)"#;
+        let error = too_large(&[set("a", 5), set("b", 600)], 900, text, 1 << 20);
+        assert!(matches!(error, Error::ValueTooLarge { key, bytes: 600, max: 512 } if key == "b"));
+        let text = "Request body(1000 bytes) too large, max size: 600 bytes. See https://consul.io.";
+        let error = too_large(&[set("a", 600)], 1000, text, 1 << 20);
+        // 800 bytes of the body were the value, and 200 the rest.
+        assert!(matches!(error, Error::ValueTooLarge { key, bytes: 600, max: 300 } if key == "a"));
+    }
+
+    #[test]
+    fn a_transaction_that_is_too_large_names_the_limit() {
+        let text = "Request body(1000 bytes) too large, max size: 600 bytes.";
+        let error = too_large(&[set("a", 300), set("b", 300)], 1000, text, 1 << 20);
+        assert!(matches!(error, Error::TxnTooLarge { bytes: 1000, max_bytes: 600, .. }));
     }
 }

@@ -2,9 +2,10 @@
 
 use kv_core::Result;
 use kv_core::backend::Txn;
-use tokio::time::Instant;
+use kv_core::backend::call::Call;
 
 use crate::batch::{SmallWrite, Writes};
+use crate::transport::callers::Callers;
 
 /// Applies a transaction. Writes of one key share transactions if they come faster than they can be sent one by one.
 ///
@@ -12,9 +13,10 @@ use crate::batch::{SmallWrite, Writes};
 /// the others are sent again without it.
 pub(crate) async fn commit(writes: &Writes, txn: Txn) -> Result<Option<u64>> {
     let shared = &writes.carrier().shared;
-    let deadline = Instant::now() + shared.clients.limit();
-    match SmallWrite::new(txn, deadline) {
+    let call = Call::current();
+    call.not_sent();
+    match SmallWrite::new(txn, &call) {
         Ok(write) => writes.submit(write).await,
-        Err(txn) => shared.commit(&txn, deadline).await,
+        Err(txn) => shared.commit(&txn, &Callers::one(&call)).await,
     }
 }

@@ -109,12 +109,13 @@ async fn certificates_are_checked() {
         (format!("consuls://{endpoint}?ca={ca}&server-name=other.example"), "certificate"),
     ] {
         let error = refused(&address).await;
-        assert!(matches!(error, Error::Unavailable { .. }), "{address}: {error:?}");
-        assert!(error.to_string().contains(says), "{address}: {error}");
+        assert!(matches!(error, Error::UnexpectedAnswer { .. }), "{address}: {error:?}");
+        assert!(error.to_string().contains(says) && error.to_string().contains(&endpoint), "{address}: {error}");
     }
     // Plain text to a TLS port.
     let error = refused(&format!("consul://{endpoint}")).await;
-    assert!(matches!(error, Error::UnexpectedAnswer { .. } | Error::Unavailable { .. }), "{error:?}");
+    assert!(matches!(error, Error::UnexpectedAnswer { .. }), "{error:?}");
+    assert!(error.to_string().contains("consuls://"), "{error}");
     let error = refused(&format!("consuls://{endpoint}?ca=/nowhere.pem")).await;
     assert!(matches!(error, Error::InvalidAddress { .. }), "{error:?}");
     cluster.stop().await;
@@ -135,7 +136,8 @@ async fn a_server_can_ask_for_a_client_certificate() {
     works(registry().with_environment(environment), &format!("consuls://{endpoint}")).await;
 
     let error = refused(&format!("consuls://{endpoint}?ca={ca}")).await;
-    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
+    assert!(error.to_string().contains("`cert` and `key`"), "{error}");
     for half in [format!("cert={cert}"), format!("key={key}"), format!("cert={key}&key={cert}")] {
         let error = refused(&format!("consuls://{endpoint}?ca={ca}&{half}")).await;
         assert!(matches!(error, Error::InvalidAddress { .. }), "{half}: {error:?}");

@@ -11,6 +11,8 @@ use support::registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+const TTL: Duration = Duration::from_secs(10);
+
 /// What a fake server does after a request.
 enum Then {
     Answer(String),
@@ -82,10 +84,17 @@ async fn closed() -> String {
 
 #[tokio::test]
 async fn a_closed_port() {
-    let (error, time) = refused(&format!("consul://{}", closed().await)).await;
+    let closed = closed().await;
+    let (error, _) = refused(&format!("consul://{closed}?timeout=500ms")).await;
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
-    assert!(error.to_string().contains("refused"), "{error}");
-    assert!(time < Duration::from_secs(3), "{time:?}");
+    for said in [&format!("{closed} refused the connection"), "within 500ms"] {
+        assert!(error.to_string().contains(said), "{said}: {error}");
+    }
+    // At a generic address another backend may be the right one, and is not kept waiting.
+    let (error, time) = refused(&format!("http://{closed}?timeout=60s")).await;
+    let Error::NoneAnswered { attempts } = error else { panic!("{error:?}") };
+    assert!(matches!(attempts[0].1, Error::Unavailable { .. }), "{attempts:?}");
+    assert!(time < Duration::from_secs(20), "{time:?}");
 }
 
 #[tokio::test]
@@ -162,15 +171,35 @@ async fn errors_of_the_server_have_their_meaning() {
         ("no leader", "500 Internal Server Error", "No cluster leader", true, false),
         ("lost leadership", "500 Internal Server Error", "leadership lost while committing log", false, true),
         ("too many", "429 Too Many Requests", "Your IP is issuing too many concurrent connections", true, false),
+        ("not now", "503 Service Unavailable", "rate limit exceeded for operation that needs the leader", true, false),
+        ("raft", "500 Internal Server Error", "raft apply failed: node is not the leader", true, false),
+        ("a proxy", "502 Bad Gateway", "invalid or incomplete response", false, true),
+        ("a proxy", "503 Service Unavailable", "No cluster leader", false, true),
+        ("a page", "500 Internal Server Error", "<html>No cluster leader</html>", false, true),
+        ("a size", "413 Content Too Large", "<html>too large</html>", false, true),
         ("nonsense", "500 Internal Server Error", "strconv.ParseUint: parsing \"x\": invalid syntax", false, false),
     ];
     for (what, status, text, unavailable, indeterminate) in cases {
-        let server = fake(move |line| if line.contains("/v1/txn") { answer(status, "", text) } else { nothing() });
-        let kv = connect(&format!("consul://{}?timeout=300ms", server.await)).await;
-        let error = kv.set("key", "1").await.expect_err(what);
-        assert_eq!(matches!(error, Error::Unavailable { .. }), unavailable, "{what}: {error:?}");
-        assert_eq!(matches!(error, Error::Indeterminate { .. }), indeterminate, "{what}: {error:?}");
-        assert!(error.to_string().contains(&text[..8]), "{what}: {error}");
+        // Alone, of a lock, and of an ephemeral key.
+        let server = fake(move |line| match line {
+            line if line.contains("/v1/txn") => answer(status, "", text),
+            line if line.contains("/session/create") => answer("200 OK", "", r#"{"ID":"00000000-0001"}"#),
+            line if line.contains("/session/") => answer("200 OK", "", "true"),
+            _ => nothing(),
+        });
+        let server = server.await;
+        let kv = connect(&format!("consul://{server}?timeout=300ms")).await;
+        for (verb, error) in [
+            ("set", kv.set("key", "1").await.err()),
+            ("ephemeral_key", kv.ephemeral_key("key", TTL).await.err()),
+            ("try_lock", kv.try_lock("key", TTL).await.err()),
+        ] {
+            let error = error.unwrap_or_else(|| panic!("{what}: {verb} succeeded"));
+            assert_eq!(matches!(error, Error::Unavailable { .. }), unavailable, "{what}: {verb}: {error:?}");
+            assert_eq!(matches!(error, Error::Indeterminate { .. }), indeterminate, "{what}: {verb}: {error:?}");
+            let text = error.to_string();
+            assert!(text.contains(&text[..8]) && text.contains(&server), "{what}: {verb}: {text}");
+        }
     }
 }
 
@@ -245,6 +274,8 @@ async fn what_was_not_applied_is_tried_again_until_it_is() {
         "rpc error getting client: failed to get conn: dial tcp 10.0.0.1:8300: connect: connection refused",
         "rpc error getting client: failed to get conn: rpc error: lead thread didn't get connection",
         "rpc error getting client: stream closed",
+        "raft apply failed: leadership transfer in progress",
+        "rpc error making call: rate limit exceeded, try again later or against a different server",
         "Missing node registration",
     ] {
         let failures = Arc::new(AtomicUsize::new(0));
@@ -252,7 +283,7 @@ async fn what_was_not_applied_is_tried_again_until_it_is() {
         let server = fake(move |line| match line {
             line if line.contains(".kv-ping") || line.contains("agent/self") => nothing(),
             // As many as an election takes, for each kind of request.
-            _ if counted.fetch_add(1, Ordering::SeqCst) % 12 != 11 => answer("500 Internal Server Error", "", text),
+            _ if counted.fetch_add(1, Ordering::SeqCst) % 8 != 7 => answer("500 Internal Server Error", "", text),
             line if line.contains("/v1/txn") => answer("200 OK", "", r#"{"Results":[{"KV":{"ModifyIndex":9}}]}"#),
             line if line.contains("/session/create") => answer("200 OK", "", r#"{"ID":"00000000-0001"}"#),
             _ => nothing(),
@@ -260,15 +291,157 @@ async fn what_was_not_applied_is_tried_again_until_it_is() {
         let kv = connect(&format!("consul://{}?timeout=30s", server.await)).await;
         assert_eq!(kv.set("key", "1").await.expect(text), 9);
         assert!(kv.get("key").await.is_err_and(|error| error.is_key_not_found()), "{text}");
-        let _member = kv.ephemeral_key("member", Duration::from_secs(10)).await.expect(text);
-        assert!(failures.load(Ordering::SeqCst) >= 48, "{text}");
+        let _member = kv.ephemeral_key("member", TTL).await.expect(text);
+        assert!(failures.load(Ordering::SeqCst) >= 32, "{text}");
     }
+}
+
+/// A read that an agent holds back while the others cannot serve yet.
+#[tokio::test]
+async fn a_read_that_hangs_at_one_agent_is_answered_by_another() {
+    let silent = fake(|line| if line.contains("agent/self") { nothing() } else { Then::Hang }).await;
+    // It serves only after the silent agent had its turn as the last of a round.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let late = fake(move |line| match line {
+        line if line.contains("agent/self") => nothing(),
+        _ if asked.fetch_add(1, Ordering::SeqCst) < 2 => answer("500 Internal Server Error", "", "No cluster leader"),
+        _ => nothing(),
+    });
+    let kv = connect(&format!("consul://{silent},{}?timeout=60s", late.await)).await;
+    let began = Instant::now();
+    assert!(kv.get("key").await.is_err_and(|error| error.is_key_not_found()));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+/// An agent that takes long is not given up: the others may take as long.
+#[tokio::test]
+async fn a_slow_answer_is_waited_for() {
+    let slow = || async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = vec![0; 64 << 10];
+                    while stream.read(&mut request).await.is_ok_and(|length| length > 0) {
+                        tokio::time::sleep(Duration::from_secs(3)).await;
+                        let Then::Answer(text) = nothing() else { return };
+                        let _ = stream.write_all(text.as_bytes()).await;
+                    }
+                });
+            }
+        });
+        address
+    };
+    let kv = connect(&format!("consul://{},{}?timeout=30s", slow().await, slow().await)).await;
+    let error = kv.with_timeout(Duration::from_secs(10)).get("key").await.expect_err("nothing is there");
+    assert!(error.is_key_not_found(), "{error:?}");
+}
+
+/// An agent that takes connections and writes, and answers nothing.
+#[tokio::test]
+async fn callers_that_give_up_find_another_agent() {
+    let (silent, good) = (fake(|_| Then::Hang).await, good().await);
+    let kv = connect(&format!("consul://{silent},{good}?timeout=30s")).await;
+    for what in ["get", "set"] {
+        let mut row = 0;
+        let serving = async {
+            while row < 10 {
+                let call = async {
+                    match what {
+                        "get" => kv.get("key").await.is_err_and(|error| error.is_key_not_found()),
+                        _ => kv.set("key", "1").await.is_ok(),
+                    }
+                };
+                let served = tokio::time::timeout(Duration::from_millis(60), call).await;
+                row = if served == Ok(true) { row + 1 } else { 0 };
+            }
+        };
+        support::soon(what, serving).await;
+    }
+}
+
+/// What a port forwarder before a dead agent does while the others have no leader.
+#[tokio::test]
+async fn a_write_does_not_meet_a_broken_agent_while_others_cannot_serve() {
+    let cuts = fake(|line| if line.contains("agent/self") { nothing() } else { Then::Cut }).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let electing = |asked: Arc<AtomicUsize>| {
+        fake(move |line| match line {
+            line if line.contains("/v1/txn") && asked.fetch_add(1, Ordering::SeqCst) % 40 < 30 => {
+                answer("500 Internal Server Error", "", "No cluster leader")
+            }
+            line if line.contains("/v1/txn") => answer("200 OK", "", r#"{"Results":[{"KV":{"ModifyIndex":9}}]}"#),
+            _ => nothing(),
+        })
+    };
+    let (one, other) = (electing(asked.clone()).await, electing(asked.clone()).await);
+    let kv = connect(&format!("consul://{cuts},{one},{other}?timeout=60s")).await;
+    let mut unknown = 0;
+    for number in 0..20 {
+        match kv.set(&format!("key/{number}"), "1").await {
+            Ok(_) => {}
+            Err(Error::Indeterminate { .. }) => unknown += 1,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert!(unknown <= 1, "{unknown} writes were sent to an agent that was known to be broken");
+}
+
+/// A limit that the agent lowered after the client had connected.
+#[tokio::test]
+async fn a_limit_of_the_agent_is_told() {
+    let server = fake(|line| {
+        if line.contains("/v1/txn") {
+            answer(
+                "413 Content Too Large",
+                "",
+                "Request body(160 bytes) too large, max size: 100 bytes. See https://c.",
+            )
+        } else {
+            nothing()
+        }
+    });
+    let kv = connect(&format!("consul://{}?timeout=5s", server.await)).await;
+    let error = kv.set("key", "a value").await.expect_err("it is too large");
+    assert!(matches!(&error, Error::ValueTooLarge { bytes: 7, .. }), "{error:?}");
+    let error = kv.txn().set("a", "1").set("b", "2").commit().await.expect_err("it is too large");
+    assert!(matches!(&error, Error::TxnTooLarge { max_bytes: 100, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_timeout_names_itself_and_the_last_failure() {
+    let server = fake(|line| {
+        if line.contains(".kv-ping") || line.contains("agent/self") {
+            nothing()
+        } else {
+            answer("500 Internal Server Error", "", "No cluster leader")
+        }
+    });
+    let server = server.await;
+    let kv = connect(&format!("consul://{server}")).await.with_timeout(Duration::from_millis(400));
+    for error in [kv.get("key").await.expect_err("no leader"), kv.set("key", "1").await.expect_err("no leader")] {
+        assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+        for said in ["within 400ms", "No cluster leader", &server] {
+            assert!(error.to_string().contains(said), "{said}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+#[cfg(feature = "tls")]
+async fn tls_at_a_plain_port_says_so() {
+    let plain = fake(|_| answer("400 Bad Request", "Connection: close\r\n", "")).await;
+    let (error, time) = refused(&format!("consuls://{plain}")).await;
+    assert!(matches!(error, Error::UnexpectedAnswer { .. }), "{error:?}");
+    assert!(error.to_string().contains(&format!("{plain} does not speak TLS")), "{error}");
+    assert!(time < Duration::from_secs(3), "{time:?}");
 }
 
 #[tokio::test]
 async fn no_error_contains_a_secret() {
     let server = closed().await;
-    let address = format!("consul://user:hunter2@{server}?token=hunter3");
+    let address = format!("consul://user:hunter2@{server}?token=hunter3&timeout=500ms");
     let (error, _) = refused(&address).await;
     let told = format!("{error} {error:?}");
     assert!(!told.contains("hunter"), "{told}");

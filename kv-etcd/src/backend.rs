@@ -6,8 +6,10 @@ use async_trait::async_trait;
 use kv_core::backend::{Backend, EventStream, Grant, Snapshot, Txn};
 use kv_core::{Error, ExpiryLag, ForeignWrite, Limits, LockOrder, Result, Value, WatchHistory};
 
+use crate::api::messages::StatusRequest;
 use crate::api::range::Range;
 use crate::config::{Config, NAME};
+use crate::error;
 use crate::lease::{self, ephemeral_key};
 use crate::shared::Shared;
 use crate::txn;
@@ -51,12 +53,17 @@ impl Backend for Etcd {
     }
 
     async fn ping(&self) -> Result<()> {
+        let client = &self.shared.client;
         // As etcd's own health check: a linearizable read needs a leader, and being refused comes after that.
-        let request = Range::key("health").request();
-        match self.shared.client.call(request).await {
-            Err(failed) if !failed.is_permission_denied() => Err(failed.into()),
-            _ => Ok(()),
+        let (read, status) = tokio::join!(client.call(Range::key("health").request()), client.call(StatusRequest {}));
+        if let Err(failed) = read
+            && !failed.is_permission_denied()
+        {
+            return Err(failed.into());
         }
+        // Every member knows of every alarm. Those who may not see the status are not told.
+        let alarm = status.ok().and_then(|status| status.errors.into_iter().find(|error| error.contains("NOSPACE")));
+        alarm.map_or(Ok(()), |alarm| Err(error::storage_full(&alarm)))
     }
 
     async fn get(&self, key: &str) -> Result<Value> {

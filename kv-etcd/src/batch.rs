@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kv_core::backend::batch::{self, Carrier, Duplicates, Rules, Verdict};
+use kv_core::backend::call::Call;
 use kv_core::backend::fate::Idempotence;
 use kv_core::backend::runtime::PerRuntime;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
-use crate::api::messages::{RequestOp, Response, TxnRequest};
+use crate::api::messages::{RequestOp, Response, TxnRequest, TxnResponse};
 use crate::api::range::revision;
-use crate::error::{Failed, Unreachable};
-use crate::transport::client::Client;
+use crate::error::Failed;
+use crate::transport::client::{Client, Volume, note};
 
 /// How long no request may return before one more is let through: one that etcd has forwarded to a leader that died
 /// meanwhile is answered after seconds.
@@ -29,9 +30,10 @@ const STALLED: Duration = Duration::from_millis(100);
 /// How many operations travel together at most. etcd counts what is nested in a transaction on top of the transaction's
 /// own operations, 128 in all.
 const MOST_OPERATIONS: usize = 127;
-/// How many bytes of keys and values travel together at most, and how large one may be to take part.
+/// How many bytes of keys and values travel together at most.
 const MOST_BYTES: usize = 512 << 10;
-const LARGEST: usize = 16 << 10;
+/// The largest operation that travels with others, in bytes.
+pub(crate) const LARGEST: usize = 16 << 10;
 
 /// An operation on one key.
 pub(crate) trait Job: Clone + Send + Sync + 'static {
@@ -47,11 +49,16 @@ pub(crate) trait Job: Clone + Send + Sync + 'static {
     /// Its key.
     fn key(&self) -> &Bytes;
 
-    /// Its size, key included, in bytes.
+    /// Its size, key and expected answer included, in bytes.
     fn bytes(&self) -> usize;
 
-    /// Sends it by itself.
-    fn alone(self, client: &Client) -> impl Future<Output = Result<Self::Answer, Failed>> + Send;
+    /// How much it sends and receives, as far as is known.
+    fn size(&self) -> Volume {
+        if self.bytes() > LARGEST { Volume::Large } else { Volume::Small }
+    }
+
+    /// Sends it by itself, for the one who waits for it.
+    fn alone(self, client: &Client, caller: &[Call]) -> impl Future<Output = Result<Self::Answer, Failed>> + Send;
 
     /// What it is within a transaction.
     fn part(self) -> RequestOp;
@@ -74,22 +81,29 @@ impl<J: Job> Batcher<J> {
     /// Sends an operation: at once if few requests are in flight, else together with those that wait.
     pub(crate) async fn submit(&self, job: J) -> Result<J::Answer, Failed> {
         let make = || batch::Batcher::new(Transactions { client: Arc::clone(&self.client), kind: PhantomData });
-        self.queues.get(make).submit(One(job)).await
+        let caller = Call::current();
+        if !J::IDEMPOTENCE.is_repeatable() {
+            caller.not_sent();
+        }
+        self.queues.get(make).submit(One { job, caller }).await
     }
 }
 
-/// An operation in the form that the queue knows.
-struct One<J>(J);
+/// An operation, and the one who waits for it.
+struct One<J> {
+    job: J,
+    caller: Call,
+}
 
 impl<J: Job> batch::Job for One<J> {
     type Key = Bytes;
 
     fn unique_key(&self) -> Option<Bytes> {
-        (!J::IDEMPOTENCE.is_repeatable()).then(|| self.0.key().clone())
+        (!J::IDEMPOTENCE.is_repeatable()).then(|| self.job.key().clone())
     }
 
     fn bytes(&self) -> usize {
-        self.0.bytes()
+        self.job.bytes()
     }
 }
 
@@ -100,20 +114,38 @@ struct Transactions<J> {
 }
 
 impl<J: Job> Transactions<J> {
-    async fn call(&self, jobs: &[One<J>]) -> Result<Vec<Result<J::Answer, Failed>>, Failed> {
-        let success = jobs.iter().map(|job| job.0.clone().part()).collect();
-        let request = TxnRequest { success, ..TxnRequest::default() };
-        let limit = self.client.config.timeout;
-        let answer = timeout(limit, self.client.call(request)).await;
-        let answer = answer.unwrap_or_else(|_elapsed| Err(Failed::given_up(J::IDEMPOTENCE)))?;
-        let revision = revision(answer.header.as_ref())?;
-        let mut parts = answer.responses.into_iter();
-        let answers = jobs.iter().map(|_| {
-            let part = parts.next().and_then(|part| part.response);
-            J::answer(part, revision).ok_or_else(|| Failed::unexpected("an answer is missing"))
-        });
-        Ok(answers.collect())
+    /// Sends operations that are still waited for; `None` for those that are not.
+    async fn call(&self, jobs: &[One<J>]) -> Result<Vec<Option<Result<J::Answer, Failed>>>, Failed> {
+        let callers: Vec<Call> = jobs.iter().map(|one| one.caller.clone()).collect();
+        let (waited_for, answer) = if J::IDEMPOTENCE.is_repeatable() {
+            let answer = self.client.call_for(&callers, Volume::Small, request(jobs)).await?;
+            (vec![true; jobs.len()], answer)
+        } else {
+            let ready = self.client.ready(&callers).await?;
+            // Those who have given up meanwhile were told that nothing was applied.
+            let waited_for: Vec<bool> = callers.iter().map(Call::sent).collect();
+            let left = jobs.iter().zip(&waited_for).filter_map(|(one, waited_for)| waited_for.then_some(one));
+            let request = request(left);
+            (waited_for, ready.send(request).await?)
+        };
+        answers::<J>(&waited_for, answer)
     }
+}
+
+fn request<'a, J: Job>(jobs: impl IntoIterator<Item = &'a One<J>>) -> TxnRequest {
+    let success = jobs.into_iter().map(|one| one.job.clone().part()).collect();
+    TxnRequest { success, ..TxnRequest::default() }
+}
+
+/// The answers to the operations that were sent.
+fn answers<J: Job>(sent: &[bool], answer: TxnResponse) -> Result<Vec<Option<Result<J::Answer, Failed>>>, Failed> {
+    let revision = revision(answer.header.as_ref())?;
+    let mut parts = answer.responses.into_iter();
+    let mut next = || {
+        let part = parts.next().and_then(|part| part.response);
+        J::answer(part, revision).ok_or_else(|| Failed::unexpected("an answer is missing"))
+    };
+    Ok(sent.iter().map(|sent| sent.then(&mut next)).collect())
 }
 
 impl<J: Job> Carrier for Transactions<J> {
@@ -134,25 +166,45 @@ impl<J: Job> Carrier for Transactions<J> {
         J::window(jobs)
     }
 
-    async fn send_alone(&self, job: One<J>) -> Self::Answer {
-        job.0.alone(&self.client).await
+    async fn send_alone(&self, one: One<J>) -> Self::Answer {
+        one.job.alone(&self.client, std::slice::from_ref(&one.caller)).await
     }
 
     async fn send_together(&self, jobs: &[One<J>]) -> Vec<Verdict<Self::Answer>> {
-        let failed = match self.call(jobs).await {
-            Ok(answers) => return answers.into_iter().map(Verdict::Answer).collect(),
-            Err(failed) => failed,
+        let failed = match until_given_up(jobs, self.call(jobs)).await {
+            Some(Ok(answers)) => {
+                let answer = |answer: Option<_>| Verdict::Answer(answer.unwrap_or_else(|| Err(Failed::withdrawn())));
+                return answers.into_iter().map(answer).collect();
+            }
+            Some(Err(failed)) => failed,
+            None => Failed::unanswered("no answer came", J::IDEMPOTENCE),
         };
-        // One of them may be what was refused, and must not take the others with it.
-        let alone = failed.is_refusal() || (failed.is_too_large() && J::IDEMPOTENCE.is_repeatable());
+        // Each is sent alone if another attempt is allowed: those whose callers give up meanwhile are left out then. So
+        // they are if one of them may be what was refused, which must not take the others with it.
+        let again = failed.is_worth_another_attempt() || failed.is_stale_token();
+        let alone = again || failed.is_refusal() || (failed.is_too_large() && J::IDEMPOTENCE.is_repeatable());
+        if alone {
+            for one in jobs {
+                let _ = note(std::slice::from_ref(&one.caller), failed.clone(), !J::IDEMPOTENCE.is_repeatable());
+            }
+        }
         jobs.iter().map(|_| if alone { Verdict::Alone } else { Verdict::Answer(Err(failed.clone())) }).collect()
     }
 
     fn not_sent(&self) -> Self::Answer {
-        Err(Unreachable::for_now("it was not sent: the runtime that was to send it has ended").into())
+        Err(Failed::withdrawn())
     }
 
     fn unanswered(&self) -> Self::Answer {
-        Err(Failed::given_up(J::IDEMPOTENCE))
+        Err(Failed::unanswered("the runtime that sent it has ended", J::IDEMPOTENCE))
+    }
+}
+
+/// Waits until the last of the callers has given up: a server may never answer.
+async fn until_given_up<J, T>(jobs: &[One<J>], sending: impl Future<Output = T>) -> Option<T> {
+    let deadlines: Option<Vec<_>> = jobs.iter().map(|one| one.caller.deadline()).collect();
+    match deadlines.and_then(|deadlines| deadlines.into_iter().max()) {
+        Some(last) => timeout_at(last, sending).await.ok(),
+        None => Some(sending.await),
     }
 }

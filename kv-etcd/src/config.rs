@@ -19,7 +19,7 @@ const PORT: u16 = 2379;
 pub(crate) struct Config {
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) credentials: Option<Credentials>,
-    /// The request timeout.
+    /// The request timeout of the address. Calls are bounded by their handle's; this one is for work in the background.
     pub(crate) timeout: Duration,
     /// Reads are answered by the endpoint itself, and may be stale.
     pub(crate) serializable: bool,
@@ -27,8 +27,8 @@ pub(crate) struct Config {
 
 /// One member's client address.
 pub(crate) struct Endpoint {
-    /// As `TcpStream::connect` takes it.
-    pub(crate) address: String,
+    /// As `TcpStream::connect` takes it, and as errors name it.
+    pub(crate) address: Arc<str>,
     /// What requests name as their authority.
     pub(crate) origin: Uri,
     /// How to encrypt, if at all.
@@ -72,7 +72,7 @@ impl Endpoint {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let origin = Uri::builder().scheme(scheme).authority(address.as_str()).path_and_query("/").build();
         let origin = origin.map_err(|_| Error::invalid_address(format!("{address} is not a host and a port")))?;
-        Ok(Self { address, origin, tls })
+        Ok(Self { address: address.into(), origin, tls })
     }
 }
 

@@ -1,10 +1,19 @@
-//! What failures mean: from the transport and from gRPC's codes and messages to [`Error`].
+//! What failures mean: from the transport and from gRPC's codes and texts to [`Error`].
+
+mod local;
+mod table;
+mod unreachable;
 
 use std::error::Error as StdError;
+use std::sync::Arc;
 
 use kv_core::Error;
 use kv_core::backend::fate::Idempotence;
 use tonic::{Code, Status};
+
+pub(crate) use self::local::{NotGrpc, NotSent, Unresponsive};
+use self::table::{Fate, Remedy, TOO_LARGE, meaning};
+pub(crate) use self::unreachable::{Attempt, Unreachable};
 
 /// Why a call has no answer to give.
 #[derive(Debug, Clone)]
@@ -16,135 +25,74 @@ pub(crate) enum Failed {
         status: Status,
         /// Whether the call may be sent again although its fate is unknown.
         idempotence: Idempotence,
+        /// The endpoint that it was sent to, where that is known.
+        endpoint: Option<Arc<str>>,
     },
 }
 
-/// Why there is no connection; so nothing was sent.
-#[derive(Debug, Clone)]
-pub(crate) struct Unreachable {
-    why: Why,
-    reason: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Why {
-    /// It is there, and its cluster elects a leader: that takes a second or two.
-    Leaderless,
-    /// It may be there later.
-    ForNow,
-    /// It answered, but is not the server that was meant.
-    Wrong,
-    /// It refuses this client.
-    Denied,
-}
-
-/// The request never left this process.
-#[derive(Debug)]
-pub(crate) struct NotSent(pub(crate) h2::Error);
-
-impl std::fmt::Display for NotSent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the connection ended before the request was sent")
-    }
-}
-
-impl StdError for NotSent {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.0)
-    }
-}
-
-/// What the decoder says of a message that is larger than it takes.
-const TOO_LARGE: &str = "decoded message length too large";
-
-/// What an answer that is an error says about the call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// Certainly not applied; another member, or a later attempt, may do better.
-    NotNow,
-    /// Certainly not applied: this client may not do it.
-    Denied,
-    /// Certainly not applied, and never will be.
-    Refused,
-    /// A write may have been applied.
-    Unsure,
-    /// A write may have been applied, and a read need not be tried again.
-    Unexpected,
-}
-
-/// The table: what the codes and messages of etcd's API mean for the fate of the call.
-///
-/// Codes alone do not tell: etcd uses `Unavailable` for what it refused at once as well as for what it gave up
-/// waiting for. Messages are those of the published package `api/v3rpc/rpctypes`.
-fn judge(code: Code, message: &str) -> Verdict {
-    const NOT_NOW: [&str; 5] = [
-        "no leader",
-        "too many requests",
-        "database space exceeded",
-        "future revision",
-        "rpc not supported for learner",
-    ];
-    const DENIED: [&str; 5] = [
-        "user name is empty",
-        "authentication failed",
-        "revision of auth store is old",
-        "invalid auth token",
-        "permission denied",
-    ];
-    if code != Code::Unknown && NOT_NOW.iter().any(|known| message.ends_with(known)) {
-        return Verdict::NotNow;
-    }
-    // This side's own words: an answer came, and the call may have been applied.
-    if code == Code::OutOfRange && message.contains(TOO_LARGE) {
-        return Verdict::Unexpected;
-    }
-    match code {
-        Code::Unauthenticated | Code::PermissionDenied => Verdict::Denied,
-        Code::InvalidArgument | Code::FailedPrecondition if DENIED.iter().any(|known| message.contains(known)) => {
-            Verdict::Denied
-        }
-        Code::InvalidArgument
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::ResourceExhausted
-        | Code::FailedPrecondition
-        | Code::OutOfRange
-        | Code::Unimplemented
-        | Code::DataLoss => Verdict::Refused,
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => Verdict::Unsure,
-        Code::Ok | Code::Unknown | Code::Internal => Verdict::Unexpected,
-    }
-}
-
 impl Failed {
+    /// A call to an endpoint failed.
+    pub(crate) fn at(endpoint: &Arc<str>, idempotence: Idempotence, status: Status) -> Self {
+        Self::Status { status, idempotence, endpoint: Some(Arc::clone(endpoint)) }
+    }
+
+    /// A stream failed; it may be opened again.
+    pub(crate) fn stream(endpoint: &Arc<str>, status: Status) -> Self {
+        Self::at(endpoint, Idempotence::Repeatable, status)
+    }
+
     /// An answer that etcd does not give.
     pub(crate) fn unexpected(what: &str) -> Self {
-        Self::Status { status: Status::internal(what), idempotence: Idempotence::Repeatable }
+        Self::Status { status: Status::internal(what), idempotence: Idempotence::Repeatable, endpoint: None }
     }
 
-    /// The answer was not waited for any longer.
-    pub(crate) fn given_up(idempotence: Idempotence) -> Self {
-        let why = std::io::Error::other("it was given up");
-        Self::Status { status: Status::from_error(why.into()), idempotence }
+    /// No answer came, or it is not waited for any longer, for a reason of this side's.
+    pub(crate) fn unanswered(why: &str, idempotence: Idempotence) -> Self {
+        let status = Status::from_error(std::io::Error::other(why).into());
+        Self::Status { status, idempotence, endpoint: None }
+    }
+
+    /// It was never sent, and nobody waits for it any more.
+    pub(crate) fn withdrawn() -> Self {
+        Unreachable::for_now("it was not sent: its caller no longer waits").into()
     }
 
     /// Whether the server refused the request for what it asks, so that nothing was applied.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Status { status, .. } if is_from_server(status)
-            && matches!(judge(status.code(), status.message()), Verdict::Denied | Verdict::Refused))
+        matches!(self.meaning(), (Fate::NotApplied, Remedy::Permit | Remedy::Change | Remedy::LogIn))
+            && matches!(self, Self::Status { .. })
     }
 
-    /// Whether the same call may be sent to another endpoint: it was not applied, or cannot matter if it was.
-    pub(crate) fn moves_on(&self) -> bool {
+    /// Whether it is certain that the call was not applied.
+    pub(crate) fn is_not_applied(&self) -> bool {
+        self.meaning().0 == Fate::NotApplied
+    }
+
+    /// Whether the call is worth being sent again, and may be: it was not applied, or cannot matter if it was.
+    pub(crate) fn is_worth_another_attempt(&self) -> bool {
         match self {
             Self::Unreachable(_) => false,
-            Self::Status { status, idempotence } if !is_from_server(status) => {
-                not_sent(status) || idempotence.is_repeatable()
+            Self::Status { idempotence, .. } => {
+                let (fate, remedy) = self.meaning();
+                matches!(remedy, Remedy::AskAnother | Remedy::AskLater)
+                    && (fate == Fate::NotApplied || idempotence.is_repeatable())
             }
-            Self::Status { status, idempotence } => match judge(status.code(), status.message()) {
-                Verdict::NotNow => status.code() == Code::Unavailable,
-                Verdict::Unsure => idempotence.is_repeatable(),
-                Verdict::Denied | Verdict::Refused | Verdict::Unexpected => false,
+        }
+    }
+
+    /// Whether another endpoint is to be asked first.
+    pub(crate) fn is_of_the_endpoint(&self) -> bool {
+        self.meaning().1 == Remedy::AskAnother
+    }
+
+    fn meaning(&self) -> (Fate, Remedy) {
+        match self {
+            Self::Unreachable(_) => (Fate::NotApplied, Remedy::AskAnother),
+            Self::Status { status, .. } if is_from_server(status) => meaning(status.code(), status.message()),
+            Self::Status { status, .. } if local::<NotSent>(status).is_some() => (Fate::NotApplied, Remedy::AskAnother),
+            Self::Status { status, .. } => match local::<NotGrpc>(status) {
+                Some(answer) if !answer.may_pass() => (Fate::Unknown, Remedy::Nonsense),
+                _ => (Fate::Unknown, Remedy::AskAnother),
             },
         }
     }
@@ -179,7 +127,7 @@ impl Failed {
         self.says(Code::FailedPrecondition, "authentication is not enabled")
     }
 
-    /// Whether the cluster refused this client at the end of everything else, so that it can serve.
+    /// Whether etcd found that this client lacks a permission.
     pub(crate) fn is_permission_denied(&self) -> bool {
         self.says(Code::PermissionDenied, "permission denied")
     }
@@ -204,29 +152,37 @@ impl From<Unreachable> for Failed {
 
 impl From<Failed> for Error {
     fn from(failed: Failed) -> Self {
-        let (status, idempotence) = match failed {
+        let (fate, remedy) = failed.meaning();
+        let (status, idempotence, endpoint) = match failed {
             Failed::Unreachable(unreachable) => return unreachable.into(),
-            Failed::Status { status, idempotence } => (status, idempotence),
+            Failed::Status { status, idempotence, endpoint } => (status, idempotence, endpoint),
         };
-        let reason = if is_from_server(&status) {
-            format!("the server answered {:?}: {}", status.code(), excerpt(status.message()))
-        } else {
-            format!("no answer came: {}", chain(&status))
+        let mut reason = match (is_from_server(&status), endpoint.as_deref()) {
+            (true, Some(endpoint)) => format!("{endpoint} answered {:?}: {}", status.code(), excerpt(status.message())),
+            (true, None) => format!("the server answered {:?}: {}", status.code(), excerpt(status.message())),
+            (false, endpoint) => format!("{}: {}", endpoint.unwrap_or("no answer"), excerpt(&chain(&status))),
         };
-        let verdict = match is_from_server(&status) {
-            true => judge(status.code(), status.message()),
-            false if not_sent(&status) => Verdict::NotNow,
-            false => Verdict::Unsure,
-        };
-        let error = match verdict {
-            Verdict::Unsure | Verdict::Unexpected if !idempotence.is_repeatable() => Self::indeterminate(reason),
-            Verdict::NotNow | Verdict::Unsure => Self::unavailable(reason),
-            Verdict::Refused | Verdict::Unexpected => Self::unexpected_answer(reason),
-            Verdict::Denied => Self::permission_denied(reason),
+        if remedy == Remedy::MakeRoom {
+            reason.push_str(FULL);
+        }
+        let error = match remedy {
+            _ if fate == Fate::Unknown && !idempotence.is_repeatable() => Self::indeterminate(reason),
+            Remedy::AskAnother | Remedy::AskLater => Self::unavailable(reason),
+            Remedy::LogIn | Remedy::Permit => Self::permission_denied(reason),
+            Remedy::MakeRoom => Self::storage_full(reason),
+            Remedy::Change | Remedy::Nonsense => Self::unexpected_answer(reason),
         };
         error.with_source(status)
     }
 }
+
+/// The error for a store that has raised this alarm.
+pub(crate) fn storage_full(alarm: &str) -> Error {
+    Error::storage_full(format!("the server has the alarm {}{FULL}", excerpt(alarm.trim())))
+}
+
+/// What the operator of a full store has to do.
+const FULL: &str = "; the store is full: compact and defragment it or raise its quota, then run `etcdctl alarm disarm`";
 
 /// What of a server's text is quoted: it may send anything, of any length.
 pub(crate) fn excerpt(text: &str) -> String {
@@ -238,8 +194,9 @@ fn is_from_server(status: &Status) -> bool {
     status.source().is_none()
 }
 
-fn not_sent(status: &Status) -> bool {
-    status.source().is_some_and(<dyn StdError>::is::<NotSent>)
+/// The error of this side's below a status.
+fn local<T: StdError + 'static>(status: &Status) -> Option<&T> {
+    below(status).find_map(<dyn StdError>::downcast_ref)
 }
 
 /// The errors below an error.
@@ -253,174 +210,5 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     if said.is_empty() { error.to_string() } else { said.join(": ") }
 }
 
-impl std::fmt::Display for Unreachable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-impl Unreachable {
-    pub(crate) fn for_now(reason: impl Into<String>) -> Self {
-        Self { why: Why::ForNow, reason: reason.into() }
-    }
-
-    pub(crate) fn leaderless() -> Self {
-        Self { why: Why::Leaderless, reason: "it has no leader".to_owned() }
-    }
-
-    /// Whether it is worth asking the same endpoint again soon.
-    pub(crate) fn is_leaderless(&self) -> bool {
-        self.why == Why::Leaderless
-    }
-
-    pub(crate) fn wrong(reason: impl Into<String>) -> Self {
-        Self { why: Why::Wrong, reason: reason.into() }
-    }
-
-    pub(crate) fn denied(reason: impl Into<String>) -> Self {
-        Self { why: Why::Denied, reason: reason.into() }
-    }
-
-    /// What it says about a server that the first call on a new connection failed, and why the connection ended if
-    /// it did.
-    pub(crate) fn from_first_call(status: &Status, ended: Option<&str>, encrypted: bool) -> Self {
-        if is_from_server(status) {
-            let said = format!("it answered {:?}: {}", status.code(), excerpt(status.message()));
-            return match judge(status.code(), status.message()) {
-                Verdict::NotNow | Verdict::Unsure => Self::for_now(said),
-                Verdict::Denied => Self::denied(said),
-                Verdict::Refused | Verdict::Unexpected => Self::wrong(said),
-            };
-        }
-        let said = ended.map_or_else(|| chain(status), str::to_owned);
-        let has = |known: &[&str]| known.iter().any(|known| said.contains(known));
-        // With TLS 1.3 a server refuses the client's certificate only after the handshake.
-        if has(&["received fatal alert"]) {
-            return Self::denied(format!("it wants a certificate of this client's (`cert` and `key`): {said}"));
-        }
-        // Whose frames cannot be read does not speak HTTP/2.
-        if has(&["frame with invalid size", "unspecific protocol error", "FRAME_SIZE_ERROR", "PROTOCOL_ERROR"]) {
-            let or = if encrypted { "" } else { ", or wants TLS (`etcds://`)" };
-            return Self::wrong(format!("it does not speak gRPC{or}: {said}"));
-        }
-        // What a server that stops does, and one that takes plain text for a broken handshake.
-        let hint = if encrypted { "" } else { " (if it wants TLS, write `etcds://`)" };
-        Self::for_now(format!("it hung up{hint}: {said}"))
-    }
-
-    /// One failure for several endpoints: the one that a caller can do most about decides.
-    pub(crate) fn all(failures: &[(String, Self)]) -> Self {
-        let why = failures.iter().map(|(_, failure)| failure.why).max().unwrap_or(Why::ForNow);
-        let said: Vec<String> = failures.iter().map(|(endpoint, one)| format!("{endpoint}: {}", one.reason)).collect();
-        Self { why, reason: said.join("; ") }
-    }
-}
-
-impl From<Unreachable> for Error {
-    fn from(unreachable: Unreachable) -> Self {
-        match unreachable.why {
-            Why::Leaderless | Why::ForNow => Self::unavailable(unreachable.reason),
-            Why::Wrong => Self::unexpected_answer(unreachable.reason),
-            Why::Denied => Self::permission_denied(unreachable.reason),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-
-    fn error(code: Code, message: &str, idempotence: Idempotence) -> Error {
-        Failed::Status { status: Status::new(code, message), idempotence }.into()
-    }
-
-    #[test]
-    fn a_write_of_unknown_fate_is_indeterminate_and_a_refused_one_is_not() {
-        let table = [
-            (Code::Unavailable, "etcdserver: no leader", "unavailable", "unavailable"),
-            (Code::Unavailable, "etcdserver: leader changed", "indeterminate", "unavailable"),
-            (Code::Unavailable, "etcdserver: request timed out", "indeterminate", "unavailable"),
-            (Code::Unavailable, "etcdserver: server stopped", "indeterminate", "unavailable"),
-            (Code::Unavailable, "etcdserver: rpc not supported for learner", "unavailable", "unavailable"),
-            (Code::DeadlineExceeded, "context deadline exceeded", "indeterminate", "unavailable"),
-            (Code::ResourceExhausted, "etcdserver: too many requests", "unavailable", "unavailable"),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", "unavailable", "unavailable"),
-            (Code::ResourceExhausted, "grpc: received message larger than max", "unexpected", "unexpected"),
-            (Code::InvalidArgument, "etcdserver: request is too large", "unexpected", "unexpected"),
-            (Code::InvalidArgument, "etcdserver: user name is empty", "denied", "denied"),
-            (
-                Code::InvalidArgument,
-                "etcdserver: authentication failed, invalid user ID or password",
-                "denied",
-                "denied",
-            ),
-            (Code::Unauthenticated, "etcdserver: invalid auth token", "denied", "denied"),
-            (Code::PermissionDenied, "etcdserver: permission denied", "denied", "denied"),
-            (
-                Code::OutOfRange,
-                "etcdserver: mvcc: required revision is a future revision",
-                "unavailable",
-                "unavailable",
-            ),
-            (Code::Unimplemented, "unknown service etcdserverpb.KV", "unexpected", "unexpected"),
-            (Code::Unknown, "raft: stopped", "indeterminate", "unexpected"),
-            (Code::Internal, "what a proxy makes up", "indeterminate", "unexpected"),
-        ];
-        for (code, message, write, read) in table {
-            for (idempotence, expected) in [(Idempotence::Once, write), (Idempotence::Repeatable, read)] {
-                let got = match error(code, message, idempotence) {
-                    Error::Unavailable { .. } => "unavailable",
-                    Error::Indeterminate { .. } => "indeterminate",
-                    Error::PermissionDenied { .. } => "denied",
-                    Error::UnexpectedAnswer { .. } => "unexpected",
-                    other => panic!("{other}"),
-                };
-                assert_eq!(got, expected, "{code:?} {message}, {idempotence:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_was_cut_off_is_not_taken_for_an_answer() {
-        let cut = || {
-            let mut status = Status::new(Code::Unknown, "transport");
-            status.set_source(Arc::new(std::io::Error::other("reset")));
-            status
-        };
-        assert!(matches!(
-            Failed::Status { status: cut(), idempotence: Idempotence::Once }.into(),
-            Error::Indeterminate { .. }
-        ));
-        assert!(matches!(
-            Failed::Status { status: cut(), idempotence: Idempotence::Repeatable }.into(),
-            Error::Unavailable { .. }
-        ));
-        assert!(!Failed::Status { status: cut(), idempotence: Idempotence::Once }.moves_on());
-        assert!(Failed::Status { status: cut(), idempotence: Idempotence::Repeatable }.moves_on());
-    }
-
-    #[test]
-    fn a_member_without_a_leader_is_left_for_another() {
-        let no_leader =
-            |idempotence| Failed::Status { status: Status::unavailable("etcdserver: no leader"), idempotence };
-        assert!(no_leader(Idempotence::Once).moves_on() && no_leader(Idempotence::Repeatable).moves_on());
-        let leader_changed = Failed::Status {
-            status: Status::unavailable("etcdserver: leader changed"),
-            idempotence: Idempotence::Once,
-        };
-        assert!(!leader_changed.moves_on());
-    }
-
-    #[test]
-    fn of_several_endpoints_the_most_telling_failure_decides() {
-        let failures = vec![
-            ("a:1".to_owned(), Unreachable::for_now("connection refused")),
-            ("b:2".to_owned(), Unreachable::wrong("it does not speak gRPC")),
-        ];
-        let error = Error::from(Unreachable::all(&failures));
-        assert!(matches!(error, Error::UnexpectedAnswer { .. }));
-        assert!(error.to_string().contains("a:1: connection refused; b:2: it does not speak gRPC"));
-    }
-}
+mod tests;

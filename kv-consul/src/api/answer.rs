@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use kv_core::backend::fate::Idempotence;
 use kv_core::{Error, Result};
 use serde::Deserialize;
 
@@ -14,6 +15,8 @@ pub(crate) struct Answer {
     /// `X-Consul-Index`. Only Consul sends it, and only for reads that can block.
     pub(crate) index: Option<u64>,
     pub(crate) body: Bytes,
+    /// Whether the request was one that may be sent twice.
+    pub(crate) idempotence: Idempotence,
 }
 
 impl Answer {
@@ -29,8 +32,14 @@ impl Answer {
     }
 
     /// The error for an answer that makes no sense: neither an error that Consul reports nor a result.
+    ///
+    /// It proves nothing, so a write may have been applied ([clause W6](kv_core::contract::CLAUSES#W6)).
     pub(crate) fn unexpected(&self) -> Error {
         let (status, text) = (self.status.as_u16(), excerpt(&self.body));
-        Error::unexpected_answer(format!("this is not how Consul answers: {status} with {text}"))
+        let reason = format!("this is not how Consul answers: {status} with {text}");
+        match self.idempotence {
+            Idempotence::Repeatable => Error::unexpected_answer(reason),
+            Idempotence::Once => Error::indeterminate(reason),
+        }
     }
 }

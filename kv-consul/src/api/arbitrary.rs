@@ -16,7 +16,7 @@ use super::listing::Listing;
 use super::messages::{AgentSelf, CreatedSession, ReadAnswer};
 use super::state::Scope;
 use super::transaction::outcome;
-use crate::error::{from_answer, go_duration, refusal, ttl_bounds};
+use crate::error::{Reply, from_answer, go_duration, refusal, ttl_bounds};
 
 /// The same input in every run, so that a failure can be repeated.
 pub(crate) fn config() -> ProptestConfig {
@@ -27,7 +27,7 @@ pub(crate) fn config() -> ProptestConfig {
 /// Reads a body as every kind of answer, and uses the result.
 fn read_all(body: &[u8], index: Option<u64>) {
     for status in [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::CONFLICT] {
-        let answer = Answer { status, index, body: Bytes::copy_from_slice(body) };
+        let answer = Answer { status, index, body: Bytes::copy_from_slice(body), idempotence: Idempotence::Repeatable };
         for scope in [Scope::Prefix(""), Scope::Prefix("a"), Scope::Key("a")] {
             let Ok(listing) = Listing::parse(&answer, Instant::now(), scope) else { continue };
             let keys: Vec<&str> = (0..listing.state.len()).map(|row| listing.state.key(row)).collect();
@@ -41,7 +41,10 @@ fn read_all(body: &[u8], index: Option<u64>) {
         let _ = serde_json::from_slice::<AgentSelf>(body);
         let _ = serde_json::from_slice::<CreatedSession>(body);
         assert!(answer.unexpected().to_string().len() < 2000);
-        assert!(from_answer(StatusCode::INTERNAL_SERVER_ERROR, body, Idempotence::Once).to_string().len() < 2000);
+        let (agent, idempotence) = ("a:1", Idempotence::Once);
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        let reply = Reply { agent, status, is_plain: true, body, idempotence, sent: 0, path: 0 };
+        assert!(from_answer(&reply).to_string().len() < 2000);
     }
 }
 

@@ -148,6 +148,7 @@ impl ListingDecoder {
 mod tests {
     use bytes::Bytes;
     use hyper::StatusCode;
+    use kv_core::backend::fate::Idempotence;
     use proptest::prelude::*;
     use proptest::sample::Index;
 
@@ -169,7 +170,8 @@ mod tests {
     }
 
     fn finished(decoder: ListingDecoder) -> Result<Vec<(String, Value)>> {
-        let answer = Answer { status: StatusCode::OK, index: Some(1), body: Bytes::new() };
+        let answer =
+            Answer { status: StatusCode::OK, index: Some(1), body: Bytes::new(), idempotence: Idempotence::Repeatable };
         let (entries, state) = decoder.finish(&answer)?;
         assert_eq!(state.len(), entries.len());
         for (row, (key, value)) in entries.iter().enumerate() {

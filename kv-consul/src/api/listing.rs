@@ -67,6 +67,7 @@ impl Listing {
 #[cfg(test)]
 mod tests {
     use hyper::StatusCode;
+    use kv_core::backend::fate::Idempotence;
 
     use super::*;
     use crate::api::lock::LOCK_FLAGS;
@@ -74,7 +75,12 @@ mod tests {
     #[test]
     fn a_listing_is_sorted_and_decoded() {
         let body = br#"[{"Key":"b","CreateIndex":1,"ModifyIndex":2,"Value":"eA=="},{"Key":"a","CreateIndex":1,"ModifyIndex":1,"Value":null}]"#;
-        let answer = Answer { status: StatusCode::OK, index: Some(2), body: Bytes::from_static(body) };
+        let answer = Answer {
+            status: StatusCode::OK,
+            index: Some(2),
+            body: Bytes::from_static(body),
+            idempotence: Idempotence::Repeatable,
+        };
         let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix("")).expect("a listing");
         let entries = listing.entries().expect("its entries");
         assert_eq!(entries, [("a".to_owned(), Value::new("", 1)), ("b".to_owned(), Value::new("x", 2))]);
@@ -85,7 +91,12 @@ mod tests {
         let entry =
             |flags| format!(r#"[{{"Key":"a/.lock","Flags":{flags},"CreateIndex":1,"ModifyIndex":1,"Value":null}}]"#);
         for (flags, is_lock) in [(LOCK_FLAGS, true), (0, false)] {
-            let answer = Answer { status: StatusCode::OK, index: Some(2), body: entry(flags).into() };
+            let answer = Answer {
+                status: StatusCode::OK,
+                index: Some(2),
+                body: entry(flags).into(),
+                idempotence: Idempotence::Repeatable,
+            };
             let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix("")).expect("a listing");
             assert_eq!((listing.state.len(), listing.state.is_lock(0)), (1, is_lock));
             assert_eq!(listing.entries().expect("its entries").is_empty(), is_lock);

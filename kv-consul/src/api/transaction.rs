@@ -82,6 +82,12 @@ impl<'a> Operation<'a> {
         operation
     }
 
+    /// How many bytes the value that it writes has.
+    pub(crate) fn value_bytes(&self) -> usize {
+        let padding = |text: &str| text.bytes().rev().take_while(|byte| *byte == b'=').count();
+        self.kv.value.as_deref().map_or(0, |text| text.len() / 4 * 3 - padding(text))
+    }
+
     /// Whether it changes nothing.
     pub(crate) fn is_check(&self) -> bool {
         self.kv.verb.starts_with("check")
@@ -163,6 +169,7 @@ pub(crate) fn fault(refused: &[Refused]) -> Option<Error> {
 mod tests {
     use bytes::Bytes;
     use kv_core::backend::Guard;
+    use kv_core::backend::fate::Idempotence;
 
     use super::*;
 
@@ -175,7 +182,7 @@ mod tests {
     }
 
     fn answer(status: StatusCode, body: &'static str) -> Answer {
-        Answer { status, index: None, body: Bytes::from_static(body.as_bytes()) }
+        Answer { status, index: None, body: Bytes::from_static(body.as_bytes()), idempotence: Idempotence::Repeatable }
     }
 
     fn explained(body: &'static str) -> Error {

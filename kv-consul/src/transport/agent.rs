@@ -1,9 +1,11 @@
 //! One agent: the connections to it, and one attempt of a request.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use kv_core::backend::HostPort;
 use kv_core::backend::fate::Idempotence;
@@ -11,10 +13,16 @@ use kv_core::{Error, Result};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
+use super::budget::CallPermit;
+use super::departure::{Departing, Departure};
+use super::failure::failure;
 use super::tls::Tls;
 use crate::api::answer::Answer;
 use crate::config::Config;
-use crate::error;
+use crate::error::{Reply, from_answer, refuses_size};
+
+/// The longest time for one attempt to connect, whatever time a call has.
+pub(super) const CONNECT: Duration = Duration::from_secs(2);
 
 /// A connection that is idle for this long is closed, so that its place at the agent is free for others.
 const IDLE: Duration = Duration::from_secs(15);
@@ -25,16 +33,21 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// The most bytes that are read of an answer that reports an error.
 const ERROR_BYTES: usize = 1 << 20;
 
+/// An answer of at least so many bytes is a large one.
+const LARGE: usize = 64 << 10;
+
 static X_CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 static X_CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 
 /// An agent, with a pool of connections to it.
 pub(super) struct Agent {
-    /// Its address, for events.
-    pub(super) base: String,
+    /// Host and port, for errors and events.
+    pub(super) address: String,
     /// The URL of its root.
     root: Url,
     http: reqwest::Client,
+    /// Whether a background task asks it something harmless.
+    pub(super) probed: AtomicBool,
 }
 
 /// A request, for any agent.
@@ -49,8 +62,8 @@ pub(super) struct Request {
 }
 
 impl Agent {
-    /// An agent with at most `idle` idle connections. No attempt to connect takes longer than `connect`.
-    pub(super) fn new(config: &Config, host: &HostPort, tls: &Tls, connect: Duration, idle: usize) -> Result<Self> {
+    /// An agent with at most `idle` idle connections.
+    pub(super) fn new(config: &Config, host: &HostPort, tls: &Tls, idle: usize) -> Result<Self> {
         let mut headers = HeaderMap::new();
         if let Some(token) = &config.token {
             headers.insert(&X_CONSUL_TOKEN, token.clone());
@@ -76,7 +89,7 @@ impl Agent {
             .tcp_keepalive_retries(3)
             .pool_max_idle_per_host(idle)
             .pool_idle_timeout(IDLE)
-            .connect_timeout(connect);
+            .connect_timeout(CONNECT);
         builder = tls.prepare(builder);
         let mut asked = host.clone();
         if let Some(name) = &config.server_name {
@@ -84,30 +97,54 @@ impl Agent {
             builder = builder.dns_resolver(Elsewhere { host: host.host.clone() });
             asked.host.clone_from(name);
         }
-        let http = builder.build().map_err(|error| error::transport(error, Idempotence::Repeatable))?;
+        let address = host.with_port(8500);
+        let http = builder.build().map_err(|error| failure(error, &address, None))?;
         let scheme = if config.tls.is_some() { "https" } else { "http" };
-        let [base, root] = [host, &asked].map(|host| format!("{scheme}://{}", host.with_port(8500)));
+        let root = format!("{scheme}://{}", asked.with_port(8500));
         let root = Url::parse(&root).map_err(|error| Error::invalid_address(format!("{root:?} is no URL: {error}")))?;
-        Ok(Self { base, root, http })
+        Ok(Self { address, root, http, probed: AtomicBool::new(false) })
     }
 
-    /// Sends a request, and returns the answer before its body has been read.
-    pub(super) async fn send(&self, request: &Request) -> Result<Response> {
-        let sending = self.http.execute(self.request(request));
-        let http = sending.await.map_err(|error| error::transport(error, request.idempotence))?;
+    /// Sends a request, and returns the answer before its body has been read. A write leaves only if its `departure`
+    /// permits it.
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        request: &Request,
+        departure: Option<&Arc<Departure>>,
+    ) -> Result<Response> {
+        let sending = self.http.execute(self.request(request, departure));
+        let http = sending.await.map_err(|error| {
+            let has_left = departure.is_none_or(|departure| !departure.withdraw());
+            failure(error, &self.address, has_left.then_some(request.idempotence))
+        })?;
         let status = http.status();
         let index = http.headers().get(&X_CONSUL_INDEX).and_then(|value| value.to_str().ok()?.parse().ok());
         let cap = if status.is_success() { request.cap } else { request.cap.min(ERROR_BYTES) };
-        Ok(Response { status, index, idempotence: request.idempotence, cap, length: 0, http })
+        let sizes = Sizes { sent: request.body.len(), path: request.target.len() };
+        let (agent, idempotence) = (self.clone(), request.idempotence);
+        Ok(Response { status, index, idempotence, cap, length: 0, agent, sizes, http, permit: None })
     }
 
-    fn request(&self, request: &Request) -> reqwest::Request {
+    fn request(&self, request: &Request, departure: Option<&Arc<Departure>>) -> reqwest::Request {
         let mut http = reqwest::Request::new(request.method.clone(), url(&self.root, &request.target));
         if !request.body.is_empty() {
             http.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            *http.body_mut() = Some(request.body.clone().into());
+            let body = request.body.clone();
+            *http.body_mut() = Some(match departure {
+                Some(departure) => reqwest::Body::wrap(Departing::new(body, departure.clone())),
+                None => body.into(),
+            });
         }
         http
+    }
+
+    /// Claims the one background probe of this agent.
+    pub(super) fn begin_probe(&self) -> bool {
+        !self.probed.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn end_probe(&self) {
+        self.probed.store(false, Ordering::Release);
     }
 }
 
@@ -120,6 +157,12 @@ fn url(root: &Url, target: &str) -> Url {
     url
 }
 
+/// How large the parts of a request were, in bytes.
+struct Sizes {
+    sent: usize,
+    path: usize,
+}
+
 /// An answer whose body is still on its way. At most `cap` bytes of it are read, so that no server can fill the memory.
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
@@ -127,34 +170,87 @@ pub(crate) struct Response {
     idempotence: Idempotence,
     cap: usize,
     length: usize,
+    agent: Arc<Agent>,
+    sizes: Sizes,
     http: reqwest::Response,
+    /// Given back when the body has been read; none for a blocking query.
+    pub(super) permit: Option<CallPermit>,
 }
 
 impl Response {
     /// The next piece of the body.
     pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>> {
-        let piece = self.http.chunk().await.map_err(|error| error::transport(error, self.idempotence))?;
+        let piece = self.http.chunk().await;
+        let piece = piece.map_err(|error| failure(error, &self.agent.address, Some(self.idempotence)))?;
         self.length += piece.as_ref().map_or(0, Bytes::len);
+        if let Some(permit) = &self.permit
+            && (piece.is_none() || self.length >= LARGE)
+        {
+            permit.note(self.length >= LARGE);
+        }
         if self.length > self.cap {
-            return Err(Error::unexpected_answer(format!("an answer of more than {} bytes", self.cap)));
+            let what = format!("{} sent an answer of more than {} bytes", self.agent.address, self.cap);
+            return Err(match self.idempotence {
+                Idempotence::Repeatable => Error::unexpected_answer(what),
+                Idempotence::Once => Error::indeterminate(what),
+            });
         }
         Ok(piece)
     }
 
-    /// Reads the whole body. Server errors and refusals are errors; other statuses mean something to their calls.
+    /// Whether the status means something to calls. The other statuses are errors, whatever the call.
+    fn is_for_calls(&self) -> bool {
+        match self.status {
+            StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT => true,
+            StatusCode::PAYLOAD_TOO_LARGE => self.is_plain(),
+            _ => false,
+        }
+    }
+
+    /// Whether the answer has the form of Consul's errors: a line of text, not packed.
+    fn is_plain(&self) -> bool {
+        let headers = self.http.headers();
+        let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        !headers.contains_key(CONTENT_ENCODING) && kind.is_none_or(|kind| kind.starts_with(b"text/plain"))
+    }
+
+    /// Reads the answer if it is an error, whatever the call, and returns that error.
+    pub(super) async fn judged(mut self) -> Result<Self> {
+        if self.is_for_calls() {
+            return Ok(self);
+        }
+        let body = self.body().await?;
+        Err(self.error(&body))
+    }
+
+    /// Reads the whole body.
     pub(crate) async fn whole(mut self) -> Result<Answer> {
+        let body = self.body().await?;
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE && !refuses_size(&body) {
+            return Err(self.error(&body));
+        }
+        Ok(Answer { status: self.status, index: self.index, body, idempotence: self.idempotence })
+    }
+
+    fn error(&self, body: &[u8]) -> Error {
+        from_answer(&Reply {
+            agent: &self.agent.address,
+            status: self.status,
+            is_plain: self.is_plain(),
+            body,
+            idempotence: self.idempotence,
+            sent: self.sizes.sent,
+            path: self.sizes.path,
+        })
+    }
+
+    async fn body(&mut self) -> Result<Bytes> {
         let mut pieces = Vec::new();
         while let Some(piece) = self.piece().await? {
             pieces.push(piece);
         }
         // Most bodies are one piece, which is not copied.
-        let body = if pieces.len() == 1 { pieces.swap_remove(0) } else { pieces.concat().into() };
-        match self.status {
-            StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::PAYLOAD_TOO_LARGE => {
-                Ok(Answer { status: self.status, index: self.index, body })
-            }
-            status => Err(error::from_answer(status, &body, self.idempotence)),
-        }
+        Ok(if pieces.len() == 1 { pieces.swap_remove(0) } else { pieces.concat().into() })
     }
 }
 

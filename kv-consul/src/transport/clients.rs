@@ -1,24 +1,25 @@
 //! The clients of all runtimes that use one handle.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kv_core::Result;
-use kv_core::backend::rotation::Rotation;
 use kv_core::backend::runtime::PerRuntime;
 
+use super::budget::Budget;
 use super::client::Client;
+use super::health::Health;
 use super::tls::Tls;
 use crate::config::Config;
 
-/// One [`Client`] for each tokio runtime that uses the handle ([clause S1](kv_core::contract)).
+/// One [`Client`] for each tokio runtime that uses the handle ([clause S1](kv_core::contract::CLAUSES#S1)).
 ///
 /// A connection belongs to the runtime that opened it: nobody reads from it once that runtime has ended or is idle. What
-/// is known about the agents is shared.
+/// is known about the agents is shared, and so is the number of connections.
 pub(crate) struct Clients {
     config: Config,
     tls: Tls,
-    rotation: Arc<Rotation>,
+    health: Arc<Health>,
+    budget: Budget,
     each: PerRuntime<Client>,
 }
 
@@ -29,16 +30,12 @@ impl Clients {
     /// [`kv_core::Error::InvalidAddress`] for a file that cannot be used or a host that no URL can name.
     pub(crate) fn new(config: Config) -> Result<Self> {
         let tls = Tls::read(&config)?;
-        let rotation = Arc::new(Rotation::new(config.hosts.len()));
-        let clients = Self { config, tls, rotation, each: PerRuntime::new() };
+        let health = Arc::new(Health::new(config.hosts.len()));
+        let budget = Budget::new(config.connections);
+        let clients = Self { config, tls, health, budget, each: PerRuntime::new() };
         // Shows now, and not in the first call, whether a client can be created at all.
         clients.create()?;
         Ok(clients)
-    }
-
-    /// The time for one call with all its attempts.
-    pub(crate) fn limit(&self) -> Duration {
-        self.config.limit()
     }
 
     /// The current runtime's client.
@@ -50,7 +47,7 @@ impl Clients {
     }
 
     fn create(&self) -> Result<Client> {
-        Client::new(&self.config, &self.tls, self.rotation.clone())
+        Client::new(&self.config, &self.tls, self.health.clone(), &self.budget)
     }
 }
 

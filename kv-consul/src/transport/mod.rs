@@ -1,8 +1,13 @@
 //! How a request reaches an agent: which agent is asked, how often, and over which connection.
 
 mod agent;
+mod budget;
+pub(crate) mod callers;
 pub(crate) mod client;
 pub(crate) mod clients;
+mod departure;
+mod failure;
+mod health;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]

@@ -4,6 +4,7 @@
 use kv_core::Result;
 use reqwest::ClientBuilder;
 
+use super::failure::Fault;
 use crate::config::Config;
 
 pub(crate) struct Tls;
@@ -17,4 +18,9 @@ impl Tls {
     pub(crate) fn prepare(&self, client: ClientBuilder) -> ClientBuilder {
         client
     }
+}
+
+/// What an error says about TLS: nothing.
+pub(super) fn fault(_error: &(dyn std::error::Error + 'static), _agent: &str) -> Option<Fault> {
+    None
 }

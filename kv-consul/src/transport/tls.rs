@@ -1,10 +1,11 @@
-//! TLS settings in the form that reqwest takes.
+//! TLS settings in the form that reqwest takes, and what a failed handshake means.
 
 use kv_core::Result;
 use kv_core::backend::tls::{Files, trusting_nobody};
 use reqwest::ClientBuilder;
 use rustls::ClientConfig;
 
+use super::failure::Fault;
 use crate::config::Config;
 
 /// The TLS settings of all agents, read from files once.
@@ -23,4 +24,24 @@ impl Tls {
     pub(crate) fn prepare(&self, client: ClientBuilder) -> ClientBuilder {
         client.tls_backend_preconfigured(self.0.clone())
     }
+}
+
+/// What an error says about TLS, if it is about TLS.
+pub(super) fn fault(error: &(dyn std::error::Error + 'static), agent: &str) -> Option<Fault> {
+    use rustls::Error as Failed;
+    Some(match error.downcast_ref::<Failed>()? {
+        // The first bytes of an answer in plain text.
+        Failed::InvalidMessage(_) => Fault::Wrong(format!(
+            "{agent} does not speak TLS: name a port that does, or write `consul://` (or `http://`) for plain text"
+        )),
+        Failed::InvalidCertificate(why) => {
+            Fault::Wrong(format!("the certificate of {agent} is not accepted: {why} (`ca` and `server-name` decide)"))
+        }
+        // With TLS 1.3 an agent refuses the client's certificate only after the handshake, but before it reads a
+        // request.
+        Failed::AlertReceived(alert) => Fault::Denied(format!(
+            "{agent} refused the TLS connection: {alert:?} (it may want a certificate of this client: `cert` and `key`)"
+        )),
+        other => Fault::Wrong(format!("TLS with {agent} failed: {other}")),
+    })
 }

@@ -17,9 +17,6 @@ use crate::api::state::{ScopeBuf, State};
 use crate::read;
 use crate::transport::client::Client;
 
-/// The most queries with watches. Each occupies a connection, and an agent limits the connections from one address.
-const QUERIES: usize = 40;
-
 /// The watches of one runtime.
 pub(crate) struct Hub {
     client: Arc<Client>,
@@ -70,30 +67,32 @@ impl Hub {
         if let Some(older) = older {
             slot.step_back(older, after, base);
         }
-        let starts = place(&mut self.feeds.lock(), &slot, start);
+        let starts = place(&mut self.feeds.lock(), &slot, start, self.client.queries());
         Query::spawn_all(&self.feeds, &self.client, starts);
         Subscription::new(slot, self.feeds.clone(), after)
     }
 }
 
-/// Adds a watch to a feed that covers it, or adds feeds for it.
-fn place(inner: &mut Inner, slot: &Arc<Slot>, start: (Arc<State>, u64)) -> Vec<Start> {
+/// Adds a watch to a feed that covers it, or adds feeds for it, with at most so many queries.
+///
+/// Each query occupies a connection, and an agent limits the connections from one address.
+fn place(inner: &mut Inner, slot: &Arc<Slot>, start: (Arc<State>, u64), queries: usize) -> Vec<Start> {
     let covering =
         inner.feeds.iter_mut().find(|feed| feed.scope == slot.scope || (feed.merged && feed.scope.covers(&slot.scope)));
     if let Some(feed) = covering {
         feed.join(slot.clone());
         Vec::new()
-    } else if inner.feeds.iter().filter(|feed| feed.is_watched()).count() < QUERIES {
+    } else if inner.feeds.iter().filter(|feed| feed.is_watched()).count() < queries {
         vec![inner.add(slot.scope.clone(), vec![slot.clone()], Some(start))]
     } else {
-        merge(inner, slot.clone())
+        merge(inner, slot.clone(), (queries / 2).max(1))
     }
 }
 
-/// Replaces neighbouring queries by wider ones until half of the permitted number is left, one of them for `slot`.
-fn merge(inner: &mut Inner, slot: Arc<Slot>) -> Vec<Start> {
+/// Replaces neighbouring queries by wider ones until about so many are left, one of them for `slot`.
+fn merge(inner: &mut Inner, slot: Arc<Slot>, left: usize) -> Vec<Start> {
     let watched = inner.feeds.iter().filter(|feed| feed.is_watched()).map(|feed| feed.scope.start());
-    let prefixes = common_prefixes(watched.chain([slot.scope.start()]).collect(), QUERIES / 2);
+    let prefixes = common_prefixes(watched.chain([slot.scope.start()]).collect(), left);
     let (mut starts, mut unplaced) = (Vec::new(), Some(slot));
     for prefix in prefixes {
         let scope = ScopeBuf::Prefix(path::queryable(&prefix).to_owned());

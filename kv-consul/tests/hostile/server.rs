@@ -100,7 +100,8 @@ async fn serve(mut stream: TcpStream, mood: Option<OnRequest>, counts: Counts) {
     let _ = stream.set_nodelay(true);
     while let Some(head) = read_request(&mut stream).await {
         counts.requests.fetch_add(1, Ordering::SeqCst);
-        counts.writes.fetch_add(usize::from(head.contains("/v1/txn")), Ordering::SeqCst);
+        // A transaction with a query only reads.
+        counts.writes.fetch_add(usize::from(head.contains("/v1/txn ")), Ordering::SeqCst);
         head.clone_into(&mut counts.last.lock().expect("no panic"));
         let request = Request { head, counts: counts.clone() };
         if let Some(act) = &mood {

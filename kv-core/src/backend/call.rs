@@ -43,7 +43,9 @@ struct Current {
 ///     while let Err(error) = connection().await {
 ///         call.attempt_failed(&error);
 ///     }
-///     call.sent();
+///     if !call.sent() {
+///         return Err(Error::unavailable("the caller no longer waits"));
+///     }
 ///     send().await
 /// }
 /// ```
@@ -63,6 +65,8 @@ const UNKNOWN: u8 = 0;
 const NOT_SENT: u8 = 1;
 /// The store may have applied it.
 const SENT: u8 = 2;
+/// The caller was told that nothing was applied, so it must not be sent any more.
+const GIVEN_UP: u8 = 3;
 
 impl Call {
     /// The call that the current task serves.
@@ -89,12 +93,20 @@ impl Call {
     /// Notes that the store has certainly not applied the call, and cannot apply it any more: no byte has left, or
     /// the store has refused what did.
     pub fn not_sent(&self) {
-        self.0.progress.store(NOT_SENT, Ordering::Release);
+        self.note(NOT_SENT);
     }
 
     /// Notes that the store may apply the call from now on; to be called before the first byte leaves.
-    pub fn sent(&self) {
-        self.0.progress.store(SENT, Ordering::Release);
+    ///
+    /// It is `false` if the handle has already told the caller that nothing was applied. Then the call must not be
+    /// sent: a task that carries calls for others asks before each attempt.
+    pub fn sent(&self) -> bool {
+        self.note(SENT)
+    }
+
+    fn note(&self, progress: u8) -> bool {
+        let note = |before| (before != GIVEN_UP).then_some(progress);
+        self.0.progress.fetch_update(Ordering::AcqRel, Ordering::Acquire, note).is_ok()
     }
 
     /// Notes why an attempt failed, for the error of a call that runs out of time.
@@ -109,7 +121,8 @@ impl Call {
             Some(failure) => format!("it did not succeed within {limit:?}; the last attempt failed: {failure}"),
             None => format!("no answer within {limit:?}"),
         };
-        if self.0.progress.load(Ordering::Acquire) == NOT_SENT {
+        // In one step, so that a task that carries the call cannot send it after this.
+        if self.0.progress.compare_exchange(NOT_SENT, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             return Error::unavailable(reason);
         }
         idempotence.unknown(reason)
@@ -122,9 +135,11 @@ pub(crate) async fn bounded<T>(
     idempotence: Idempotence,
     future: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    // A store in this process answers at once: without this, a loop of such calls would let no other task run.
+    tokio::task::coop::consume_budget().await;
     // Pinned here, and boxed below: futures that are handed on by value are copied at each step, timer and all.
     let mut call = pin!(CURRENT.scope(Current { limit, call: OnceCell::new() }, future));
-    // A store in this process answers at once: it is spared the timer.
+    // Such a store is spared the timer.
     if let Poll::Ready(result) = futures_util::poll!(call.as_mut()) {
         return result;
     }
@@ -153,17 +168,34 @@ mod tests {
         bounded(LIMIT, idempotence, call).await.expect_err("it is late")
     }
 
+    fn sent(call: &Call) {
+        assert!(call.sent(), "the caller still waits");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_called_not_applied_is_not_sent_any_more() {
+        let mut carried = None;
+        let error = late(Idempotence::Once, |call| {
+            call.not_sent();
+            carried = Some(call.clone());
+        });
+        assert!(matches!(error.await, Error::Unavailable { .. }));
+        let carried = carried.expect("a call");
+        carried.not_sent();
+        assert!(!carried.sent(), "its caller knows that nothing was applied");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_late_write_is_indeterminate_unless_nothing_of_it_was_sent() {
         assert!(matches!(late(Idempotence::Once, |_| {}).await, Error::Indeterminate { .. }));
-        assert!(matches!(late(Idempotence::Once, Call::sent).await, Error::Indeterminate { .. }));
+        assert!(matches!(late(Idempotence::Once, sent).await, Error::Indeterminate { .. }));
         assert!(matches!(late(Idempotence::Once, Call::not_sent).await, Error::Unavailable { .. }));
         let sent_again = late(Idempotence::Once, |call| {
             call.not_sent();
-            call.clone().sent();
+            sent(&call.clone());
         });
         assert!(matches!(sent_again.await, Error::Indeterminate { .. }));
-        assert!(matches!(late(Idempotence::Repeatable, Call::sent).await, Error::Unavailable { .. }));
+        assert!(matches!(late(Idempotence::Repeatable, sent).await, Error::Unavailable { .. }));
     }
 
     #[tokio::test(start_paused = true)]

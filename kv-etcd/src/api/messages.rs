@@ -440,6 +440,9 @@ pub(crate) struct StatusResponse {
     /// The member id of the leader; 0: none.
     #[prost(uint64, tag = "4")]
     pub(crate) leader: u64,
+    /// What is wrong with the cluster, alarms included.
+    #[prost(string, repeated, tag = "8")]
+    pub(crate) errors: Vec<String>,
     #[prost(bool, tag = "10")]
     pub(crate) is_learner: bool,
 }

@@ -1,27 +1,43 @@
 //! Renewals of leases: all that one runtime asks for go on one stream, which is opened when the first is due.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use futures_util::stream::poll_fn;
+use futures_util::stream::{self, StreamExt as _, poll_fn};
+use kv_core::backend::backoff::Backoff;
+use kv_core::backend::call::Call;
 use kv_core::backend::fate::Idempotence;
 use kv_core::backend::runtime::PerRuntime;
 use kv_core::observability::attempt_failed;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
-use tonic::Status;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::api::messages::{LEASE_KEEP_ALIVE, LeaseKeepAliveRequest, LeaseKeepAliveResponse};
 use crate::config::NAME;
 use crate::error::Failed;
 use crate::transport::client::Client;
 
+/// The pauses between the attempts of one renewal.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How many new tokens one renewal asks for.
+const LOGINS: usize = 2;
+/// A stream on which no renewal is answered for so long is opened anew, and renewals that are still waited for are sent
+/// again.
+const OVERDUE: Duration = Duration::from_secs(5);
+/// How many refused leases are remembered.
+const REFUSED: usize = 1000;
+
 /// Renews leases; each runtime has a stream of its own.
 pub(crate) struct KeepAlive {
     client: Arc<Client>,
     /// Where renewals queue for the task that sends them. The task ends when its queue is dropped.
     queues: PerRuntime<UnboundedSender<Renewal>>,
+    /// The leases that are renewed on streams of their own. etcd refuses to renew a lease if the user may not write
+    /// every key on it, and ends the whole stream, with the renewals of others.
+    apart: Mutex<HashSet<i64>>,
 }
 
 /// One lease that somebody wants renewed.
@@ -33,33 +49,80 @@ struct Renewal {
 
 impl KeepAlive {
     pub(crate) fn new(client: &Arc<Client>) -> Self {
-        Self { client: Arc::clone(client), queues: PerRuntime::new() }
+        Self { client: Arc::clone(client), queues: PerRuntime::new(), apart: Mutex::default() }
     }
 
     /// Starts a lease's time to live anew; false if there is no such lease.
     ///
-    /// Doing it twice is harmless, so it is tried on one endpoint after the other.
+    /// Renewing twice is harmless, so it is tried again for as long as the caller waits.
     pub(crate) async fn renew(&self, id: i64) -> Result<bool, Failed> {
-        let mut attempt = 0;
+        let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut logins_left = LOGINS;
         loop {
-            attempt += 1;
-            let (answer, answered) = oneshot::channel();
-            // A task that has ended shows by the answer that does not come.
-            let _ = self.queues.get(|| self.start()).send(Renewal { id, answer });
-            let result = answered.await.unwrap_or_else(|_| Err(not_answered("the task that renews leases has ended")));
-            match result {
-                Err(failed)
-                    if attempt <= self.client.config.endpoints.len()
-                        && (failed.is_stale_token() || failed.moves_on()) =>
-                {
-                    if failed.is_stale_token() {
-                        self.client.forget_token().await;
+            let apart = self.apart().contains(&id);
+            let result = if apart { self.renew_apart(id).await } else { self.renew_together(id).await };
+            let failed = match result {
+                Ok(lives) => {
+                    if apart {
+                        self.apart().remove(&id);
                     }
-                    attempt_failed(NAME, None, attempt, &failed.into());
+                    return Ok(lives);
                 }
-                result => return result,
+                Err(failed) => failed,
+            };
+            let pause = pauses.next();
+            if failed.is_stale_token() && logins_left > 0 {
+                logins_left -= 1;
+                self.client.forget_token().await;
+            } else if failed.is_refusal() && !apart {
+                // One of those on the stream was refused. Alone, each has the answer that is its own.
+                self.put_apart(id);
+            } else if failed.is_worth_another_attempt() {
+                Call::current().attempt_failed(&failed.clone().into());
+                sleep(pause).await;
+            } else {
+                return Err(failed);
+            }
+            attempt_failed(NAME, None, pauses.attempts(), &failed.into());
+        }
+    }
+
+    async fn renew_together(&self, id: i64) -> Result<bool, Failed> {
+        let (answer, answered) = oneshot::channel();
+        // A task that has ended shows by the answer that does not come.
+        let _ = self.queues.get(|| self.start()).send(Renewal { id, answer });
+        answered.await.unwrap_or_else(|_| Err(not_answered("the task that renews leases has ended")))
+    }
+
+    /// Renews a lease on a stream of its own.
+    async fn renew_apart(&self, id: i64) -> Result<bool, Failed> {
+        let requests = stream::iter([LeaseKeepAliveRequest { id }]).chain(stream::pending());
+        let (connection, mut answers) =
+            self.client.stream::<_, LeaseKeepAliveResponse>(LEASE_KEEP_ALIVE, requests).await?;
+        match answers.due().await {
+            Ok(Some(answer)) => Ok(answer.ttl > 0),
+            Ok(None) => Err(not_answered("the server ended the stream of renewals")),
+            Err(status) => {
+                let failed = Failed::stream(&connection.address, status);
+                if failed.is_of_the_endpoint() {
+                    self.client.abandon(&connection);
+                }
+                Err(failed)
             }
         }
+    }
+
+    fn put_apart(&self, id: i64) {
+        let mut apart = self.apart();
+        // Leases that nobody renews any more are not taken out one by one.
+        if apart.len() >= REFUSED {
+            apart.clear();
+        }
+        apart.insert(id);
+    }
+
+    fn apart(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.apart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(&self) -> UnboundedSender<Renewal> {
@@ -73,7 +136,7 @@ impl KeepAlive {
 async fn run(client: Arc<Client>, mut renewals: UnboundedReceiver<Renewal>) {
     while let Some(first) = renewals.recv().await {
         let mut waiting = Waiting::default();
-        if let Err(failed) = stream(&client, first, &mut renewals, &mut waiting).await {
+        if let Err(failed) = keep_stream(&client, first, &mut renewals, &mut waiting).await {
             waiting.fail(&failed);
         }
     }
@@ -115,21 +178,20 @@ impl Waiting {
 }
 
 /// One life of the stream; ends without an error only when nobody can ask for renewals any more.
-async fn stream(
+async fn keep_stream(
     client: &Client,
     first: Renewal,
     renewals: &mut UnboundedReceiver<Renewal>,
     waiting: &mut Waiting,
 ) -> Result<(), Failed> {
-    let patience = client.config.timeout / 2;
     let (requests, mut receiver) = unbounded_channel();
     // etcd answers the opening together with the first renewal, so that has to be on its way already.
     let _ = requests.send(waiting.add(first));
     let opening = client.stream(LEASE_KEEP_ALIVE, poll_fn(move |cx| receiver.poll_recv(cx)));
-    let (connection, mut answers) =
-        timeout(patience, opening).await.map_err(|_elapsed| not_answered("no renewal was answered in time"))??;
+    let (connection, mut answers) = opening.await?;
     loop {
-        let overdue = waiting.since.map(|since| since + patience);
+        let overdue = waiting.since.map(|since| since + OVERDUE);
+        let next = async { if waiting.since.is_some() { answers.due().await } else { answers.message().await } };
         let failed = tokio::select! {
             renewal = renewals.recv() => match renewal {
                 Some(renewal) => {
@@ -138,24 +200,26 @@ async fn stream(
                 }
                 None => return Ok(()),
             },
-            answer = answers.message() => match answer {
+            answer = next => match answer {
                 Ok(Some(answer)) => {
                     waiting.answer(&answer);
                     continue;
                 }
                 Ok(None) => not_answered("the server ended the stream of renewals"),
-                Err(status) => Failed::Status { status, idempotence: Idempotence::Repeatable },
+                Err(status) => Failed::stream(&connection.address, status),
             },
             () = sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => {
                 not_answered("no renewal was answered in time")
             }
         };
-        client.abandon(&connection);
+        if failed.is_of_the_endpoint() {
+            client.abandon(&connection);
+        }
         return Err(failed);
     }
 }
 
 /// A renewal of which nothing came back; it may be made again.
 fn not_answered(why: &str) -> Failed {
-    Failed::Status { status: Status::unavailable(why), idempotence: Idempotence::Repeatable }
+    Failed::unanswered(why, Idempotence::Repeatable)
 }

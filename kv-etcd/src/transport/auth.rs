@@ -82,7 +82,7 @@ impl Auth {
                 token.set_sensitive(true);
                 return Ok(Known::Token(token));
             }
-            Err(status) => Failed::Status { status, idempotence: Idempotence::Repeatable },
+            Err(status) => Failed::at(&connection.address, Idempotence::Repeatable, status),
         };
         if failed.is_auth_not_enabled() { Ok(Known::NotNeeded) } else { Err(failed) }
     }

@@ -1,30 +1,34 @@
-//! Calls to the cluster: which endpoint, with which token, and what is tried again.
+//! Calls to the cluster: on which connection, with which token, and what is tried again
+//! ([clause S5](kv_core::contract::CLAUSES#S5)).
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fmt::Display;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::slice;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use kv_core::backend::fate::Idempotence;
-use kv_core::backend::rotation::Rotation;
+use kv_core::Error;
+use kv_core::backend::backoff::Backoff;
+use kv_core::backend::call;
 use kv_core::backend::runtime::PerRuntime;
-use kv_core::observability::{attempt_failed, reconnected, reconnecting};
-use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::Streaming;
+use kv_core::observability::attempt_failed;
+use tokio::time::sleep;
+use tonic::{Status, Streaming};
 
 use crate::api::messages::Call;
-use crate::config::{Config, Endpoint, NAME};
-use crate::error::{Failed, Unreachable};
+use crate::config::{Config, NAME};
+use crate::error::{Failed, Unreachable, Unresponsive};
 use crate::transport::auth::{Auth, Token};
 pub(crate) use crate::transport::connection::Connection;
+use crate::transport::connector::{Connector, left_at};
+use crate::transport::health::Health;
+pub(crate) use crate::transport::http2::Volume;
 
-/// An endpoint that has not answered for this long gets company: the next one is tried beside it.
-const STAGGER: Duration = Duration::from_millis(300);
-
-/// How soon an endpoint is asked again that has no leader.
-const ELECTION: Duration = Duration::from_millis(150);
+/// The pauses between the attempts of one call.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How many new tokens one call asks for.
+const LOGINS: usize = 2;
 
 /// The cluster, as seen by one backend, from whatever runtime.
 pub(crate) struct Client {
@@ -32,25 +36,16 @@ pub(crate) struct Client {
     members: PerRuntime<Members>,
 }
 
-/// The cluster as seen from one runtime: one current connection, shared by every call and stream.
+/// The cluster as seen from one runtime.
 struct Members {
-    config: Arc<Config>,
     auth: Option<Auth>,
-    current: Mutex<Option<Arc<Connection>>>,
-    /// In which order endpoints are tried for the next connection.
-    rotation: Rotation,
-    /// One connects for all who wait; the last failure is theirs, too, if it came after they began to wait.
-    connecting: tokio::sync::Mutex<Connecting>,
-}
-
-/// What is known while there is no connection.
-#[derive(Default)]
-struct Connecting {
-    last_failure: Option<(Instant, Unreachable)>,
-    /// There was a connection before.
-    again: bool,
-    /// How many attempts were made to have one again.
-    attempts: usize,
+    /// The connection that most calls and all streams share.
+    connector: Connector,
+    /// The connection for calls that send or receive much, made when the first of them needs it. Bytes that are on
+    /// their way cannot be overtaken, so on one connection small answers would come as late as large ones.
+    bulk: Connector,
+    /// A connection in this state is left for another.
+    left_at: Health,
 }
 
 impl Client {
@@ -58,11 +53,33 @@ impl Client {
         Self { config: Arc::new(config), members: PerRuntime::new() }
     }
 
-    /// Sends a request, to one endpoint after the other as long as that cannot apply it twice.
+    /// Sends the request of the current call, and again for as long as the caller waits and nothing was applied, or
+    /// repeating it does not matter.
     ///
     /// Boxed to keep the futures of queued operations small.
     pub(crate) fn call<C: Call>(&self, request: C) -> BoxFuture<'_, Result<C::Answer, Failed>> {
-        Box::pin(async move { self.members().call(Arc::new(request)).await })
+        Box::pin(async move {
+            let caller = call::Call::current();
+            self.members().call(Arc::new(request), slice::from_ref(&caller), Volume::Small).await
+        })
+    }
+
+    /// As [`call`](Self::call), for a request of some size, and callers that may wait elsewhere.
+    pub(crate) fn call_for<'a, C: Call>(
+        &'a self,
+        callers: &'a [call::Call],
+        size: Volume,
+        request: C,
+    ) -> BoxFuture<'a, Result<C::Answer, Failed>> {
+        Box::pin(async move { self.members().call(Arc::new(request), callers, size).await })
+    }
+
+    /// A connection and a token, for a request that is sent once.
+    pub(crate) async fn ready(&self, callers: &[call::Call]) -> Result<Ready, Failed> {
+        let members = self.members();
+        let connection = members.connection(callers, Volume::Small).await?;
+        let token = members.token(&connection).await?;
+        Ok(Ready { members, connection, token })
     }
 
     /// Opens a stream, on the connection that is returned with it.
@@ -70,7 +87,7 @@ impl Client {
         &self,
         method: &'static str,
         requests: impl futures_core::Stream<Item = Q> + Send + 'static,
-    ) -> Result<(Arc<Connection>, Streaming<A>), Failed>
+    ) -> Result<(Arc<Connection>, Answers<A>), Failed>
     where
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
@@ -80,7 +97,8 @@ impl Client {
 
     /// Makes sure that there is a connection.
     pub(crate) async fn connect(&self) -> Result<(), Unreachable> {
-        self.members().connection().await.map(drop)
+        let caller = call::Call::current();
+        self.members().connection(slice::from_ref(&caller), Volume::Small).await.map(drop)
     }
 
     /// Makes the next call or stream log in anew.
@@ -105,221 +123,256 @@ impl Client {
     }
 }
 
+/// Everything that a request needs to be sent.
+pub(crate) struct Ready {
+    members: Arc<Members>,
+    connection: Arc<Connection>,
+    token: Token,
+}
+
+impl Ready {
+    /// Sends a request once. After a failure that another endpoint or a new token may help, the next call has that.
+    pub(crate) async fn send<C: Call>(self, request: C) -> Result<C::Answer, Failed> {
+        let idempotence = request.idempotence();
+        let result = self.connection.unary(Arc::new(request), self.token.value).await;
+        let failed = match result {
+            Ok(answer) => return Ok(answer),
+            Err(status) => Failed::at(&self.connection.address, idempotence, status),
+        };
+        if failed.is_of_the_endpoint() {
+            self.members.abandon(&self.connection);
+        }
+        Err(failed)
+    }
+}
+
+/// An attempt that failed.
+struct Attempt {
+    connection: Arc<Connection>,
+    /// The login that it was made under.
+    generation: u64,
+    failed: Failed,
+}
+
 impl Members {
     fn new(config: &Arc<Config>) -> Self {
         Self {
             auth: config.credentials.clone().map(Auth::new),
-            rotation: Rotation::new(config.endpoints.len()),
-            config: Arc::clone(config),
-            current: Mutex::default(),
-            connecting: tokio::sync::Mutex::default(),
+            left_at: left_at(config.endpoints.len()),
+            connector: Connector::new(config, Volume::Small),
+            bulk: Connector::new(config, Volume::Large),
         }
     }
 
-    async fn call<C: Call>(&self, request: Arc<C>) -> Result<C::Answer, Failed> {
-        let (mut endpoints_left, mut tokens_left) = (self.config.endpoints.len(), 2);
-        let mut attempt = 0;
+    async fn call<C: Call>(&self, request: Arc<C>, callers: &[call::Call], size: Volume) -> Result<C::Answer, Failed> {
+        let is_write = !request.idempotence().is_repeatable();
+        let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut logins_left = LOGINS;
         loop {
-            attempt += 1;
-            let connection = self.connection().await?;
-            let mut in_flight = InFlight::new(self, &connection);
-            let (generation, result) = self.attempt(&connection, Arc::clone(&request)).await;
-            in_flight.answered = true;
-            drop(in_flight);
-            let failed = match result {
+            if is_write {
+                callers.iter().for_each(call::Call::not_sent);
+            }
+            let connection = self.connection(callers, size).await?;
+            let first = Box::pin(self.attempt(connection.clone(), Arc::clone(&request), callers));
+            let result =
+                if is_write { first.await } else { self.insist(first, connection, &request, callers, size).await };
+            let Attempt { connection, generation, failed } = match result {
                 Ok(answer) => return Ok(answer),
-                Err(failed) => failed,
+                Err(attempt) => attempt,
             };
+            let pause = pauses.next();
+            let failure;
             if let Some(auth) = &self.auth
                 && failed.is_stale_token()
-                && tokens_left > 0
+                && logins_left > 0
             {
                 auth.forget(generation).await;
-                tokens_left -= 1;
-            } else if failed.moves_on() && endpoints_left > 0 {
-                self.abandon(&connection);
-                endpoints_left -= 1;
+                logins_left -= 1;
+                failure = Error::from(failed);
+            } else if failed.is_worth_another_attempt() {
+                if failed.is_of_the_endpoint() {
+                    self.abandon(&connection);
+                }
+                failure = note(callers, failed, is_write);
+                sleep(pause).await;
             } else {
                 return Err(failed);
             }
-            let endpoint = &self.config.endpoints[connection.endpoint].address;
-            attempt_failed(NAME, Some(endpoint), attempt, &failed.into());
+            attempt_failed(NAME, Some(&connection.address), pauses.attempts(), &failure);
         }
     }
 
-    /// Sends a request once; tells also which login it was sent under.
-    async fn attempt<C: Call>(&self, connection: &Connection, request: Arc<C>) -> (u64, Result<C::Answer, Failed>) {
-        let token = match self.token(connection).await {
-            Ok(token) => token,
-            Err(failed) => return (0, Err(failed)),
-        };
+    /// Waits for the answer to a request that may be repeated. Where its server answers nobody, the request is sent to
+    /// another endpoint, too, and the first answer counts: the server may be cut off from its cluster, or just slow.
+    async fn insist<'a, C: Call>(
+        &'a self,
+        first: BoxFuture<'a, Result<C::Answer, Attempt>>,
+        mut asked: Arc<Connection>,
+        request: &Arc<C>,
+        callers: &'a [call::Call],
+        size: Volume,
+    ) -> Result<C::Answer, Attempt> {
+        let mut first = first;
+        tokio::select! {
+            biased;
+            result = &mut first => return result,
+            () = asked.worsens_to(self.left_at) => {}
+        }
+        let mut attempts = FuturesUnordered::from_iter([first]);
+        loop {
+            callers.iter().for_each(|caller| caller.attempt_failed(&unresponsive(&asked)));
+            let connection = tokio::select! {
+                biased;
+                Some(result) = attempts.next() => {
+                    if result.is_ok() || attempts.is_empty() {
+                        return result;
+                    }
+                    continue;
+                }
+                Ok(connection) = self.connection(callers, size) => connection,
+            };
+            attempts.push(Box::pin(self.attempt(connection.clone(), Arc::clone(request), callers)));
+            asked = connection;
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(result) = attempts.next() => if result.is_ok() || attempts.is_empty() {
+                        return result;
+                    },
+                    () = asked.worsens_to(self.left_at) => break,
+                }
+            }
+        }
+    }
+
+    /// Sends a request once.
+    async fn attempt<C: Call>(
+        &self,
+        connection: Arc<Connection>,
+        request: Arc<C>,
+        callers: &[call::Call],
+    ) -> Result<C::Answer, Attempt> {
         let idempotence = request.idempotence();
+        let token = match self.token(&connection).await {
+            Ok(token) => token,
+            Err(failed) => return Err(Attempt { connection, generation: 0, failed }),
+        };
+        // Of a write that is still waited for, the caller is told from now on that it may have been applied.
+        if !idempotence.is_repeatable() && !callers.iter().fold(false, |any, caller| caller.sent() | any) {
+            return Err(Attempt { connection, generation: 0, failed: Failed::withdrawn() });
+        }
         let result = connection.unary(request, token.value).await;
-        (token.generation, result.map_err(|status| Failed::Status { status, idempotence }))
+        result.map_err(|status| {
+            let failed = Failed::at(&connection.address, idempotence, status);
+            Attempt { connection, generation: token.generation, failed }
+        })
     }
 
     async fn stream<Q, A>(
         &self,
         method: &'static str,
         requests: impl futures_core::Stream<Item = Q> + Send + 'static,
-    ) -> Result<(Arc<Connection>, Streaming<A>), Failed>
+    ) -> Result<(Arc<Connection>, Answers<A>), Failed>
     where
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        let connection = self.connection().await?;
+        let connection = self.connection(&[], Volume::Small).await?;
         let token = self.token(&connection).await?;
-        let mut in_flight = InFlight::new(self, &connection);
-        let result = connection.stream(method, requests, token.value).await;
-        in_flight.answered = true;
-        drop(in_flight);
-        match result {
-            Ok(answers) => Ok((connection, answers)),
+        let due = connection.expect_answer();
+        let opened = tokio::select! {
+            biased;
+            opened = connection.stream(method, requests, token.value) => opened,
+            () = connection.worsens_to(self.left_at) => Err(Status::from_error(Unresponsive.into())),
+        };
+        drop(due);
+        match opened {
+            Ok(answers) => {
+                let answers = Answers { answers, connection: Arc::clone(&connection), left_at: self.left_at };
+                Ok((connection, answers))
+            }
             Err(status) => {
                 self.abandon(&connection);
-                Err(Failed::Status { status, idempotence: Idempotence::Repeatable })
+                Err(Failed::stream(&connection.address, status))
             }
         }
     }
 
     fn abandon(&self, connection: &Arc<Connection>) {
-        let mut current = self.current_slot();
-        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, connection)) {
-            *current = None;
-            self.rotation.failed(connection.endpoint);
-        }
+        self.connector.abandon(connection);
+        self.bulk.abandon(connection);
     }
 
-    /// The current connection, or a new one; fails in good time before the request timeout, so that the caller
-    /// learns that nothing was sent.
-    async fn connection(&self) -> Result<Arc<Connection>, Unreachable> {
-        if let Some(connection) = self.current() {
-            return Ok(connection);
-        }
-        let began = Instant::now();
-        let deadline = began + self.config.timeout * 4 / 5;
-        let late = |_| Unreachable::for_now("no endpoint could be connected to in time");
-        let mut connecting = timeout_at(deadline, self.connecting.lock()).await.map_err(late)?;
-        if let Some(connection) = self.current() {
-            return Ok(connection);
-        }
-        if let Some((at, failure)) = &connecting.last_failure
-            && *at > began
-        {
-            return Err(failure.clone());
-        }
-        if connecting.again {
-            connecting.attempts += 1;
-            let broke: &dyn Display = match &connecting.last_failure {
-                Some((_, failure)) if connecting.attempts > 1 => failure,
-                _ => &"the connection ended, or no answer came on it",
-            };
-            reconnecting(NAME, "connection", connecting.attempts, broke);
-        }
-        match self.connect(deadline).await {
-            Ok(connection) => {
-                if connecting.again {
-                    reconnected(NAME, "connection", connecting.attempts);
-                }
-                (connecting.again, connecting.attempts) = (true, 0);
-                let connection = Arc::new(connection);
-                self.rotation.answered(connection.endpoint);
-                *self.current_slot() = Some(Arc::clone(&connection));
-                Ok(connection)
-            }
-            Err(failure) => {
-                connecting.last_failure = Some((Instant::now(), failure.clone()));
-                Err(failure)
-            }
-        }
-    }
-
-    /// Tries the endpoints in turn, each a little after the one before unless that has failed; the first wins.
-    ///
-    /// An election is waited for: calls go on after it, instead of failing for as long as it takes.
-    async fn connect(&self, deadline: Instant) -> Result<Connection, Unreachable> {
-        let endpoints: &[Endpoint] = &self.config.endpoints;
-        let mut waiting: VecDeque<usize> = self.rotation.order().into();
-        let mut trying = FuturesUnordered::new();
-        let mut tried: Vec<usize> = Vec::new();
-        let mut failures: BTreeMap<usize, Unreachable> = BTreeMap::new();
-        let mut next = Instant::now();
-        while !(waiting.is_empty() && trying.is_empty()) {
-            tokio::select! {
-                biased;
-                Some((index, result)) = trying.next() => match result {
-                    Ok(connection) => return Ok(connection),
-                    Err(failure) => {
-                        let failure: Unreachable = failure;
-                        tried.retain(|one| *one != index);
-                        self.rotation.failed(index);
-                        next = Instant::now();
-                        if failure.is_leaderless() {
-                            waiting.push_back(index);
-                            next += ELECTION;
-                        }
-                        failures.insert(index, failure);
-                    }
-                },
-                () = sleep_until(deadline) => break,
-                () = sleep_until(next), if !waiting.is_empty() => {
-                    if let Some(index) = waiting.pop_front() {
-                        tried.push(index);
-                        trying.push(self.open(index));
-                    }
-                    next = Instant::now() + STAGGER;
-                }
-            }
-        }
-        for silent in tried.into_iter().chain(waiting) {
-            failures.entry(silent).or_insert_with(|| Unreachable::for_now("no answer in time"));
-        }
-        let failures: Vec<_> =
-            failures.into_iter().map(|(index, failure)| (endpoints[index].address.clone(), failure)).collect();
-        Err(Unreachable::all(&failures))
-    }
-
-    async fn open(&self, index: usize) -> (usize, Result<Connection, Unreachable>) {
-        (index, Connection::open(&self.config.endpoints[index], index).await)
+    async fn connection(&self, callers: &[call::Call], size: Volume) -> Result<Arc<Connection>, Unreachable> {
+        let note = |failure: &Unreachable| {
+            let failure = Error::from(failure.clone());
+            callers.iter().for_each(|caller| caller.attempt_failed(&failure));
+        };
+        let connector = if size == Volume::Large { &self.bulk } else { &self.connector };
+        connector.connection(note).await
     }
 
     async fn token(&self, connection: &Connection) -> Result<Token, Failed> {
-        match &self.auth {
-            Some(auth) => auth.token(connection).await,
-            None => Ok(Token::default()),
+        let Some(auth) = &self.auth else { return Ok(Token::default()) };
+        tokio::select! {
+            biased;
+            token = auth.token(connection) => token,
+            () = connection.worsens_to(self.left_at) => {
+                Err(Failed::stream(&connection.address, Status::from_error(Unresponsive.into())))
+            }
         }
     }
-
-    fn current(&self) -> Option<Arc<Connection>> {
-        self.current_slot().as_ref().filter(|connection| !connection.is_closed()).cloned()
-    }
-
-    fn current_slot(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// A request in flight.
-///
-/// If its caller gives up after most of the request timeout, nobody should wait on the connection again: the endpoint
-/// may be gone without a trace, which keepalive notices only later.
-struct InFlight<'a> {
-    members: &'a Members,
-    connection: &'a Arc<Connection>,
-    began: Instant,
-    answered: bool,
+/// The answers on a stream.
+pub(crate) struct Answers<A> {
+    answers: Streaming<A>,
+    connection: Arc<Connection>,
+    left_at: Health,
 }
 
-impl<'a> InFlight<'a> {
-    fn new(members: &'a Members, connection: &'a Arc<Connection>) -> Self {
-        Self { members, connection, began: Instant::now(), answered: false }
+impl<A> Answers<A> {
+    /// The next answer, which is due. Dropping the future loses none.
+    ///
+    /// # Errors
+    /// As for [`message`](Self::message); also if the server answers nobody, and there are other endpoints.
+    pub(crate) async fn due(&mut self) -> Result<Option<A>, Status> {
+        let _due = self.connection.expect_answer();
+        let left_at = self.left_at;
+        self.until(left_at).await
     }
-}
 
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        if !self.answered && self.began.elapsed() >= self.members.config.timeout / 2 {
-            self.members.abandon(self.connection);
+    /// The next answer. Dropping the future loses none.
+    ///
+    /// # Errors
+    /// The status with which the stream ended; also if the server gives no sign of life, so that a stream that is quiet
+    /// by nature is not waited on for ever.
+    pub(crate) async fn message(&mut self) -> Result<Option<A>, Status> {
+        self.until(Health::Silent).await
+    }
+
+    async fn until(&mut self, health: Health) -> Result<Option<A>, Status> {
+        tokio::select! {
+            biased;
+            answer = self.answers.message() => answer,
+            () = self.connection.worsens_to(health) => Err(Status::from_error(Unresponsive.into())),
         }
     }
+}
+
+/// Tells callers why an attempt failed, and those of a write that nothing was applied, where that is certain.
+pub(crate) fn note(callers: &[call::Call], failed: Failed, is_write: bool) -> Error {
+    let is_not_applied = failed.is_not_applied();
+    let error = Error::from(failed);
+    for caller in callers {
+        if is_write && is_not_applied {
+            caller.not_sent();
+        }
+        caller.attempt_failed(&error);
+    }
+    error
+}
+
+fn unresponsive(connection: &Connection) -> Error {
+    Error::unavailable(format!("{}: {Unresponsive}", connection.address))
 }

@@ -3,6 +3,7 @@
 //! The connection is made here rather than by a channel that reconnects in secret, so that it is known of every
 //! request whether it was sent (clause W6).
 
+use std::error::Error as _;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -17,8 +18,9 @@ use tonic_prost::ProstCodec;
 
 use crate::api::messages::{Call, StatusRequest};
 use crate::config::Endpoint;
-use crate::error::Unreachable;
-use crate::transport::http2::{Driver, Sender, handshake};
+use crate::error::{Attempt, Unreachable};
+use crate::transport::health::{Health, Waiting};
+use crate::transport::http2::{Driver, Sender, Volume, handshake};
 
 /// The most bytes of one message: memory for it is set aside as soon as its length is known, and what it says may take
 /// many times as much. What etcd sends at a time is either small or asked for in smaller parts when it is refused.
@@ -30,28 +32,37 @@ pub(crate) struct Connection {
     origin: http::Uri,
     /// Which of the configured endpoints it leads to.
     pub(crate) endpoint: usize,
+    /// That endpoint, as errors name it.
+    pub(crate) address: Arc<str>,
     driver: Driver,
 }
 
 impl Connection {
-    /// Connects, and asks the member who leads.
-    pub(crate) async fn open(endpoint: &Endpoint, index: usize) -> Result<Self, Unreachable> {
-        let tcp = TcpStream::connect(&endpoint.address).await;
+    /// Connects, and asks the member who leads. `worked_before`: an earlier connection to the endpoint worked.
+    pub(crate) async fn open(
+        endpoint: &Endpoint,
+        index: usize,
+        volume: Volume,
+        worked_before: bool,
+    ) -> Result<Self, Unreachable> {
+        let tcp = TcpStream::connect(&*endpoint.address).await;
         let tcp = tcp.map_err(|error| Unreachable::for_now(format!("cannot connect: {error}")))?;
         tcp.set_nodelay(true).map_err(|error| Unreachable::for_now(error.to_string()))?;
         let (sender, driver) = match &endpoint.tls {
-            Some(tls) => handshake(tls.handshake(tcp).await?).await,
-            None => handshake(tcp).await,
+            Some(tls) => handshake(tls.handshake(tcp).await?, volume).await,
+            None => handshake(tcp, volume).await,
         }
         .map_err(|error| Unreachable::for_now(format!("HTTP/2 could not be begun: {error}")))?;
-        let origin = endpoint.origin.clone();
-        let mut connection = Self { sender, origin, endpoint: index, driver };
+        let (origin, address) = (endpoint.origin.clone(), Arc::clone(&endpoint.address));
+        let mut connection = Self { sender, origin, endpoint: index, address, driver };
         match connection.prove().await {
             Ok(true) => Ok(connection),
-            Ok(false) => Err(Unreachable::leaderless()),
+            Ok(false) => Err(Unreachable::for_now("it has no leader")),
             Err(status) => {
                 let ended = connection.driver.reason().await;
-                Err(Unreachable::from_first_call(&status, ended.as_deref(), endpoint.tls.is_some()))
+                let encrypted = endpoint.tls.is_some();
+                let attempt = Attempt { ended: ended.as_deref(), encrypted, worked_before };
+                Err(Unreachable::from_first_call(&status, &attempt))
             }
         }
     }
@@ -61,13 +72,27 @@ impl Connection {
         self.driver.has_ended()
     }
 
+    pub(crate) fn health(&self) -> Health {
+        self.driver.health()
+    }
+
+    /// Waits until the server is in this state, or in a worse one.
+    pub(crate) async fn worsens_to(&self, health: Health) {
+        self.driver.worsens_to(health).await;
+    }
+
+    /// Notes that an answer is due on a stream, until the guard is dropped.
+    pub(crate) fn expect_answer(&self) -> Waiting {
+        self.driver.expect_answer()
+    }
+
     /// One request, one answer.
     pub(crate) async fn unary<C: Call>(
         &self,
         request: Arc<C>,
         token: Option<AsciiMetadataValue>,
     ) -> Result<C::Answer, Status> {
-        let mut grpc = self.grpc().await?;
+        let mut grpc = self.grpc(self.sender.clone()).await?;
         let path = PathAndQuery::from_static(C::METHOD);
         let answer = grpc.unary(with_metadata(request, token), path, Kept(PhantomData)).await?;
         Ok(answer.into_inner())
@@ -84,14 +109,14 @@ impl Connection {
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        let mut grpc = self.grpc().await?;
+        let mut grpc = self.grpc(self.sender.for_streams()).await?;
         let path = PathAndQuery::from_static(method);
         let answer = grpc.streaming(with_metadata(requests, token), path, ProstCodec::<Q, A>::default()).await?;
         Ok(answer.into_inner())
     }
 
-    async fn grpc(&self) -> Result<Grpc<Sender>, Status> {
-        let mut grpc = Grpc::with_origin(self.sender.clone(), self.origin.clone()).max_decoding_message_size(MESSAGE);
+    async fn grpc(&self, sender: Sender) -> Result<Grpc<Sender>, Status> {
+        let mut grpc = Grpc::with_origin(sender, self.origin.clone()).max_decoding_message_size(MESSAGE);
         grpc.ready().await.map_err(Status::from_error)?;
         Ok(grpc)
     }
@@ -105,6 +130,7 @@ impl Connection {
             }
             Ok(member) => Ok(member.leader != 0),
             // It is etcd all right, and keeps its status to those who are logged in.
+            Err(status) if status.source().is_some() => Err(status),
             Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => Ok(true),
             Err(status) if status.message().ends_with("user name is empty") => Ok(true),
             Err(status) => Err(status),

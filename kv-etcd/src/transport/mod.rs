@@ -3,6 +3,9 @@
 mod auth;
 pub(crate) mod client;
 mod connection;
+mod connector;
+mod frames;
+mod health;
 mod http2;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;

@@ -1,0 +1,269 @@
+//! How many connections a handle uses, and what for.
+//!
+//! An agent closes every connection beyond 200 from one address (`limits.http_max_conns_per_client`), and several
+//! processes may share that address. So the number is bounded, by a parameter of the address. Blocking queries occupy a
+//! connection for as long as they wait, so they have a part of their own and never take what calls need.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio::sync::Semaphore;
+
+/// What each runtime has to itself, so that none depends on another one being driven
+/// ([clause S1](kv_core::contract::CLAUSES#S1)): connections for calls, and for blocking queries.
+const OWN: (usize, usize) = (2, 1);
+
+/// The connections of a handle to one agent, in all runtimes together.
+pub(super) struct Budget {
+    calls: Arc<Pot>,
+    waits: Arc<Pot>,
+}
+
+/// What is not in use by any runtime. Nobody ever waits for it.
+struct Pot(AtomicUsize);
+
+impl Pot {
+    fn take(&self) -> bool {
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok()
+    }
+
+    fn put(&self, number: usize) {
+        self.0.fetch_add(number, Ordering::AcqRel);
+    }
+}
+
+impl Budget {
+    /// Half of the connections are for calls, and half for blocking queries.
+    pub(super) fn new(connections: usize) -> Self {
+        let waits = connections / 2;
+        // One is for the harmless question whether a broken agent answers again.
+        let calls = (connections - waits).saturating_sub(1);
+        let pot = |number: usize, own: usize| Arc::new(Pot(AtomicUsize::new(number.saturating_sub(own))));
+        Self { calls: pot(calls, OWN.0), waits: pot(waits, OWN.1) }
+    }
+
+    /// What a runtime makes its requests with.
+    pub(super) fn share(&self) -> Share {
+        let lane = |pot: &Arc<Pot>, own| Arc::new(Lane::new(Some(pot.clone()), own));
+        let calls = lane(&self.calls, OWN.0);
+        // Half of what the first runtime can have.
+        let bulk = (OWN.0 + self.calls.0.load(Ordering::Relaxed)) / 2;
+        let (waits, bulk) = (lane(&self.waits, OWN.1), Arc::new(Lane::new(None, bulk.max(1))));
+        Share { calls, waits, bulk, large: Arc::new(Large(std::array::from_fn(|_| AtomicBool::new(false)))) }
+    }
+}
+
+/// One runtime's permits.
+pub(super) struct Share {
+    calls: Arc<Lane>,
+    waits: Arc<Lane>,
+    bulk: Arc<Lane>,
+    large: Arc<Large>,
+}
+
+/// Which requests had a large answer last time, by a hash of their path. A wrong guess costs nothing but the lane.
+struct Large([AtomicBool; 256]);
+
+/// The permit for an ordinary request.
+pub(super) struct CallPermit {
+    _call: Permit,
+    _bulk: Option<Permit>,
+    large: Arc<Large>,
+    slot: usize,
+}
+
+impl CallPermit {
+    /// Notes whether the answer was large.
+    pub(super) fn note(&self, is_large: bool) {
+        let slot = &self.large.0[self.slot];
+        if slot.load(Ordering::Relaxed) != is_large {
+            slot.store(is_large, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Share {
+    /// Waits until an ordinary request may be sent.
+    ///
+    /// Those whose answer was large last time take at most half of what there is, so that others need not wait for them
+    /// ([clause S2](kv_core::contract::CLAUSES#S2)).
+    pub(super) async fn call(&self, target: &str) -> CallPermit {
+        let mut hasher = DefaultHasher::new();
+        target.hash(&mut hasher);
+        let slot = usize::try_from(hasher.finish() % 256).unwrap_or_default();
+        let is_large = || self.large.0[slot].load(Ordering::Relaxed);
+        let mut bulk = None;
+        loop {
+            if is_large() && bulk.is_none() {
+                bulk = Some(self.bulk.acquire().await);
+            }
+            let call = self.calls.acquire().await;
+            // Others with the same path may have shown meanwhile that its answer is large.
+            if bulk.is_some() || !is_large() {
+                return CallPermit { _call: call, _bulk: bulk, large: self.large.clone(), slot };
+            }
+        }
+    }
+
+    /// Permits a blocking query, unless there are too many.
+    pub(super) fn try_wait(&self) -> Option<Permit> {
+        self.waits.try_acquire()
+    }
+
+    /// How many blocking queries may be watched at a time. Some are kept for queries that nobody watches any more: the
+    /// agent counts them until they end.
+    pub(super) fn queries(&self) -> usize {
+        (self.waits.most() * 3 / 4).max(1)
+    }
+}
+
+/// Permits of one kind and one runtime. More are borrowed from the pot when they are needed.
+struct Lane {
+    pot: Option<Arc<Pot>>,
+    own: usize,
+    free: Semaphore,
+    borrowed: AtomicUsize,
+    waiting: AtomicUsize,
+}
+
+impl Lane {
+    /// A lane without a pot borrows nothing.
+    fn new(pot: Option<Arc<Pot>>, own: usize) -> Self {
+        let (borrowed, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { pot, own, free: Semaphore::new(own), borrowed, waiting }
+    }
+
+    async fn acquire(self: &Arc<Self>) -> Permit {
+        if let Some(permit) = self.try_acquire() {
+            return permit;
+        }
+        let _waiting = Waiting::new(&self.waiting);
+        if let Ok(permit) = self.free.acquire().await {
+            permit.forget();
+        }
+        Permit(self.clone())
+    }
+
+    fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+        if let Ok(permit) = self.free.try_acquire() {
+            permit.forget();
+        } else if self.pot.as_ref().is_some_and(|pot| pot.take()) {
+            self.borrowed.fetch_add(1, Ordering::AcqRel);
+        } else {
+            return None;
+        }
+        Some(Permit(self.clone()))
+    }
+
+    fn release(&self) {
+        if let Some(pot) = &self.pot
+            && self.waiting.load(Ordering::Acquire) == 0
+            && self.borrowed.fetch_update(Ordering::AcqRel, Ordering::Acquire, |number| number.checked_sub(1)).is_ok()
+        {
+            pot.put(1);
+        } else {
+            self.free.add_permits(1);
+        }
+    }
+
+    /// How many permits it can have at present.
+    fn most(&self) -> usize {
+        let left = self.pot.as_ref().map_or(0, |pot| pot.0.load(Ordering::Relaxed));
+        self.own + self.borrowed.load(Ordering::Relaxed) + left
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        if let Some(pot) = &self.pot {
+            pot.put(*self.borrowed.get_mut());
+        }
+    }
+}
+
+/// The permit for one request in flight.
+pub(crate) struct Permit(Arc<Lane>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// Counts who waits for a permit.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            std::task::Poll::Ready(value) => Some(value),
+            std::task::Poll::Pending => None,
+        }
+    }
+
+    fn all(take: impl Fn() -> Option<CallPermit>) -> Vec<CallPermit> {
+        std::iter::from_fn(take).collect()
+    }
+
+    #[test]
+    fn a_runtime_gets_what_others_leave_and_never_nothing() {
+        let budget = Budget::new(32);
+        let (one, other) = (budget.share(), budget.share());
+        let most = all(|| now(one.call("a")));
+        assert_eq!(most.len(), 15);
+        let rest = all(|| now(other.call("a")));
+        assert_eq!(rest.len(), OWN.0);
+        // What one gives back the other can have.
+        drop(most);
+        let more = all(|| now(other.call("a")));
+        assert_eq!(rest.len() + more.len(), 15);
+        // Also what a runtime held when it ended.
+        drop((rest, more, other));
+        assert_eq!(all(|| now(one.call("a"))).len(), 15);
+    }
+
+    #[test]
+    fn neither_waits_nor_large_answers_take_what_calls_need() {
+        let share = Budget::new(32).share();
+        assert_eq!(share.queries(), 12);
+        let waits: Vec<_> = std::iter::from_fn(|| share.try_wait()).collect();
+        assert_eq!(waits.len(), 16);
+        now(share.call("large")).expect("a permit").note(true);
+        let large = all(|| now(share.call("large")));
+        let small = all(|| now(share.call("a")));
+        assert_eq!((large.len(), small.len()), (7, 8));
+    }
+
+    #[tokio::test]
+    async fn who_waits_goes_on_when_a_permit_is_given_back() {
+        let share = Arc::new(Budget::new(4).share());
+        let mut held = all(|| now(share.call("a")));
+        let waiting = tokio::spawn({
+            let share = share.clone();
+            async move { share.call("a").await }
+        });
+        tokio::task::yield_now().await;
+        held.pop();
+        drop(waiting.await.expect("no panic"));
+    }
+}

@@ -1,0 +1,155 @@
+//! The calls that a request serves: until when it may go on, and what they are told.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kv_core::backend::call::Call;
+use kv_core::backend::fate::Idempotence;
+use kv_core::{Error, Result};
+use tokio::time::{Instant, timeout_at};
+
+/// How long a request takes at most that no call waits for: one of a background task, or a step of a wait for a lock.
+///
+/// Calls have no such limit ([clause S3](kv_core::contract::CLAUSES#S3)). But these requests must return at some time, so
+/// that whoever made them can look again. An agent waits up to 7 seconds for a leader before it answers.
+const UNATTENDED: Duration = Duration::from_secs(10);
+
+/// The calls that a request serves. Clones are of the same calls.
+#[derive(Clone)]
+pub(crate) struct Callers(Arc<State>);
+
+struct State {
+    calls: Vec<Call>,
+    /// What has not been sent by then must not be sent: one of the callers has given up.
+    earliest: Option<Instant>,
+    /// When nobody waits any more, if that is known.
+    end: Option<Instant>,
+    /// Whether the request is dropped when its caller gives up.
+    is_attended: bool,
+    sent: AtomicBool,
+    last_failure: Mutex<Option<String>>,
+}
+
+impl Callers {
+    /// The call that the current task serves. The handle drops it when its time is up.
+    pub(crate) fn current() -> Self {
+        let call = Call::current();
+        let earliest = call.deadline();
+        let end = if earliest.is_none() { Instant::now().checked_add(UNATTENDED) } else { None };
+        Self::new(vec![call], earliest.or(end), end, earliest.is_some())
+    }
+
+    /// A call whose request is dropped when its caller gives up, in whatever task it runs.
+    pub(crate) fn one(call: &Call) -> Self {
+        Self::new(vec![call.clone()], call.deadline(), None, true)
+    }
+
+    /// Several calls, whose request is not dropped when their callers give up.
+    pub(crate) fn together(calls: Vec<Call>) -> Self {
+        let deadlines = || calls.iter().map(Call::deadline);
+        let earliest = deadlines().flatten().min();
+        let end = if deadlines().all(|deadline| deadline.is_some()) { deadlines().flatten().max() } else { None };
+        Self::new(calls, earliest, end, false)
+    }
+
+    fn new(calls: Vec<Call>, earliest: Option<Instant>, end: Option<Instant>, is_attended: bool) -> Self {
+        let (sent, last_failure) = (AtomicBool::new(false), Mutex::default());
+        Self(Arc::new(State { calls, earliest, end, is_attended, sent, last_failure }))
+    }
+
+    /// Notes that nothing was applied, and that nothing is on its way.
+    pub(super) fn not_sent(&self) {
+        self.0.sent.store(false, Ordering::Release);
+        self.0.calls.iter().for_each(Call::not_sent);
+    }
+
+    /// Notes that the request may be applied from now on.
+    ///
+    /// It is `false` if one of the callers has given up and was told that nothing was applied. Then the request must not
+    /// be sent.
+    pub(super) fn sent(&self) -> bool {
+        let all_wait = self.0.calls.iter().fold(true, |all_wait, call| call.sent() & all_wait);
+        self.0.sent.store(all_wait, Ordering::Release);
+        if !all_wait {
+            self.0.calls.iter().for_each(Call::not_sent);
+        }
+        all_wait
+    }
+
+    /// Notes why an attempt failed.
+    pub(super) fn attempt_failed(&self, error: &Error) {
+        for call in &self.0.calls {
+            call.attempt_failed(error);
+        }
+        *self.0.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+
+    /// Whether one of the callers has given up, so that the request must not be sent any more.
+    pub(crate) fn are_late(&self) -> bool {
+        self.0.earliest.is_some_and(|earliest| earliest <= Instant::now())
+    }
+
+    /// The time that is left for sending the request.
+    pub(super) fn time_left(&self) -> Option<Duration> {
+        self.0.earliest.map(|earliest| earliest.saturating_duration_since(Instant::now()))
+    }
+
+    /// Runs a request until nobody waits for it any more.
+    pub(super) async fn bound<T>(
+        &self,
+        idempotence: Idempotence,
+        request: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let Some(end) = self.0.end else { return request.await };
+        timeout_at(end, request).await.unwrap_or_else(|_elapsed| Err(self.late(idempotence)))
+    }
+
+    /// Ends a request that is too late to be sent. The handle drops one that is attended, and knows better what to say.
+    pub(super) async fn give_up<T>(&self, error: Error) -> Result<T> {
+        if self.0.is_attended {
+            std::future::pending::<()>().await;
+        }
+        Err(error)
+    }
+
+    /// The error of a request whose time is up.
+    fn late(&self, idempotence: Idempotence) -> Error {
+        let failure = self.0.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reason = failure.map_or_else(
+            || "no agent answered in time".to_owned(),
+            |failure| format!("it did not succeed in time; the last attempt failed: {failure}"),
+        );
+        if self.0.sent.load(Ordering::Acquire) { idempotence.unknown(reason) } else { Error::unavailable(reason) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_ends() {
+        for (sent, idempotence, is_known) in
+            [(false, Idempotence::Once, true), (true, Idempotence::Once, false), (true, Idempotence::Repeatable, true)]
+        {
+            let now = Some(Instant::now());
+            let callers = Callers::new(vec![Call::current()], now, now, false);
+            callers.not_sent();
+            if sent {
+                assert!(callers.sent());
+            }
+            let error = callers.bound(idempotence, pending::<Result<()>>()).await.expect_err("it is late");
+            assert_eq!(error.is_retryable(), is_known, "{error:?}");
+            assert!(callers.are_late());
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_without_a_deadline_are_never_late() {
+        let callers = Callers::together(vec![Call::current(), Call::current()]);
+        assert!(!callers.are_late() && callers.time_left().is_none());
+    }
+}
