@@ -43,10 +43,11 @@ pub(crate) fn configuration(plan: &Plan<'_>, management: Option<&Credential>) ->
         // Sessions end after up to twice their TTL. With the default minimum of ten seconds each such test would take
         // 20.
         "session_ttl_min": "100ms",
-        "performance": { "raft_multiplier": 1 },
+        "performance": { "raft_multiplier": 1, "leave_drain_time": "1s" },
         "gossip_lan": { "probe_interval": "500ms", "probe_timeout": "250ms", "suspicion_mult": 3 },
         // A killed server comes back. Removing it would leave two servers, and then none may fail.
-        "autopilot": { "cleanup_dead_servers": false },
+        // One that returns after it has left gets its vote after the stabilization time.
+        "autopilot": { "cleanup_dead_servers": false, "server_stabilization_time": "2s" },
     });
     if plan.options.tls != Tls::Off {
         configuration["ports"] = json!({ "dns": -1, "http": -1, "https": 8501 });

@@ -17,8 +17,9 @@ cases! { "history":
     a_replaced_history_is_no_secret ["E8", "E4"] needs [Faults, ReplacedHistory] "Watches over a store that is replaced by an empty one, or by an older copy, show the whole difference or end with `Compacted`."
 }
 
-/// What a listing and the events after it come to.
-type State = BTreeMap<String, (Bytes, u64)>;
+/// What a listing and the events after it come to. Without indices: those of a restored copy lie before what a watch
+/// has shown, and its events must not go back.
+type State = BTreeMap<String, Bytes>;
 
 /// More changes than a store keeps that keeps few: the memory store's history holds 10,000 events.
 const MANY: usize = 10_500;
@@ -117,7 +118,7 @@ async fn a_replaced_history_is_no_secret(cx: Context) -> Outcome {
 }
 
 fn state_of(values: BTreeMap<String, Value>) -> State {
-    values.into_iter().map(|(key, value)| (key, (value.data, value.index))).collect()
+    values.into_iter().map(|(key, value)| (key, value.data)).collect()
 }
 
 /// Follows events until that of `w/marker`, and gives what they come to; `None` if the watch ended with `Compacted`.
@@ -128,7 +129,7 @@ async fn up_to_the_marker(cx: &Context, mut state: State, events: &mut Events) -
                 let last = event.key == "w/marker";
                 match event.event_type {
                     EventType::Delete => state.remove(&event.key),
-                    _ => state.insert(event.key, (event.data, event.index)),
+                    _ => state.insert(event.key, event.data),
                 };
                 if last {
                     return Ok(Some(state));

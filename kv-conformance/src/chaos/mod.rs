@@ -252,6 +252,8 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
     };
     let (((registers, bank, changes, lock, lives, ()), last), observations, ()) =
         tokio::try_join!(working, observing, striking)?;
+    // A lease that the store ended before its time says nothing of the client.
+    let leases = if storm.ends_leases() { ephemeral::Lives::default() } else { lives };
     let recording = Recording {
         about: String::new(),
         registers,
@@ -259,8 +261,8 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
         watches: Watches { changes, last, completeness: cx.limits().watch_history.into(), observations },
         sections: lock.sections,
         counter: lock.counter,
-        lives: lives.lives,
-        vanishings: lives.vanishings,
+        lives: leases.lives,
+        vanishings: leases.vanishings,
     };
     Ok((recording, lock.lost_unguarded))
 }

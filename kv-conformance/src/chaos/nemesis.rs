@@ -181,6 +181,11 @@ impl Storm for Nemesis {
         )
     }
 
+    /// Consul removes a member that leaves from its catalog, and with it the sessions of the clients of that agent.
+    fn ends_leases(&self) -> bool {
+        self.fault == Fault::LeftAndReturned
+    }
+
     async fn mend(&self, cx: &Context) {
         let Ok(faults) = cx.faults() else { return };
         // An error only means that the member did not need this.

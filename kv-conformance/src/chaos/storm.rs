@@ -37,6 +37,11 @@ pub(crate) trait Storm: Send + Sync + 'static {
     fn is_planned(&self) -> bool {
         false
     }
+
+    /// Whether it ends leases before their time, as the store says it does.
+    fn ends_leases(&self) -> bool {
+        false
+    }
 }
 
 /// No fault: checks the workloads themselves.

@@ -16,6 +16,7 @@ use crate::outcome::{Broke, Outcome, all_end, check};
 pub(crate) const MEMBERS: usize = 4;
 
 /// What the members did, and what was seen of it.
+#[derive(Default)]
 pub(crate) struct Lives {
     pub(crate) lives: Vec<Life>,
     pub(crate) vanishings: Vec<Vanishing>,

@@ -77,11 +77,11 @@ async fn client(
                 None
             }
             judge::Outcome::Conflict => Some(Error::Conflict { key }),
-            judge::Outcome::NotApplied => Some(Error::unavailable("")),
+            judge::Outcome::NotApplied => Some(Error::unavailable("an operation on a register")),
             judge::Outcome::Unknown => {
                 // Each of these may have taken effect at any time: a key with many of them cannot be judged.
                 counter.fetch_max((generation + 1) * OPERATIONS, Ordering::Relaxed);
-                Some(Error::indeterminate(""))
+                Some(Error::indeterminate("an operation on a register"))
             }
         };
         tally.note(number, error.as_ref());
