@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kv_core::Value;
-use tokio::sync::Notify;
 
 /// What the faults have to know of the locks of a store.
 #[derive(Default)]
@@ -15,9 +14,8 @@ pub(crate) struct Locks {
     /// Who waits: the key, and a rank of which the smallest is served first.
     pub(crate) waiting: Mutex<Vec<(String, u64)>>,
     pub(crate) arrivals: AtomicU64,
-    /// The tree that was deleted last.
-    pub(crate) tree: Mutex<String>,
-    pub(crate) tree_deleted: Notify,
+    /// The trees that were deleted, in order.
+    pub(crate) trees: Mutex<Vec<String>>,
 }
 
 impl Locks {

@@ -80,8 +80,7 @@ impl Faulty {
                     lock(&locks.held).remove(key);
                 }
                 Operation::DeletePrefix { prefix } => {
-                    prefix.clone_into(&mut lock(&locks.tree));
-                    locks.tree_deleted.notify_waiters();
+                    lock(&locks.trees).push(prefix.clone());
                     if self.has(Fault::NeighboursTreeEndsLocks) {
                         lock(&locks.held).retain(|key, _| !key.starts_with(prefix.trim_end_matches('/')));
                     }
@@ -107,18 +106,14 @@ impl Faulty {
     }
 
     async fn wait_until_the_tree_goes(&self, key: &str, ttl: Duration) -> Result<Grant> {
-        let mut waiting = std::pin::pin!(self.store().lock(key, ttl));
-        loop {
-            tokio::select! {
-                biased;
-                () = self.shared.locks.tree_deleted.notified() => {
-                    if format!("{key}/").starts_with(lock(&self.shared.locks.tree).as_str()) {
-                        std::future::pending::<()>().await;
-                    }
-                }
-                grant = &mut waiting => return grant,
-            }
+        let before = lock(&self.shared.locks.trees).len();
+        let grant = self.store().lock(key, ttl).await?;
+        let is_gone = |tree: &String| format!("{key}/").starts_with(tree.as_str());
+        if lock(&self.shared.locks.trees)[before..].iter().any(is_gone) {
+            drop(grant);
+            return std::future::pending().await;
         }
+        Ok(grant)
     }
 
     /// Serves those who wait by another rank than the order in which they asked.
