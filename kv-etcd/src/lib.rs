@@ -49,7 +49,7 @@
 //! `etcd grpc-proxy` numbers watches itself, and confirms them out of order: behind it the watches of a stream are opened
 //! one after the other.
 //!
-//! //! # How the contract is met
+//! # How the contract is met
 //!
 //! | of the [contract](kv_core::contract) | by etcd's |
 //! |---|---|
@@ -58,14 +58,17 @@
 //! | snapshot | reads of one revision, in pages |
 //! | watch | one stream for all watches of a backend; etcd keeps every change until it is compacted |
 //! | time to live | lease: whole seconds, at least what the server's election timeout allows (2 s by default), which is what is then granted |
-//! | lock on `NAME` | keys `NAME/<lease id>`, as `etcdctl lock NAME` and etcd's Go client make them: all exclude one another, first come first served |
+//! | lock on `NAME` | keys `NAME/<lease id>` on their leases, as `etcdctl lock NAME` and etcd's Go client make them: all exclude one another, first come first served |
 //!
 //! Reads and writes of single keys that come while others are in flight travel together, in one transaction. Each has
 //! the outcome that it would have had alone, and those that change something share a revision. An operation that finds
 //! nothing in flight is sent at once.
 //!
-//! A lock's waiters and holder keep keys below `NAME/`. Whatever else stands there counts as a contender that came
-//! first, so nothing else belongs there.
+//! A key `NAME/<lease id>` that is attached to that very lease is the entry of a lock: reads, listings and watches leave it
+//! out, and only such keys contend for the lock `NAME`. Other keys at or below `NAME` are data, which the lock does not
+//! see. `etcdctl lock` and etcd's Go client do: they take every key below `NAME/` for a contender, so where they share a
+//! lock with this crate, nothing else belongs below its name. The entries of `concurrency.Election` look like those of a
+//! lock, and are treated as such.
 //!
 //! An ephemeral key that another client writes is no longer on its lease, and stays; its holder finds it lost.
 //!

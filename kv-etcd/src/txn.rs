@@ -20,10 +20,10 @@ use crate::error::Failed;
 use crate::large_keys::LargeKeys;
 use crate::transport::client::{Client, Volume};
 
-/// What etcd takes in one request, by default (`--max-request-bytes`), envelope included.
+/// The largest request that etcd takes by default (`--max-request-bytes`), envelope included.
 const REQUEST_BYTES: usize = 1_572_864;
-/// What the envelope of a full transaction may take: some 40 bytes for each of 128 checks and operations, and etcd's
-/// own header.
+/// The most bytes of a full transaction beside keys and values: some 40 for each of 128 checks and operations, the names of
+/// locks once more, and etcd's own header.
 const ENVELOPE_BYTES: usize = 16 << 10;
 /// The longest key. etcd itself has no limit but the request's.
 pub(crate) const KEY_BYTES: usize = 4096;
@@ -31,7 +31,7 @@ pub(crate) const KEY_BYTES: usize = 4096;
 pub(crate) const TXN_BYTES: usize = REQUEST_BYTES - ENVELOPE_BYTES;
 /// The largest value: with any key it makes a transaction that may be sent.
 pub(crate) const VALUE_BYTES: usize = TXN_BYTES - KEY_BYTES;
-/// The most checks and operations (`--max-txn-ops`), which etcd counts apart.
+/// The most comparisons, and the most operations (`--max-txn-ops`): etcd counts the two separately.
 pub(crate) const TXN_OPS: usize = 128;
 
 /// Writing, on whatever runtime the caller is.
@@ -62,8 +62,8 @@ impl Writer {
         let asks = asks_which(&txn);
         let size = if txn.bytes() > LARGEST { Volume::Large } else { Volume::Small };
         let success = if txn.operations.is_empty() {
-            // A transaction of conditions alone is answered from what the member itself knows, however old that is:
-            // etcd's `isTxnSerializable` holds for it. One that reads waits until the member has caught up.
+            // A member answers a transaction of comparisons alone from its own, perhaps old, state: etcd's
+            // `isTxnSerializable` holds for it. For one that reads, the member catches up first.
             questions(&txn.checks[..1])
         } else {
             txn.operations.into_iter().map(|operation| Request::from(operation).into()).collect()
@@ -79,7 +79,7 @@ impl Writer {
             return Ok(if sets { Some(revision(answer.header.as_ref())?) } else { None });
         }
         let told = if answer.responses.is_empty() && txn.checks.len() > 1 {
-            // There was no room for the question in the request: ask now. The transaction has failed either way.
+            // The request had no room for the questions: ask now. The transaction has failed either way.
             let ask = TxnRequest { success: questions(&txn.checks), ..TxnRequest::default() };
             self.client.call(ask).await.map(|answer| answer.responses).unwrap_or_default()
         } else {
@@ -89,18 +89,18 @@ impl Writer {
     }
 }
 
-/// A write of one key, perhaps with a condition on that key, which may travel with others.
+/// A write of one key, perhaps with a check of that key, which may travel with others.
 #[derive(Clone)]
 pub(crate) struct Write {
     key: Bytes,
-    /// The index that the key must have.
+    /// The required index of the key, if any.
     index: Option<u64>,
-    /// What the key is set to; deleted if there is none.
+    /// The new value; `None` deletes the key.
     data: Option<Bytes>,
 }
 
 impl Write {
-    /// The transaction as such a write, if it is one; the conditions stay where they are.
+    /// The transaction as such a write, if it is one; its checks stay in the transaction.
     fn of(txn: &mut Txn) -> Option<Self> {
         let [Operation::Set { key, .. } | Operation::Delete { key }] = txn.operations.as_slice() else { return None };
         let index = match txn.checks.as_slice() {
@@ -122,7 +122,7 @@ impl Write {
         }
     }
 
-    /// The transaction that it is where the key must have an index.
+    /// The write as a transaction that requires an index of the key.
     fn conditional(self, index: u64) -> TxnRequest {
         let compare = equal(CompareTarget::Mod, self.key.clone(), Operand::ModRevision(signed(index)));
         TxnRequest { compare: vec![compare], success: vec![self.operation().into()], failure: Vec::new() }
@@ -130,12 +130,12 @@ impl Write {
 }
 
 impl Job for Write {
-    /// The index of the write; none if the key did not have the index that it must have.
+    /// The index of the write; none if the key did not have the required index.
     type Answer = Option<u64>;
     const IDEMPOTENCE: Idempotence = Idempotence::Once;
 
     fn window(operations: usize) -> usize {
-        // The members agree on one write after the other, and etcd has less to do meanwhile than for reads.
+        // The members agree on one write after the other, which leaves etcd idle more than reads do.
         if operations < 64 { 3 } else { 4 }
     }
 
@@ -216,9 +216,9 @@ fn compare_one(check: &Check, room: bool) -> Vec<Compare> {
     }
 }
 
-/// Whether the transaction itself asks what the checked keys are like when it fails.
+/// Whether the transaction itself reads the checked keys when it fails, to tell which check failed.
 ///
-/// With one check it is known; and the keys must not make a full request too large.
+/// With one check that is known. The keys must not make a full request too large.
 fn asks_which(txn: &Txn) -> bool {
     let asked: usize = txn.checks.iter().map(|check| checked_key(check).len()).sum();
     txn.checks.len() > 1 && txn.bytes() + asked <= TXN_BYTES
@@ -241,8 +241,8 @@ fn checked_key(check: &Check) -> &str {
     }
 }
 
-/// The error for the first check that the answers contradict; for the first at all if none does, which is right
-/// when there is only one, and the best guess when the keys were read later than they were checked.
+/// The error for the first check that the answers contradict, or else for the first check. That is right when there is
+/// only one, and the best guess when the keys were read later than they were checked.
 fn first_failure(checks: &[Check], answers: Vec<ResponseOp>) -> Error {
     let found = |answer: ResponseOp| match answer.response {
         Some(Response::Range(RangeResponse { kvs, .. })) => kvs.into_iter().next(),

@@ -1,4 +1,4 @@
-//! Comparisons: what a transaction asks the store to decide.
+//! The comparisons of a transaction, which the store decides.
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ pub(crate) fn owned_by(key: &Bytes, token: u64, lease: i64) -> Vec<Compare> {
     ]
 }
 
-/// A comparison that holds if the range has no key: what does not exist has revision 0.
+/// A comparison that holds if the range has no key: a key that does not exist has revision 0.
 pub(crate) fn absent(range: Range) -> Compare {
     Compare { range_end: range.end, ..equal(CompareTarget::Create, range.key, Operand::CreateRevision(0)) }
 }

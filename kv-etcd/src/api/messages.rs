@@ -1,7 +1,8 @@
 //! The messages of etcd's API, as far as this crate uses them.
 //!
 //! Names and field numbers are those of the published API: <https://etcd.io/docs/latest/dev-guide/api_reference_v3/>.
-//! Fields that are left out are skipped in answers and take their default, zero, in requests.
+//! Fields that are left out are skipped in answers and take their default, zero, in requests. One table of one subject,
+//! so the file is longer than others.
 
 use bytes::{Buf, BufMut, Bytes};
 use kv_core::backend::fate::Idempotence;
@@ -47,7 +48,7 @@ calls! {
     PutRequest => PutResponse, "/etcdserverpb.KV/Put", once;
     DeleteRangeRequest => DeleteRangeResponse, "/etcdserverpb.KV/DeleteRange", once;
     TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn", TxnRequest::of_its_parts;
-    // A lease that nobody knows of holds no key and ends by itself.
+    // A lease that nobody knows of has no key and lapses.
     LeaseGrantRequest => LeaseGrantResponse, "/etcdserverpb.Lease/LeaseGrant", repeatable;
     LeaseRevokeRequest => LeaseRevokeResponse, "/etcdserverpb.Lease/LeaseRevoke", once;
     StatusRequest => StatusResponse, "/etcdserverpb.Maintenance/Status", repeatable;
@@ -148,7 +149,7 @@ pub(crate) struct RangeResponse {
     pub(crate) more: bool,
 }
 
-/// A range whose answer, which may be very large, is read by whoever asked for it.
+/// A range whose answer may be very large; the caller decodes it.
 pub(crate) struct List(pub(crate) RangeRequest);
 
 impl Call for List {
@@ -165,7 +166,7 @@ impl Call for List {
     }
 }
 
-/// A message as it came, to be read by whoever asked for it.
+/// A message as it came, for the caller to decode.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Undecoded(pub(crate) Bytes);
 
@@ -280,7 +281,7 @@ pub(crate) enum CompareTarget {
     Lease = 4,
 }
 
-/// A comparison for equality, which is all that is used: `result` stays 0.
+/// A comparison for equality, the only one in use: `result` stays 0.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Compare {
     #[prost(enumeration = "CompareTarget", tag = "2")]

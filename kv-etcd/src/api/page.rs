@@ -1,18 +1,17 @@
-//! A page of a listing, read where it lies: it may have very many entries, and of each only a key as a string and a
-//! value that shares the page's memory are wanted.
+//! A page of a listing, read in place. It may have very many entries, and only the key and the value of each are needed.
 //!
-//! A decoder that makes messages would make a message of each entry first, with parts that are counted and dropped
-//! again: for 10,000 entries that took longer than everything else here together.
+//! The generated decoder first makes a message of each entry, with reference-counted parts that are dropped again. For
+//! 10,000 entries that took longer than everything else in a listing together.
 
 use prost::Message as _;
 
 use super::messages::ResponseHeader;
 
-/// What a page says beside its entries.
+/// The fields of a page beside its entries.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Page {
     pub(crate) header: Option<ResponseHeader>,
-    /// The listing goes on after it.
+    /// The listing continues after this page.
     pub(crate) more: bool,
 }
 
@@ -28,7 +27,7 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Page {
-    /// Reads an encoded `RangeResponse`, and hands on each entry as it is met, until one is refused.
+    /// Reads an encoded `RangeResponse`, and calls `each` with its entries until it fails.
     pub(crate) fn read<'a, E: From<Malformed>>(
         message: &'a [u8],
         mut each: impl FnMut(Entry<'a>) -> Result<(), E>,
@@ -68,7 +67,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// What is no message.
+/// The bytes are no message.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Malformed;
 
@@ -78,7 +77,7 @@ struct Fields<'a>(&'a [u8]);
 enum Content<'a> {
     Number(u64),
     Bytes(&'a [u8]),
-    /// Of a type that none of the fields here has.
+    /// A type that none of the fields here has.
     Other,
 }
 

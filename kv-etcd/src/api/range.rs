@@ -1,4 +1,4 @@
-//! Ranges of keys, and what comes back for them.
+//! Ranges of keys, and the answers about them.
 
 use bytes::Bytes;
 use kv_core::{Result, observability};
@@ -34,7 +34,7 @@ impl Range {
     }
 }
 
-/// The first string after all that begin with `prefix`, as etcd takes it for the end of a range.
+/// The first string after all strings that begin with `prefix`, in the form that etcd takes as the end of a range.
 pub(crate) fn after_prefix(prefix: &[u8]) -> Bytes {
     let kept = prefix.iter().rposition(|byte| *byte != 0xff).map_or(0, |last| last + 1);
     let mut end = prefix[..kept].to_vec();
@@ -45,23 +45,23 @@ pub(crate) fn after_prefix(prefix: &[u8]) -> Bytes {
     end.into()
 }
 
-/// The point in history that an answer is from, which every answer about keys has.
+/// The revision of the store that an answer is from; every answer about keys has one.
 pub(crate) fn revision(header: Option<&ResponseHeader>) -> Result<u64, Failed> {
     let revision = header.and_then(|header| u64::try_from(header.revision).ok()).filter(|revision| *revision > 0);
     revision.ok_or_else(|| Failed::unexpected("the answer has no revision"))
 }
 
-/// An index as etcd takes it; none that it ever gave is out of range.
+/// An index as a revision. Every index that etcd ever returned is in range.
 pub(crate) fn signed(index: u64) -> i64 {
     i64::try_from(index).unwrap_or(i64::MAX)
 }
 
-/// A revision of a key, which is never negative.
+/// A revision as an index. Revisions are never negative.
 pub(crate) fn index(revision: i64) -> u64 {
     u64::try_from(revision).unwrap_or(0)
 }
 
-/// The keys of a listing, or of events that came together, as strings; others are none of ours, and are left out.
+/// The keys of a listing, or of events that came together, as strings. Keys that are not UTF-8 are left out.
 #[derive(Default)]
 pub(crate) struct Keys {
     left_out: usize,
@@ -85,7 +85,7 @@ impl Keys {
         text
     }
 
-    /// Says what was left out, once everything has been seen.
+    /// Reports what was left out, once everything has been seen.
     pub(crate) fn done(self) {
         if self.left_out > 0 {
             observability::foreign_keys_left_out(NAME, self.left_out, &self.first);
