@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_core::backend::backoff::random;
+use kv_core::backend::call::Call;
 use kv_core::backend::{Grant, Guard};
 use kv_core::{Error, Result};
 use tokio::time::{Instant, timeout};
@@ -35,6 +36,8 @@ pub(crate) struct PendingLease {
 impl PendingLease {
     pub(crate) async fn grant(leases: &Arc<Leases>, ttl: Duration) -> Result<Self> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        // A lease that holds no key is not yet what the caller asked for.
+        Call::current().not_sent();
         for _ in 0..ATTEMPTS {
             // Numbered here, not by the server, so that a lease whose grant was cut off can be ended, too.
             let id = i64::try_from(random() >> 1).unwrap_or(i64::MAX).max(1);
