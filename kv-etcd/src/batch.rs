@@ -114,8 +114,8 @@ struct Transactions<J> {
 }
 
 impl<J: Job> Transactions<J> {
-    /// Sends operations that are still waited for; `None` for those that are not.
-    async fn call(&self, jobs: &[One<J>]) -> Result<Vec<Option<Result<J::Answer, Failed>>>, Failed> {
+    /// Sends operations that are still waited for.
+    async fn call(&self, jobs: &[One<J>]) -> Result<Answers<J>, Failed> {
         let callers: Vec<Call> = jobs.iter().map(|one| one.caller.clone()).collect();
         let (waited_for, answer) = if J::IDEMPOTENCE.is_repeatable() {
             let answer = self.client.call_for(&callers, Volume::Small, request(jobs)).await?;
@@ -132,13 +132,16 @@ impl<J: Job> Transactions<J> {
     }
 }
 
+/// The answer to each operation; `None` if it was not sent.
+type Answers<J> = Vec<Option<Result<<J as Job>::Answer, Failed>>>;
+
 fn request<'a, J: Job>(jobs: impl IntoIterator<Item = &'a One<J>>) -> TxnRequest {
     let success = jobs.into_iter().map(|one| one.job.clone().part()).collect();
     TxnRequest { success, ..TxnRequest::default() }
 }
 
 /// The answers to the operations that were sent.
-fn answers<J: Job>(sent: &[bool], answer: TxnResponse) -> Result<Vec<Option<Result<J::Answer, Failed>>>, Failed> {
+fn answers<J: Job>(sent: &[bool], answer: TxnResponse) -> Result<Answers<J>, Failed> {
     let revision = revision(answer.header.as_ref())?;
     let mut parts = answer.responses.into_iter();
     let mut next = || {
@@ -201,7 +204,7 @@ impl<J: Job> Carrier for Transactions<J> {
 }
 
 /// Waits until the last of the callers has given up: a server may never answer.
-async fn until_given_up<J, T>(jobs: &[One<J>], sending: impl Future<Output = T>) -> Option<T> {
+async fn until_given_up<J: Job, T>(jobs: &[One<J>], sending: impl Future<Output = T> + Send) -> Option<T> {
     let deadlines: Option<Vec<_>> = jobs.iter().map(|one| one.caller.deadline()).collect();
     match deadlines.and_then(|deadlines| deadlines.into_iter().max()) {
         Some(last) => timeout_at(last, sending).await.ok(),

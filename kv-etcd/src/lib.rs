@@ -46,6 +46,27 @@
 //! | 3.6.16 | requests to a learner fail with `FailedPrecondition` instead of `Unavailable` |
 //! | 3.7.3 | a range with `keys_only` is answered from the index in memory and has no lease, so ownership is compared in a transaction; renewals no longer wait for the member to catch up (`FastLeaseKeepAlive`, on by default); `RangeStream` exists and is not used, because pages serve every version; no new error texts, and the same default limits as 3.6 |
 //!
+//! # Failures
+//!
+//! A call is tried again, on another endpoint first, until its time is up, if the failure proves that nothing was
+//! applied, or if the call is a read ([clause S5](kv_core::contract::CLAUSES#S5)). So a port that refuses connections is
+//! an error only when the request timeout has passed. A table in the source file `error/table.rs` says what each answer
+//! of etcd proves. A member that answers no call for a second is left for another endpoint; without another, a
+//! connection is left when its server does not answer a ping for 4 s. Connecting goes on in the background when the call
+//! that began it has given up ([clause S3](kv_core::contract::CLAUSES#S3)).
+//!
+//! A full store (`database space exceeded`) makes writes [`Indeterminate`](kv_core::Error::Indeterminate), because etcd
+//! says so after some writes that it did apply. `ping`, locks and ephemeral keys fail with
+//! [`StorageFull`](kv_core::Error::StorageFull).
+//!
+//! # Connections
+//!
+//! A handle has one connection for each runtime, and a second one for large values and long listings as soon as there
+//! are some: small answers do not wait for large ones ([clause S2](kv_core::contract::CLAUSES#S2)). The two may lead to
+//! different members.
+//!
+//! # Proxies
+//!
 //! `etcd grpc-proxy` numbers watches itself, and confirms them out of order: behind it the watches of a stream are opened
 //! one after the other.
 //!

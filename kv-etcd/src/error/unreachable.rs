@@ -70,10 +70,10 @@ impl Unreachable {
         if let Some(answer) = local::<NotGrpc>(status) {
             return if answer.may_pass() { Self::for_now(answer.to_string()) } else { Self::wrong(answer.to_string()) };
         }
-        Self::from_broken_connection(attempt.ended.map_or_else(|| chain(status), str::to_owned), attempt)
+        Self::from_broken_connection(&attempt.ended.map_or_else(|| chain(status), str::to_owned), attempt)
     }
 
-    fn from_broken_connection(said: String, attempt: &Attempt<'_>) -> Self {
+    fn from_broken_connection(said: &str, attempt: &Attempt<'_>) -> Self {
         let has = |known: &[&str]| known.iter().any(|known| said.contains(known));
         // With TLS 1.3 a server refuses the client's certificate only after the handshake.
         if has(&["received fatal alert"]) {

@@ -58,6 +58,9 @@ impl KeepAlive {
     pub(crate) async fn renew(&self, id: i64) -> Result<bool, Failed> {
         let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut logins_left = LOGINS;
+        let caller = Call::current();
+        // A write that renews first has not been sent yet.
+        caller.not_sent();
         loop {
             let apart = self.apart().contains(&id);
             let result = if apart { self.renew_apart(id).await } else { self.renew_together(id).await };
@@ -78,7 +81,7 @@ impl KeepAlive {
                 // One of those on the stream was refused. Alone, each has the answer that is its own.
                 self.put_apart(id);
             } else if failed.is_worth_another_attempt() {
-                Call::current().attempt_failed(&failed.clone().into());
+                caller.attempt_failed(&failed.clone().into());
                 sleep(pause).await;
             } else {
                 return Err(failed);

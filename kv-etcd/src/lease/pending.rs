@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_core::backend::backoff::random;
+use kv_core::backend::call::Call;
 use kv_core::backend::{Grant, Guard};
 use kv_core::clock::Moment;
 use kv_core::{Error, Result};
@@ -47,6 +48,8 @@ enum State {
 impl PendingLease {
     pub(crate) async fn grant(leases: &Arc<Leases>, ttl: Duration) -> Result<Self> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        // A lease that holds no key is not yet what the caller asked for.
+        Call::current().not_sent();
         for _ in 0..ATTEMPTS {
             // The id is chosen here, so that a lease can be revoked even if its grant was not answered.
             let id = i64::try_from(random() >> 1).unwrap_or(i64::MAX).max(1);

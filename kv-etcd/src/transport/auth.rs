@@ -5,11 +5,13 @@ use std::sync::Arc;
 use kv_core::backend::Credentials;
 use kv_core::backend::fate::Idempotence;
 use tokio::sync::Mutex;
+use tonic::Status;
 use tonic::metadata::AsciiMetadataValue;
 
 use crate::api::messages::AuthenticateRequest;
-use crate::error::Failed;
+use crate::error::{Failed, Unresponsive};
 use crate::transport::connection::Connection;
+use crate::transport::health::Health;
 
 /// The token that calls carry, fetched when the first call needs it and again when the server has forgotten it.
 ///
@@ -33,6 +35,22 @@ enum Known {
     NotNeeded,
 }
 
+impl State {
+    fn token(&self) -> Option<Token> {
+        let known = self.known.as_ref()?;
+        Some(Token { value: known.value(), generation: self.generation })
+    }
+}
+
+impl Known {
+    fn value(&self) -> Option<AsciiMetadataValue> {
+        match self {
+            Self::Token(value) => Some(value.clone()),
+            Self::NotNeeded => None,
+        }
+    }
+}
+
 /// What a call carries, and which login it is from.
 #[derive(Clone, Default)]
 pub(crate) struct Token {
@@ -47,17 +65,39 @@ impl Auth {
     }
 
     /// The current token, or a new one.
-    pub(crate) async fn token(&self, connection: &Connection) -> Result<Token, Failed> {
-        let mut state = self.state.lock().await;
-        if state.known.is_none() {
-            state.known = Some(self.login(connection).await?);
-            state.generation += 1;
+    ///
+    /// A login takes the server longer than other calls, so it goes on in a task when the caller gives up, and the next
+    /// caller has its token. It is left when the connection is in the state `left_at`.
+    pub(crate) async fn token(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        left_at: Health,
+    ) -> Result<Token, Failed> {
+        if let Some(token) = self.state.lock().await.token() {
+            return Ok(token);
         }
-        let value = match &state.known {
-            Some(Known::Token(value)) => Some(value.clone()),
-            Some(Known::NotNeeded) | None => None,
+        let (auth, connection) = (Arc::clone(self), Arc::clone(connection));
+        let logging_in = tokio::spawn(async move { auth.new_token(&connection, left_at).await });
+        let ended = |_| Err(Failed::unanswered("the runtime has ended", Idempotence::Repeatable));
+        logging_in.await.unwrap_or_else(ended)
+    }
+
+    async fn new_token(&self, connection: &Connection, left_at: Health) -> Result<Token, Failed> {
+        let mut state = self.state.lock().await;
+        if let Some(token) = state.token() {
+            return Ok(token);
+        }
+        let known = tokio::select! {
+            biased;
+            known = self.login(connection) => known?,
+            () = connection.worsens_to(left_at) => {
+                return Err(Failed::stream(&connection.address, Status::from_error(Unresponsive.into())));
+            }
         };
-        Ok(Token { value, generation: state.generation })
+        state.generation += 1;
+        let token = Token { value: known.value(), generation: state.generation };
+        state.known = Some(known);
+        Ok(token)
     }
 
     /// Drops the token of one login, unless there is a newer one already.

@@ -38,7 +38,7 @@ pub(crate) struct Client {
 
 /// The cluster as seen from one runtime.
 struct Members {
-    auth: Option<Auth>,
+    auth: Option<Arc<Auth>>,
     /// The connection that most calls and all streams share.
     connector: Connector,
     /// The connection for calls that send or receive much, made when the first of them needs it. Bytes that are on
@@ -157,7 +157,7 @@ struct Attempt {
 impl Members {
     fn new(config: &Arc<Config>) -> Self {
         Self {
-            auth: config.credentials.clone().map(Auth::new),
+            auth: config.credentials.clone().map(|credentials| Arc::new(Auth::new(credentials))),
             left_at: left_at(config.endpoints.len()),
             connector: Connector::new(config, Volume::Small),
             bulk: Connector::new(config, Volume::Large),
@@ -220,7 +220,10 @@ impl Members {
         }
         let mut attempts = FuturesUnordered::from_iter([first]);
         loop {
-            callers.iter().for_each(|caller| caller.attempt_failed(&unresponsive(&asked)));
+            let failure = Error::unavailable(format!("{}: {Unresponsive}", asked.address));
+            for caller in callers {
+                caller.attempt_failed(&failure);
+            }
             let connection = tokio::select! {
                 biased;
                 Some(result) = attempts.next() => {
@@ -287,8 +290,8 @@ impl Members {
         };
         drop(due);
         match opened {
-            Ok(answers) => {
-                let answers = Answers { answers, connection: Arc::clone(&connection), left_at: self.left_at };
+            Ok(stream) => {
+                let answers = Answers { stream, connection: Arc::clone(&connection), left_at: self.left_at };
                 Ok((connection, answers))
             }
             Err(status) => {
@@ -306,27 +309,25 @@ impl Members {
     async fn connection(&self, callers: &[call::Call], size: Volume) -> Result<Arc<Connection>, Unreachable> {
         let note = |failure: &Unreachable| {
             let failure = Error::from(failure.clone());
-            callers.iter().for_each(|caller| caller.attempt_failed(&failure));
+            for caller in callers {
+                caller.attempt_failed(&failure);
+            }
         };
         let connector = if size == Volume::Large { &self.bulk } else { &self.connector };
         connector.connection(note).await
     }
 
-    async fn token(&self, connection: &Connection) -> Result<Token, Failed> {
-        let Some(auth) = &self.auth else { return Ok(Token::default()) };
-        tokio::select! {
-            biased;
-            token = auth.token(connection) => token,
-            () = connection.worsens_to(self.left_at) => {
-                Err(Failed::stream(&connection.address, Status::from_error(Unresponsive.into())))
-            }
+    async fn token(&self, connection: &Arc<Connection>) -> Result<Token, Failed> {
+        match &self.auth {
+            Some(auth) => auth.token(connection, self.left_at).await,
+            None => Ok(Token::default()),
         }
     }
 }
 
 /// The answers on a stream.
 pub(crate) struct Answers<A> {
-    answers: Streaming<A>,
+    stream: Streaming<A>,
     connection: Arc<Connection>,
     left_at: Health,
 }
@@ -354,7 +355,7 @@ impl<A> Answers<A> {
     async fn until(&mut self, health: Health) -> Result<Option<A>, Status> {
         tokio::select! {
             biased;
-            answer = self.answers.message() => answer,
+            answer = self.stream.message() => answer,
             () = self.connection.worsens_to(health) => Err(Status::from_error(Unresponsive.into())),
         }
     }
@@ -371,8 +372,4 @@ pub(crate) fn note(callers: &[call::Call], failed: Failed, is_write: bool) -> Er
         caller.attempt_failed(&error);
     }
     error
-}
-
-fn unresponsive(connection: &Connection) -> Error {
-    Error::unavailable(format!("{}: {Unresponsive}", connection.address))
 }
