@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) lock_delay: Duration,
     /// False if it is certain that every token, or none, may do everything.
     pub(crate) has_acls: bool,
-    /// What is given back in the background ([clause L12](kv_core::contract)).
+    /// What is given back in the background ([clause L12](kv_core::contract::CLAUSES#L12)).
     pub(crate) background: Background,
     /// The flags of the next write.
     pub(crate) nonce: AtomicU64,
@@ -121,7 +121,11 @@ fn too_large(operations: &[Operation<'_>], size: usize, text: &str, txn_bytes: u
             // The rest of the transaction takes its part of the limit.
             let rest = if is_value { 0 } else { size.saturating_sub(bytes.div_ceil(3) * 4) };
             let fits = |limit: usize| if is_value { limit } else { limit.saturating_sub(rest) / 4 * 3 };
-            Error::ValueTooLarge { key: one.kv.key.clone().into_owned(), bytes, max: limit.map_or(bytes.saturating_sub(1), fits) }
+            Error::ValueTooLarge {
+                key: one.kv.key.clone().into_owned(),
+                bytes,
+                max: limit.map_or(bytes.saturating_sub(1), fits),
+            }
         }
         _ => Error::TxnTooLarge {
             operations: operations.len(),

@@ -90,7 +90,12 @@ mod tests {
         let entry =
             |flags| format!(r#"[{{"Key":"a/.lock","Flags":{flags},"CreateIndex":1,"ModifyIndex":1,"Value":null}}]"#);
         for (flags, is_lock) in [(LOCK_FLAGS, true), (0, false)] {
-            let answer = Answer { status: StatusCode::OK, index: Some(2), body: entry(flags).into() };
+            let answer = Answer {
+                status: StatusCode::OK,
+                index: Some(2),
+                body: entry(flags).into(),
+                idempotence: Idempotence::Repeatable,
+            };
             let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix("")).expect("a listing");
             assert_eq!((listing.state.len(), listing.state.is_lock(0)), (1, is_lock));
             assert_eq!(listing.entries().expect("its entries").is_empty(), is_lock);

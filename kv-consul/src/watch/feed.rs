@@ -225,13 +225,19 @@ impl Feeds {
 mod tests {
     use bytes::Bytes;
     use hyper::StatusCode;
+    use kv_core::backend::fate::Idempotence;
     use tokio::time::Instant;
 
     use super::*;
     use crate::api::answer::Answer;
 
     fn slot(prefix: &str) -> Arc<Slot> {
-        let answer = Answer { status: StatusCode::NOT_FOUND, index: Some(1), body: Bytes::new() };
+        let answer = Answer {
+            status: StatusCode::NOT_FOUND,
+            index: Some(1),
+            body: Bytes::new(),
+            idempotence: Idempotence::Repeatable,
+        };
         let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix(prefix)).expect("a listing");
         Arc::new(Slot::new(ScopeBuf::Prefix(prefix.to_owned()), &listing))
     }
