@@ -94,7 +94,7 @@ mod tests {
                 status: StatusCode::OK,
                 index: Some(2),
                 body: entry(flags).into(),
-                idempotence: Idempotence::Repeatable,
+                idempotence: kv_core::backend::fate::Idempotence::Repeatable,
             };
             let listing = Listing::parse(&answer, Instant::now(), Scope::Prefix("")).expect("a listing");
             assert_eq!((listing.state.len(), listing.state.is_lock(0)), (1, is_lock));
