@@ -56,7 +56,8 @@
 //!   connection is left ask twice a second.
 //! - **History.** Consul keeps none. A watch `after` an index continues from a listing of that index that this handle
 //!   made recently. Otherwise it is `Compacted`, unless `after` is the very index of the prefix and Consul cannot have
-//!   forgotten a deletion since. If the store is restored from a snapshot, open watches deliver the whole difference
+//!   forgotten a deletion since. If the store is restored from a snapshot, open watches deliver
+//!   the deletions that it makes, and end with `Compacted` if it brings back entries, whose indices are old
 //!   ([clause E8](kv_core::contract::CLAUSES#E8)).
 //! - **Permissions.** Consul leaves out of a listing what the token may not read, and does not say so. So an empty listing
 //!   costs one more request, unless the agent is a server without ACLs: it is `PermissionDenied` if the token may not
