@@ -6,12 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kv_core::backend::runtime::PerRuntime;
 use kv_core::backend::{Backend, EventStream, Grant, Snapshot, Txn};
+use kv_core::clock::Moment;
 use kv_core::{Limits, Result, Value};
-use tokio::time::Instant;
 
 use crate::batch::{Transactions, Writes};
 use crate::config::NAME;
 use crate::keys;
+use crate::lease::queue::Queues;
 use crate::lease::{ephemeral_key, lock};
 use crate::read;
 use crate::shared::Shared;
@@ -27,11 +28,11 @@ pub(crate) struct Consul {
 }
 
 /// The parts that run tasks or make callers wait for one another. Each runtime has its own, so that none depends on
-/// another one being alive or driven ([clause S1](kv_core::contract)).
+/// another one being alive or driven ([clause S1](kv_core::contract::CLAUSES#S1)).
 struct Parts {
     writes: Writes,
     hub: Hub,
-    queues: lock::Queues,
+    queues: Queues,
 }
 
 impl Consul {
@@ -45,7 +46,7 @@ impl Consul {
             Ok(Parts {
                 writes: Writes::new(Transactions { shared: self.shared.clone() }),
                 hub: Hub::new(self.shared.clone())?,
-                queues: lock::Queues::default(),
+                queues: Queues::default(),
             })
         })
     }
@@ -62,7 +63,7 @@ impl Backend for Consul {
     }
 
     async fn ping(&self) -> Result<()> {
-        let asked = Instant::now();
+        let asked = Moment::now();
         if let Some(index) = read::ping(&*self.shared.client()?).await? {
             self.history.moments.note(asked, index);
         }
@@ -84,7 +85,7 @@ impl Backend for Consul {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Option<u64>> {
-        let asked = Instant::now();
+        let asked = Moment::now();
         let index = txn::commit(&self.parts()?.writes, txn).await?;
         if let Some(index) = index {
             self.history.moments.note(asked, index);

@@ -59,7 +59,7 @@ impl SmallWrite {
 impl Job for SmallWrite {
     type Key = String;
 
-    /// A transaction has one index, and each write of a key must have its own ([clause W1](kv_core::contract)).
+    /// A transaction has one index, and each write of a key must have its own ([clause W1](kv_core::contract::CLAUSES#W1)).
     fn unique_key(&self) -> Option<String> {
         Some(self.key.clone())
     }

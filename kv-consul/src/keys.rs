@@ -63,7 +63,7 @@ fn child<'a>(prefix: &str, name: &'a str) -> Option<&'a str> {
     Some(&name[..end])
 }
 
-/// The children that are, or contain, nothing but entries of locks ([clause L10](kv_core::contract)).
+/// The children that are, or contain, nothing but entries of locks ([clause L10](kv_core::contract::CLAUSES#L10)).
 ///
 /// A listing of names has no flags, and does not show what is in a sub-directory. Each step leaves fewer children in
 /// doubt: data directly below, data anywhere below, and at last the flags.

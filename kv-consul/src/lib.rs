@@ -32,7 +32,7 @@
 //! `127.0.0.1:8500` without that variable. `CONSUL_HTTP_AUTH` (`USER:PASSWORD`) is read too.
 //! `CONSUL_HTTP_SSL_VERIFY=false` and Unix sockets are refused.
 //!
-//! Any `consistency` but `consistent` gives up linearizable reads ([clause R1](kv_core::contract)). Writes,
+//! Any `consistency` but `consistent` gives up linearizable reads ([clause R1](kv_core::contract::CLAUSES#R1)). Writes,
 //! transactions, watches and locks stay consistent whatever it says.
 //!
 //! # Agents and time
@@ -53,7 +53,7 @@
 //! More watches than there are connections share queries.
 //!
 //! # Runtimes
-//! A handle works from any number of tokio runtimes, at once or one after the other ([clause S1](kv_core::contract)).
+//! A handle works from any number of tokio runtimes, at once or one after the other ([clause S1](kv_core::contract::CLAUSES#S1)).
 //! Each runtime has its own connections, queries and queues. It must have time and IO enabled. A watch belongs to the
 //! runtime in which it was opened, and ends with an error together with that runtime. A call outside any runtime panics.
 //!
@@ -65,17 +65,31 @@
 //!   check fails or a write is refused, the others are sent again without it.
 //! - **Watches** are [blocking queries](https://developer.hashicorp.com/consul/api-docs/features/blocking) whose answers
 //!   are compared with the state before. Changes of one key between two answers are merged. The index of a deletion is
-//!   its own or, if Consul does not report that one, a larger one: that of the answer which showed it. If `after` is
-//!   older than the last change under the prefix, the watch is `Compacted`, because Consul keeps no history of deletions;
-//!   but a recent listing of this client can serve as a starting point. Watches of one prefix share one query. Beyond a
-//!   number of queries, neighbouring prefixes share a query that covers them, because an agent limits the connections
-//!   from one address (`limits.http_max_conns_per_client`, 200). Listings and watches lack what the token may not read.
-//!   If the servers enforce `key_list` policies, these must permit the wider prefix too.
+//!   its own or, if Consul does not report that one in time, a larger one: that of the answer which showed it. Watches of
+//!   one prefix share one query. Beyond a number of queries, neighbouring prefixes share a query that covers them,
+//!   because an agent limits the connections from one address (`limits.http_max_conns_per_client`, 200). If the token may
+//!   not list the wider prefix (`acl.enable_key_list_policy`), each prefix keeps a query of its own; those for which no
+//!   connection is left ask twice a second.
+//! - **History.** Consul keeps none. A watch `after` an index continues from a listing of that index that this handle
+//!   made recently. Otherwise it is `Compacted`, unless `after` is the very index of the prefix and Consul cannot have
+//!   forgotten a deletion since. If the store is restored from a snapshot, open watches deliver
+//!   the deletions that it makes, and end with `Compacted` if it brings back entries, whose indices are old
+//!   ([clause E8](kv_core::contract::CLAUSES#E8)).
+//! - **Permissions.** Consul leaves out of a listing what the token may not read, and does not say so. So an empty listing
+//!   costs one more request, unless the agent is a server without ACLs: it is `PermissionDenied` if the token may not
+//!   read the prefix. A watch asks when nothing is left of what it showed, or when keys vanish without a new index. It
+//!   ends with `PermissionDenied` if the token may not read them any more. What is not noticed: a token that loses a part
+//!   of a prefix, between two answers that show other changes too.
+//! - **Directories.** A listing of names does not tell locks from data. So `keys` looks into the sub-directories: into
+//!   each if they are few, or else by listing all names below.
 //! - **Leases** are [sessions](https://developer.hashicorp.com/consul/api-docs/session) without health checks. Only the
-//!   time to live ends them, and Consul notices that at most one more time to live later.
-//! - **Locks** are entries like those of Consul's own lock, with the same key and flags: `consul lock PREFIX` and a lock
-//!   on `PREFIX/.lock` exclude one another. Waiters in one runtime get the lock in order. Between runtimes and processes
-//!   any may be first.
+//!   time to live ends them, and Consul notices that at most one more time to live later. A session also ends when its
+//!   agent leaves the cluster.
+//! - **Locks** are those of `consul lock`: the lock on `NAME` is the entry `NAME/.lock` with the flags of Consul's own
+//!   lock, so `consul lock NAME` and this lock exclude one another. The token needs the permission to write that entry.
+//!   Entries with this last segment and these flags are shown by no read and no watch. An entry `NAME/.lock` with other
+//!   flags is data of another program: it is shown, and the lock on `NAME` is a `Conflict`. Waiters of one handle in one
+//!   runtime are served in their order. Between runtimes and processes any may be next.
 //!
 //! # Features
 //! `tls`, on by default: `consuls://` and `https://`, by rustls. Without it the crate does not depend on rustls, and an

@@ -109,7 +109,7 @@ pub(crate) async fn denied(client: &Client, keys: &[&str]) -> Result<Vec<usize>>
     Ok(denied)
 }
 
-/// Fails if the token may not read a prefix of which a listing shows nothing ([clause E8](kv_core::contract)).
+/// Fails if the token may not read a prefix of which a listing shows nothing ([clause E8](kv_core::contract::CLAUSES#E8)).
 pub(crate) async fn check_access(shared: &Shared, prefix: &str) -> Result<()> {
     let key = if prefix.is_empty() { ANY_KEY } else { prefix };
     if !shared.has_acls || denied(&*shared.client()?, &[key]).await?.is_empty() {

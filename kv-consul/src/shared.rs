@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) lock_delay: Duration,
     /// False if it is certain that every token, or none, may do everything.
     pub(crate) has_acls: bool,
-    /// What is given back in the background ([clause L12](kv_core::contract)).
+    /// What is given back in the background ([clause L12](kv_core::contract::CLAUSES#L12)).
     pub(crate) background: Background,
     /// The flags of the next write.
     pub(crate) nonce: AtomicU64,

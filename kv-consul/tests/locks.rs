@@ -103,6 +103,21 @@ async fn a_foreign_entry_at_the_place_of_a_lock_is_data() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_longest_name_can_be_locked() {
+    let cluster = start(Options::default()).await;
+    let kv = connect(&cluster.address()).await;
+    let limit = kv.limits().key_bytes;
+    for name in ["k".repeat(limit), "é".repeat(limit / 2), "\u{1}".repeat(limit), "a/".repeat(limit / 2 - 1) + "a"] {
+        let lock = kv.lock(&name, LONG).await.expect("the lock");
+        assert!(kv.try_lock(&name, LONG).await.expect("an answer").is_none());
+        kv.txn().held(&lock).set(&name, "1").commit().await.expect("a guarded write");
+        lock.unlock().await.expect("unlocked");
+        assert_eq!(&kv.get(&name).await.expect("the value").data[..], b"1");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_session_leaks() {
     let cluster = start(Options::default()).await;
     let kv = connect(&cluster.address()).await;

@@ -1,9 +1,10 @@
-//! The entries of locks: where they are, and how they are told from data ([clauses L9 and L10](kv_core::contract)).
+//! The entries of locks: where they are, and how they are told from data (clauses [L9](kv_core::contract::CLAUSES#L9) and
+//! [L10](kv_core::contract::CLAUSES#L10)).
 
 /// The flags of every entry that Consul's own lock creates or may take, in its Go client and in `consul lock`.
 pub(crate) const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
 
-/// The last segment of an entry's key. No key of a user has such a segment ([clause K1](kv_core::contract)).
+/// The last segment of an entry's key. No key of a user has such a segment ([clause K1](kv_core::contract::CLAUSES#K1)).
 const SEGMENT: &str = ".lock";
 
 /// The key of the entry of the lock on `name`, which is where `consul lock NAME` keeps it.

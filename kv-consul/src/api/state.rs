@@ -102,7 +102,7 @@ impl State {
         self.push(key, create, modify);
     }
 
-    /// Whether a row is the entry of a lock, which no watch of data shows ([clause L10](kv_core::contract)).
+    /// Whether a row is the entry of a lock, which no watch of data shows ([clause L10](kv_core::contract::CLAUSES#L10)).
     pub(crate) fn is_lock(&self, row: usize) -> bool {
         self.locks.binary_search(&row).is_ok()
     }

@@ -1,18 +1,19 @@
 //! Locks like those of `consul lock`: an entry below the name, with its flags, locked by a session.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kv_core::backend::Grant;
 use kv_core::backend::backoff::{Backoff, Recovery};
 use kv_core::backend::call::Call;
-use kv_core::{Error, Result};
-use tokio::sync::OwnedMutexGuard;
+use kv_core::{Error, Result, observability};
 use tokio::time::sleep;
 
 use super::pending::PendingLease;
 use super::place::Place;
+use super::queue::Queues;
 use crate::api::listing::Listing;
 use crate::api::lock::LOCK_FLAGS;
 use crate::api::messages::Operation;
@@ -27,58 +28,14 @@ use crate::watch::subscription::Subscription;
 /// How soon a lock is tried again during its lock delay. The end of a lock delay changes nothing that a watch could see.
 const DELAY: Duration = Duration::from_millis(250);
 
+/// A wait that takes this long is reported.
+const LONG_WAIT: Duration = Duration::from_secs(1);
+
 /// The pauses after failures.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// The pauses after a lock was free, but could not be locked.
 const AFTER_NOTHING: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
-
-/// The queues of the callers of one runtime, one for each key. Only the first caller in a queue has a session and asks
-/// the store.
-#[derive(Default)]
-pub(crate) struct Queues {
-    keys: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-/// A place in the queue for a key. Dropping it leaves the queue.
-struct Ticket<'a> {
-    queues: &'a Queues,
-    key: &'a str,
-    /// There once the place is the first.
-    first: Option<OwnedMutexGuard<()>>,
-}
-
-impl Queues {
-    /// Waits for the first place.
-    async fn wait<'a>(&'a self, key: &'a str) -> Ticket<'a> {
-        // The ticket comes first, so that it is dropped, and tidies up, however the wait ends.
-        let mut ticket = Ticket { queues: self, key, first: None };
-        ticket.first = Some(self.queue(key).lock_owned().await);
-        ticket
-    }
-
-    /// Takes the first place if the queue is empty.
-    fn try_first<'a>(&'a self, key: &'a str) -> Option<Ticket<'a>> {
-        let first = self.queue(key).try_lock_owned().ok()?;
-        Some(Ticket { queues: self, key, first: Some(first) })
-    }
-
-    fn queue(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.entry(key.to_owned()).or_default().clone()
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        self.first = None;
-        let mut keys = self.queues.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        // Callers that wait have a reference of their own, which they took under this mutex.
-        if keys.get(self.key).is_some_and(|queue| Arc::strong_count(queue) == 1) {
-            keys.remove(self.key);
-        }
-    }
-}
 
 /// The result of an attempt to lock an entry.
 enum Attempt {
@@ -102,17 +59,24 @@ enum Look {
     Held(Listing),
 }
 
-/// Waits for the lock ([clause L4](kv_core::contract)).
+/// Waits for the lock ([clause L4](kv_core::contract::CLAUSES#L4)).
 pub(crate) async fn lock(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name: &str, ttl: Duration) -> Result<Grant> {
+    tokio::select! {
+        grant = acquire(shared, hub, queues, name, ttl) => grant,
+        never = report_long_wait() => match never {},
+    }
+}
+
+/// Reports a wait once it is long.
+async fn report_long_wait() -> Infallible {
+    sleep(LONG_WAIT).await;
+    observability::waiting_for_lock(NAME);
+    pending().await
+}
+
+async fn acquire(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name: &str, ttl: Duration) -> Result<Grant> {
     let place = Place::lock(name);
-    let mut is_waiting = false;
-    let _ticket = match queues.try_first(name) {
-        Some(ticket) => ticket,
-        None => {
-            begin_to_wait(&mut is_waiting, name);
-            queues.wait(name).await
-        }
-    };
+    let _ticket = queues.wait(name).await;
     let mut recovery = Recovery::new(NAME, "lock", Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1));
     let mut idle = Backoff::new(AFTER_NOTHING.0, AFTER_NOTHING.1);
     let mut lease = create(shared, &place, ttl, &mut recovery).await?;
@@ -123,7 +87,6 @@ pub(crate) async fn lock(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name:
             Ok(Attempt::Granted(token)) if lease.renew_if_due().await => return Ok(lease.grant(token, place)),
             Ok(Attempt::Granted(_) | Attempt::Taken) => {}
             Ok(Attempt::Delayed) => {
-                begin_to_wait(&mut is_waiting, name);
                 sleep(DELAY).await;
                 lease.renew_if_due().await;
             }
@@ -144,7 +107,6 @@ pub(crate) async fn lock(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name:
                 0
             }
             Ok(Look::Held(listing)) => {
-                begin_to_wait(&mut is_waiting, name);
                 // Watch from this listing; an older watch may already have seen it.
                 wait(&mut hub.watch_key(&place.entry, listing), &lease).await?;
                 recovery.worked();
@@ -156,13 +118,6 @@ pub(crate) async fn lock(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name:
                 0
             }
         };
-    }
-}
-
-/// Reports, once for each call, that somebody else has the lock or is to have it first.
-fn begin_to_wait(is_waiting: &mut bool, name: &str) {
-    if !std::mem::replace(is_waiting, true) {
-        tracing::debug!(key = name, "waiting for a lock");
     }
 }
 
@@ -294,18 +249,5 @@ mod tests {
         for session in [None, Some("s")] {
             assert!(matches!(free(0, session), Err(Error::Conflict { key }) if key == "k"));
         }
-    }
-
-    #[tokio::test]
-    async fn an_empty_queue_is_forgotten() {
-        let queues = Queues::default();
-        let first = queues.wait("k").await;
-        assert!(queues.try_first("k").is_none());
-        let waiting = tokio::time::timeout(Duration::from_millis(10), queues.wait("k")).await;
-        assert!(waiting.is_err());
-        assert!(queues.try_first("other").is_some());
-        drop(first);
-        assert!(queues.keys.lock().expect("not poisoned").is_empty());
-        assert!(queues.try_first("k").is_some());
     }
 }

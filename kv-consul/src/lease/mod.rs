@@ -5,4 +5,5 @@ pub(crate) mod lock;
 mod owned;
 mod pending;
 mod place;
+pub(crate) mod queue;
 mod session;

@@ -20,7 +20,7 @@ impl Place {
         Self { name: key.to_owned(), entry: key.to_owned(), is_lock: false }
     }
 
-    /// A lock is no key: its entry is below its name ([clause L10](kv_core::contract)).
+    /// A lock is no key: its entry is below its name ([clause L10](kv_core::contract::CLAUSES#L10)).
     pub(super) fn lock(name: &str) -> Self {
         Self { name: name.to_owned(), entry: entry_of(name), is_lock: true }
     }

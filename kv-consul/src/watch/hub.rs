@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use kv_core::backend::Snapshot;
 use kv_core::{Error, Result};
-use tokio::time::Instant;
 
 use super::feed::{Feeds, Inner, Start};
 use super::history::History;
@@ -41,7 +40,7 @@ impl Hub {
         // Consul keeps no record of deletions. Without the older listing we can only verify that nothing changed. A
         // prefix whose index is smaller may have been restored from a snapshot, or Consul forgot its last deletion
         // (clause E8).
-        let is_unchanged = base.index == after && history.moments.is_recent(after, Instant::now());
+        let is_unchanged = base.index == after && history.moments.is_recent(after);
         if after != 0 && older.is_none() && !is_unchanged {
             return Err(Error::Compacted { after, oldest: Some(base.index).filter(|oldest| *oldest > after) });
         }

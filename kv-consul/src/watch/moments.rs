@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use kv_core::clock::Moment;
 
 /// For how long Consul surely knows that something was deleted. It forgets that after 15 minutes.
 const KEPT: Duration = Duration::from_secs(10 * 60);
@@ -24,14 +24,14 @@ pub(crate) struct Moments {
 #[derive(Default)]
 struct Seen {
     /// Everything with an index above that of a moment happened after it.
-    moments: VecDeque<(Instant, u64)>,
+    moments: VecDeque<(Moment, u64)>,
     /// Indices up to this one may be of another history: the store's index went back.
     doubtful: u64,
 }
 
 impl Moments {
     /// Notes that everything with an index above this one happened after `time`.
-    pub(crate) fn note(&self, time: Instant, index: u64) {
+    pub(crate) fn note(&self, time: Moment, index: u64) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let last = seen.moments.back().copied();
         if last.is_some_and(|(last, _)| time < last + BETWEEN) {
@@ -47,11 +47,15 @@ impl Moments {
         }
     }
 
-    /// Whether Consul still knows at a time of every deletion with an index above this one.
-    pub(crate) fn is_recent(&self, index: u64, now: Instant) -> bool {
+    /// Whether Consul still knows of every deletion with an index above this one.
+    pub(crate) fn is_recent(&self, index: u64) -> bool {
+        self.is_recent_by(index, Moment::elapsed)
+    }
+
+    fn is_recent_by(&self, index: u64, age: impl Fn(Moment) -> Duration) -> bool {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut moments = seen.moments.iter();
-        index > seen.doubtful && moments.any(|(time, before)| *before <= index && now < *time + KEPT)
+        index > seen.doubtful && moments.any(|(time, before)| *before <= index && age(*time) < KEPT)
     }
 }
 
@@ -59,12 +63,16 @@ impl Moments {
 mod tests {
     use super::*;
 
+    fn age(time: Moment, now: Moment) -> Duration {
+        now.timer().saturating_duration_since(time.timer())
+    }
+
     #[test]
     fn an_index_is_recent_for_some_minutes() {
-        let (moments, begin) = (Moments::default(), Instant::now());
-        assert!(!moments.is_recent(5, begin));
+        let (moments, begin) = (Moments::default(), Moment::now());
+        assert!(!moments.is_recent(5));
         moments.note(begin, 5);
-        let recent = |index, passed| moments.is_recent(index, begin + passed);
+        let recent = |index, passed| moments.is_recent_by(index, |time| age(time, begin + passed));
         assert!(recent(5, Duration::ZERO) && recent(6, KEPT / 2) && !recent(4, Duration::ZERO));
         moments.note(begin + KEPT / 2, 9);
         assert!(recent(5, KEPT / 2));
@@ -74,10 +82,10 @@ mod tests {
 
     #[test]
     fn an_index_that_goes_back_leaves_the_older_ones_in_doubt() {
-        let (moments, begin) = (Moments::default(), Instant::now());
+        let (moments, begin) = (Moments::default(), Moment::now());
         moments.note(begin, 50);
         moments.note(begin + BETWEEN, 20);
-        let recent = |index| moments.is_recent(index, begin + BETWEEN);
+        let recent = |index| moments.is_recent_by(index, |time| age(time, begin + BETWEEN));
         assert!(!recent(20) && !recent(50) && recent(51));
     }
 }

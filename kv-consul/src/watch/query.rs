@@ -39,6 +39,9 @@ const AFTER_FAILURE: (Duration, Duration) = (Duration::from_millis(50), Duration
 /// event is, and keeps a busy store from being asked after each of its writes.
 const AFTER_NOTHING: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
+/// The pauses between the reads of a query for which no connection is left.
+const POLLING: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+
 /// Of how many keys that are gone from one listing Consul is asked whether the token may still read them.
 const PROBED: usize = 512;
 
@@ -52,6 +55,8 @@ pub(super) struct Query {
     pub(super) index: u64,
     /// Makes it read at once.
     pub(super) kick: Arc<Notify>,
+    /// Whether the last answer came without waiting, because no connection was left.
+    polls: bool,
 }
 
 /// What an answer meant.
@@ -68,7 +73,8 @@ impl Query {
     /// Starts the queries of new feeds.
     pub(super) fn spawn_all(feeds: &Arc<Feeds>, client: &Arc<Client>, starts: Vec<Start>) {
         for Start { id, scope, index, kick } in starts {
-            let query = Self { feeds: Arc::downgrade(feeds), client: client.clone(), id, scope, index, kick };
+            let query =
+                Self { feeds: Arc::downgrade(feeds), client: client.clone(), id, scope, index, kick, polls: false };
             feeds.started(id, tokio::spawn(query.run()).abort_handle());
         }
     }
@@ -77,6 +83,7 @@ impl Query {
     pub(super) async fn run(mut self) {
         let mut recovery = Recovery::new(NAME, "watch", Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1));
         let mut idle = Backoff::new(AFTER_NOTHING.0, AFTER_NOTHING.1);
+        let mut polling = Backoff::new(POLLING.0, POLLING.1);
         let mut wait = FIRST_WAIT;
         loop {
             let (asked, from) = (Instant::now(), self.index);
@@ -91,6 +98,7 @@ impl Query {
                         Next::End => return,
                         Next::Changed => {
                             idle.reset();
+                            polling.reset();
                             continue;
                         }
                         Next::Nothing if asked.elapsed() < wait => {
@@ -99,7 +107,7 @@ impl Query {
                             if self.index == from {
                                 self.index = 0;
                             }
-                            idle.next()
+                            if self.polls { polling.next() } else { idle.next() }
                         }
                         Next::Nothing => {
                             wait = (wait * 2).min(WAIT);
@@ -142,10 +150,12 @@ impl Query {
     /// Waits for the next answer. Each kick in between makes it read without waiting.
     async fn ask(&mut self, wait: Duration) -> Result<Listing> {
         let (client, scope) = (self.client.clone(), self.scope.clone());
-        let Some(_permit) = client.try_wait() else {
+        let permit = client.try_wait();
+        self.polls = permit.is_none();
+        if self.polls {
             // All connections for blocking queries are in use, most likely for watches that have ended.
             return read::listing(&client, scope.as_scope()).await;
-        };
+        }
         let mut answer = pin!(read::changed_listing(&client, scope.as_scope(), self.index, wait));
         let mut looked = false;
         loop {
@@ -183,7 +193,7 @@ impl Query {
         })
     }
 
-    /// Ends the watches that lost the permission to read ([clause E8](kv_core::contract)).
+    /// Ends the watches that lost the permission to read ([clause E8](kv_core::contract::CLAUSES#E8)).
     ///
     /// Consul leaves out of a listing what the token may not read, which looks like a deletion. To ask about each
     /// deletion would cost a request for each. So Consul is asked if nothing is left of what somebody watches, or if the

@@ -48,7 +48,7 @@ impl Changes {
 /// What lies between a watch and the query that feeds it.
 ///
 /// Changes wait here for the consumer, up to a limit. Beyond that only the latest update is kept, and the consumer gets
-/// all changes up to it merged. So a slow consumer needs bounded memory ([clause E5](kv_core::contract)).
+/// all changes up to it merged. So a slow consumer needs bounded memory ([clause E5](kv_core::contract::CLAUSES#E5)).
 pub(super) struct Slot {
     pub(super) scope: ScopeBuf,
     cell: Mutex<Cell>,

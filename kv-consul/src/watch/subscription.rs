@@ -26,9 +26,7 @@ pub(crate) struct Subscription {
 
 impl Subscription {
     pub(super) fn new(slot: Arc<Slot>, feeds: Arc<Feeds>, after: u64) -> Self {
-        // Every change is news, whatever its index is: a restored store has entries with small indices. But the index of
-        // an event is greater than the one from which the watch was opened (clause E1).
-        let floor = slot.seen_index().max(after.saturating_add(1));
+        let floor = slot.seen_index().max(after);
         Self { slot, feeds, floor, queue: VecDeque::new(), last: None, ended: false }
     }
 
@@ -49,11 +47,18 @@ impl Subscription {
         let start = all.partition_point(|change| change.key.as_str() < self.slot.scope.start());
         let own = of_scope(all, self.slot.scope.as_scope()).iter().zip(&values[start..]);
         let mut own: Vec<_> = own.filter(|(change, _)| !change.is_lock).collect();
+        // An entry that is news but has an old index is that of another history: the store was restored from a snapshot.
+        // Its true index would make indices go backwards (clause E2), and any other would be of no use for an update.
+        let seen = self.floor;
+        if own.iter().any(|(change, _)| change.row.is_some() && change.index <= seen) {
+            self.last = Some(Error::Compacted { after: seen, oldest: None });
+            return;
+        }
         // A stable sort keeps a deletion before the creation that follows it.
         own.sort_by_key(|(change, _)| change.index);
         for (change, value) in own {
-            // Indices do not go backwards (clause E2), even if the store's did because it was restored from an old snapshot.
-            self.floor = self.floor.max(change.index);
+            // The index of a deletion may not be known.
+            self.floor = self.floor.max(change.index).max(seen + 1);
             let (key, event_type) = (change.key.clone(), change.event_type);
             self.queue.push_back(Event { key, event_type, data: value.clone(), index: self.floor });
         }
