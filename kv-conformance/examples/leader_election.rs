@@ -24,6 +24,13 @@ const TERMS: u64 = 6;
 async fn main() -> Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "memory://".to_owned());
     let kv = kv_core::connect(&address).await?.scoped(&format!("leader-election-{}", std::process::id()))?;
+    let outcome = run(&kv).await;
+    // Whatever happened: what is still held is given back before the process ends.
+    kv.close().await?;
+    outcome
+}
+
+async fn run(kv: &Kv) -> Result<()> {
     kv.set("terms", "0").await?;
 
     let mut candidates = JoinSet::new();
@@ -38,7 +45,7 @@ async fn main() -> Result<()> {
     while let Some(candidate) = candidates.join_next().await {
         candidate.expect("a candidate does not panic")?;
     }
-    too_late(&kv).await?;
+    too_late(kv).await?;
     kv.delete_tree("").await
 }
 

@@ -96,6 +96,7 @@ async fn main() -> Result<()> {
     let kv = kv_core::connect(&address).await?.scoped(&format!("observability-{}", std::process::id()))?;
     work(&kv).await?;
     kv.delete_tree("").await?;
+    kv.close().await?;
 
     let numbers = meter.0.lock().unwrap_or_else(PoisonError::into_inner);
     for ((operation, outcome), (count, time)) in &numbers.calls {

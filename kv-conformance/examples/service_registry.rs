@@ -20,17 +20,24 @@ use kv_memory as _;
 async fn main() -> Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "memory://".to_owned());
     let kv = kv_core::connect(&address).await?.scoped(&format!("service-registry-{}", std::process::id()))?;
+    let outcome = run(&kv).await;
+    // Whatever happened: what is still held is given back before the process ends.
+    kv.close().await?;
+    outcome
+}
+
+async fn run(kv: &Kv) -> Result<()> {
     let (members, changes) = kv.observe("members/").await?;
     let routing = tokio::spawn(route(members, changes));
 
     let (stop, stopped) = oneshot::channel();
-    let graceful = register(&kv, "anna", "10.0.0.1:80").await?;
+    let graceful = register(kv, "anna", "10.0.0.1:80").await?;
     let serving = tokio::spawn(async move {
         // The key is renewed for as long as the member serves; were it lost, serving would end there and then.
         let _ = graceful.hold(stopped).await?;
         graceful.destroy().await
     });
-    let crashing = register(&kv, "berta", "10.0.0.2:80").await?;
+    let crashing = register(kv, "berta", "10.0.0.2:80").await?;
 
     // One member leaves, and one is gone without a word: nobody renews its key any more.
     let _ = stop.send(());

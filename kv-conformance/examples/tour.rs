@@ -30,6 +30,8 @@ async fn main() -> Result<()> {
     let kv = store.scoped(&format!("tour-{}", std::process::id()))?;
     let result = tour(&kv).await;
     kv.delete_tree("").await?;
+    // Gives back what is still held. Without it, others would wait for its time to live.
+    kv.close().await?;
     result
 }
 
@@ -141,6 +143,7 @@ async fn locks(kv: &Kv) -> Result<()> {
         Err(error) if error.is_lost() => println!("the late write         -> {error}"),
         other => println!("the late write         -> {other:?}"),
     }
+    println!("close                  -> gives back what is held, at the end of the program");
     next.unlock().await
 }
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_core::{Address, Environment, Error, Kv, Limits, Registry};
+use kv_core::backend::Address;
+use kv_core::{Environment, Error, Kv, Limits, Registry};
 
 use crate::need::Need;
 

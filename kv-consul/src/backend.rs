@@ -44,7 +44,7 @@ impl Consul {
         self.parts.try_get(|| {
             Ok(Parts {
                 writes: Writes::new(Transactions { shared: self.shared.clone() }),
-                hub: Hub::new(self.shared.client()?),
+                hub: Hub::new(self.shared.clone())?,
                 queues: lock::Queues::default(),
             })
         })
@@ -74,13 +74,13 @@ impl Backend for Consul {
     }
 
     async fn list(&self, prefix: &str) -> Result<Snapshot> {
-        let (snapshot, state) = read::list(&*self.shared.client()?, prefix).await?;
+        let (snapshot, state) = read::list(&self.shared, prefix).await?;
         self.history.recent.remember(prefix, snapshot.index, Arc::new(state));
         Ok(snapshot)
     }
 
     async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
-        keys::keys(&*self.shared.client()?, prefix).await
+        keys::keys(&self.shared, prefix).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Option<u64>> {

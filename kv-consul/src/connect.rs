@@ -31,11 +31,13 @@ pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
     // everything again and again.
     let is_sure = matches!(&*address.scheme, "consul" | "consuls");
     let clients = Clients::new(config)?;
-    let (limits, body_limit) = limits(&agent_self(&*clients.current()?, is_sure).await?);
+    let agent = agent_self(&*clients.current()?, is_sure).await?;
+    let (limits, body_limit) = limits(&agent);
     let shared = Shared {
         clients,
         limits,
         body_limit,
+        has_acls: agent.may_have_acls(),
         lock_delay,
         background: Background::new(),
         nonce: AtomicU64::new(random()),

@@ -10,6 +10,7 @@ use crate::api::lock::may_be_lock;
 use crate::api::path;
 use crate::api::state::Scope;
 use crate::read;
+use crate::shared::Shared;
 use crate::transport::client::{Client, NAMES};
 
 /// Of how many sub-directories each is looked into. If there are more, one request lists everything below all of them.
@@ -25,7 +26,8 @@ enum Depth {
 }
 
 /// Lists what is directly below `prefix`, which is empty or ends in `/`.
-pub(crate) async fn keys(client: &Client, prefix: &str) -> Result<Vec<String>> {
+pub(crate) async fn keys(shared: &Shared, prefix: &str) -> Result<Vec<String>> {
+    let client = &*shared.client()?;
     let known = path::queryable(prefix);
     let names = if known.len() == prefix.len() {
         names(client, prefix, Depth::Children).await?
@@ -38,7 +40,7 @@ pub(crate) async fn keys(client: &Client, prefix: &str) -> Result<Vec<String>> {
     children.sort_unstable();
     children.dedup();
     if children.is_empty() {
-        read::check_access(client, prefix).await?;
+        read::check_access(shared, prefix).await?;
     }
     let hidden = only_locks(client, prefix, &children).await?;
     children.retain(|child| !hidden.contains(child));

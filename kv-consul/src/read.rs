@@ -18,7 +18,7 @@ use crate::api::path;
 use crate::api::state::{Scope, State};
 use crate::api::transaction::{Outcome, fault, outcome};
 use crate::error::{EXCERPT, Refusal};
-use crate::shared::TXN_OPS;
+use crate::shared::{Shared, TXN_OPS};
 use crate::transport::Response;
 use crate::transport::client::{Client, LISTING, SMALL};
 
@@ -110,21 +110,22 @@ pub(crate) async fn denied(client: &Client, keys: &[&str]) -> Result<Vec<usize>>
 }
 
 /// Fails if the token may not read a prefix of which a listing shows nothing ([clause E8](kv_core::contract)).
-pub(crate) async fn check_access(client: &Client, prefix: &str) -> Result<()> {
+pub(crate) async fn check_access(shared: &Shared, prefix: &str) -> Result<()> {
     let key = if prefix.is_empty() { ANY_KEY } else { prefix };
-    if denied(client, &[key]).await?.is_empty() {
+    if !shared.has_acls || denied(&*shared.client()?, &[key]).await?.is_empty() {
         return Ok(());
     }
     Err(Error::permission_denied("Consul shows nothing of this prefix, and the token may not read it"))
 }
 
 /// Reads all keys that begin with `prefix`. Also returns their state, from which a watch can go on.
-pub(crate) async fn list(client: &Client, prefix: &str) -> Result<(Snapshot, State)> {
+pub(crate) async fn list(shared: &Shared, prefix: &str) -> Result<(Snapshot, State)> {
+    let client = shared.client()?;
     let (path, recurse) = place(Scope::Prefix(prefix));
     let target = client.target(&path, &[recurse, client.consistency()]);
     let (snapshot, state) = client.get_with(target, LISTING, |response| receive_list(response, prefix)).await?;
     if state.len() == 0 {
-        check_access(client, prefix).await?;
+        check_access(shared, prefix).await?;
     }
     Ok((snapshot, state))
 }
@@ -159,10 +160,10 @@ async fn receive_list(mut response: Response, prefix: &str) -> Result<(Snapshot,
 }
 
 /// Reads all keys of a prefix, consistently. A watch begins with this.
-pub(crate) async fn first_listing(client: &Client, prefix: &str) -> Result<Listing> {
-    let listing = listing(client, Scope::Prefix(prefix)).await?;
+pub(crate) async fn first_listing(shared: &Shared, prefix: &str) -> Result<Listing> {
+    let listing = listing(&*shared.client()?, Scope::Prefix(prefix)).await?;
     if listing.state.len() == 0 {
-        check_access(client, prefix).await?;
+        check_access(shared, prefix).await?;
     }
     Ok(listing)
 }

@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     /// The most bytes of a transaction's JSON.
     pub(crate) body_limit: usize,
     pub(crate) lock_delay: Duration,
+    /// False if it is certain that every token, or none, may do everything.
+    pub(crate) has_acls: bool,
     /// What is given back in the background ([clause L12](kv_core::contract)).
     pub(crate) background: Background,
     /// The flags of the next write.

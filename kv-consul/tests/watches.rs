@@ -225,7 +225,7 @@ async fn a_slow_consumer_gets_the_last_state() {
 async fn prefixes_that_paths_cannot_name() {
     let cluster = start(Options::default()).await;
     let kv = connect(&cluster.address()).await;
-    for (prefix, key) in [("p/.", "p/.lock"), ("p/..", "p/..."), ("p/\t", "p/\tx"), ("p/\u{200b}", "p/\u{200b}/y")] {
+    for (prefix, key) in [("p/.", "p/.locks"), ("p/..", "p/..."), ("p/\t", "p/\tx"), ("p/\u{200b}", "p/\u{200b}/y")] {
         let mut watch = kv.watch(prefix, 0).await.expect("a watch");
         kv.set("p/other", "").await.expect("a write");
         let index = kv.set(key, "1").await.expect("a write");

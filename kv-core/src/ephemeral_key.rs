@@ -14,6 +14,13 @@ use crate::lease_handle::LeaseHandle;
 /// [`Kv::ephemeral_key`](crate::Kv::ephemeral_key).
 ///
 /// Dropping the handle removes the key in the background, best effort. If that fails, it lapses with its time to live.
+/// At the end of a process or a runtime nothing runs in the background: call [`Kv::close`](crate::Kv::close) before, or
+/// the key stays until its time to live has passed ([clause L12](crate::contract::CLAUSES#L12)).
+///
+/// Other clients may read, list, watch and delete the key. What a plain write by another client does to it differs by
+/// store: see [`Limits::foreign_write`](crate::Limits::foreign_write)
+/// ([clause L2b](crate::contract::CLAUSES#L2b)).
+///
 /// A handle that is not kept is dropped at once, and the compiler warns of that:
 ///
 /// ```compile_fail

@@ -25,7 +25,7 @@ pub type Source = Box<dyn std::error::Error + Send + Sync>;
 ///         error if error.is_conflict() => "read again, then decide",
 ///         error if error.is_lost() => "stop at once: somebody else may own it now",
 ///         error if error.is_retryable() => "nothing was applied: call again",
-///         Error::Indeterminate { .. } => "read before writing again",
+///         error if error.is_indeterminate() => "read before writing again",
 ///         _ => "tell the operator",
 ///     }
 /// }
@@ -42,15 +42,19 @@ pub enum Error {
         key: String,
     },
 
-    /// A check of the write did not hold, and nothing was changed.
-    #[error("key {key:?} is not as the write requires; nothing was changed: read it again, then decide")]
+    /// The key exists although the call creates it, or is not at the index that the call requires; nothing was changed.
+    #[error(
+        "key {key:?} exists already, or has changed since it was read; nothing was written: read it again, then decide"
+    )]
     Conflict {
         /// The key whose check failed; of several, one of them.
         key: String,
     },
 
     /// The lock or ephemeral key is no longer this handle's, and nothing was changed.
-    #[error("the lease on {key:?} is lost: it lapsed, or somebody else holds it; stop what it protects")]
+    #[error(
+        "the lease on {key:?} is lost: it lapsed, was given back, or somebody else holds it; stop what it protects"
+    )]
     Lost {
         /// The key of the lock or ephemeral key.
         key: String,
@@ -311,8 +315,30 @@ impl Error {
     /// Whether the same call may simply be made again: it was certainly not applied, and may succeed later.
     ///
     /// [`Error::Indeterminate`] is not retryable: a write that may have been applied must be looked at first.
+    /// [`Error::NoneAnswered`] is if what every backend said is.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::NoneAnswered { attempts } => {
+                !attempts.is_empty() && attempts.iter().all(|(_, error)| error.is_retryable())
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a write may or may not have been applied, so that it must be looked at before it is repeated.
+    pub fn is_indeterminate(&self) -> bool {
+        matches!(self, Self::Indeterminate { .. })
+    }
+
+    /// Whether the events after an index are gone, so that a watch must begin anew with a listing.
+    pub fn is_compacted(&self) -> bool {
+        matches!(self, Self::Compacted { .. })
+    }
+
+    /// Whether the store refuses the call because of who asks or what is asked.
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self, Self::PermissionDenied { .. })
     }
 
     /// The variant's name, as spans and events show it.
@@ -467,5 +493,15 @@ mod tests {
         assert_eq!(format!("{error:#?}"), format!("{error}\ncaused by: reset by peer"));
         let unknown = Error::UnknownScheme { scheme: "etcd".to_owned(), known: vec!["memory".to_owned()] };
         assert!(format!("{unknown:?}").contains("`use kv_etcd as _;`"));
+    }
+
+    #[test]
+    fn an_address_that_nobody_answers_is_worth_another_try_if_every_answer_is() {
+        let attempt = |error| ("etcd".to_owned(), error);
+        let none = |attempts: Vec<_>| Error::NoneAnswered { attempts };
+        assert!(none(vec![attempt(Error::unavailable("refused")), attempt(Error::unavailable("late"))]).is_retryable());
+        let denied = Error::permission_denied("no token");
+        assert!(!none(vec![attempt(Error::unavailable("refused")), attempt(denied)]).is_retryable());
+        assert!(!none(Vec::new()).is_retryable(), "nothing is linked that could answer");
     }
 }

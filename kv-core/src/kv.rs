@@ -226,13 +226,17 @@ impl Kv {
     /// Creates a key, with an empty value, that vanishes once `ttl` lapses without renewal
     /// ([clause L1](crate::contract::CLAUSES#L1)).
     ///
-    /// Other clients may read it. A plain write to it by another client is outside the contract: etcd makes the key
-    /// permanent, Consul does not. If another client deletes it, the handle reports it as lost. The holder writes
-    /// through the handle.
+    /// Other clients may read, list, watch and delete it; a deletion is a loss for the handle. What a plain write by
+    /// another client does to it differs by store and stands in [`Limits::foreign_write`]
+    /// ([clause L2b](crate::contract::CLAUSES#L2b)). The holder writes through the handle. A lock of the same name is
+    /// no key, and neither hinders the other ([clause L10](crate::contract::CLAUSES#L10)).
+    ///
+    /// If the process ends without [`close`](Self::close), the key stays until its time to live has passed
+    /// ([clause L12](crate::contract::CLAUSES#L12)).
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the key exists, [`Error::InvalidTtl`], [`Error::InvalidKey`], and those
-    /// [of every call](Self#errors-of-every-call).
+    /// [`Error::Conflict`] if the key exists, [`Error::InvalidTtl`], [`Error::InvalidKey`], [`Error::Closed`] if the
+    /// handle is closed, and those [of every call](Self#errors-of-every-call).
     pub async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<EphemeralKey> {
         let (complete, ttl) = (self.caller.complete_key(key)?, self.caller.check_ttl(ttl)?);
         let place = self.caller.place(&complete)?;
@@ -244,14 +248,19 @@ impl Kv {
     /// Waits for the lock on `key`, as long as it takes, and holds it for `ttl` from its last renewal
     /// ([clause L4](crate::contract::CLAUSES#L4)).
     ///
-    /// While a lock is held or waited for, `key` and everything below `key/` belong to it. A store keeps its own
-    /// entries there, and data of others there is outside the contract.
+    /// A lock is no key ([clause L10](crate::contract::CLAUSES#L10)): no read, listing or watch shows it, writes of
+    /// `key` do not touch it, and a value at or below `key` does not block it. [`delete_tree`](Self::delete_tree) at or
+    /// above `key` ends it. Those who wait are served in turn ([clause L13](crate::contract::CLAUSES#L13)).
     ///
     /// Dropping the future abandons the wait and leaves nothing behind. To limit the wait, use `tokio::time::timeout`.
     ///
+    /// If the process ends without [`close`](Self::close), the lock stays taken until its time to live has passed, and
+    /// a wait that was given up shortly before may keep its place for as long
+    /// ([clause L12](crate::contract::CLAUSES#L12)).
+    ///
     /// # Errors
-    /// [`Error::Conflict`] if `key` holds a value, [`Error::InvalidTtl`], [`Error::InvalidKey`], and those
-    /// [of every call](Self#errors-of-every-call).
+    /// [`Error::InvalidTtl`], [`Error::InvalidKey`], [`Error::Closed`] if the handle is closed or becomes so during the
+    /// wait, and those [of every call](Self#errors-of-every-call).
     pub async fn lock(&self, key: &str, ttl: Duration) -> Result<Lock> {
         let (complete, ttl) = (self.caller.complete_key(key)?, self.caller.check_ttl(ttl)?);
         let place = self.caller.place(&complete)?;
@@ -260,7 +269,11 @@ impl Kv {
         Lock::new(self.caller.clone(), key, grant, place)
     }
 
-    /// Takes the lock on `key` if it is free, without waiting: `None` if another client holds it or waits for it.
+    /// Takes the lock on `key` if it is free, without waiting: `None` if it is held or waited for, through whichever
+    /// handle.
+    ///
+    /// What [`lock`](Self::lock) says of values, and of the end of the process without [`close`](Self::close), holds
+    /// here, too.
     ///
     /// # Errors
     /// As [`lock`](Self::lock).

@@ -141,7 +141,7 @@ impl Held {
 
     /// Renews every third of the time to live until the lease is lost, and returns the error that says so.
     async fn keep_alive(&self) -> Error {
-        let pause = self.ttl / 3;
+        let (pause, mut failures) = (self.ttl / 3, 0);
         loop {
             let since = *self.since();
             tokio::time::sleep_until(since.timer() + pause).await;
@@ -149,10 +149,15 @@ impl Held {
             let deadline = since.timer() + self.ttl;
             while *self.since() == since {
                 match tokio::time::timeout_at(deadline, self.renew()).await {
+                    Ok(Ok(())) if failures > 0 => {
+                        observability::lease_renewed_again(self.caller.backend_name(), &self.key, failures);
+                        failures = 0;
+                    }
                     Ok(Ok(())) => {}
                     Ok(Err(error)) if error.is_lost() => return error,
                     Ok(Err(error)) => {
-                        observability::lease_not_renewed(self.caller.backend_name(), &self.key, &error);
+                        failures += 1;
+                        observability::lease_not_renewed(self.caller.backend_name(), &self.key, failures, &error);
                         tokio::time::sleep_until(deadline.min(Instant::now() + pause / 8)).await;
                     }
                     Err(_elapsed) => return self.lost(),

@@ -17,7 +17,7 @@
 //! | connecting | [`connect`], [`Registry`], [`Environment`] |
 //! | reading and writing | [`Kv`], [`TxnBuilder`], [`Value`], [`Listing`] |
 //! | following changes | [`Watch`], [`Event`], [`EventType`] |
-//! | locks and membership | [`Lock`], [`EphemeralKey`] |
+//! | locks and membership, and giving them back | [`Lock`], [`EphemeralKey`], [`Kv::close`] |
 //! | errors | [`Error`], [`Result`] |
 //! | differences between stores | [`Limits`], [`ExpiryLag`], [`WatchHistory`] |
 //! | the promises, clause by clause | [`contract`] |
@@ -60,13 +60,6 @@ pub use registry::{Registration, Registry, connect};
 pub use txn::TxnBuilder;
 pub use value::{Listing, Value};
 pub use watch::Watch;
-
-// The former paths of what stands in `backend` now.
-#[doc(hidden)]
-pub use backend::{
-    Address, Backend, Check, Connecting, Credentials, EventStream, Grant, Guard, HostPort, Lease, Operation, Snapshot,
-    Txn,
-};
 
 /// For [`register!`], which expands in other crates.
 #[doc(hidden)]

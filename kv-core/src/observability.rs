@@ -34,7 +34,8 @@
 //! | warn, then debug | `reconnecting` | `what`, `attempt`, `error` | a connection, or what lives on one (`watch`, `lock` for a wait), broke and is brought back; only the first attempt is a warning |
 //! | info | `reconnected` | `what`, `attempt` | it is back, after so many attempts |
 //! | info | `waiting for a lock` | | a `lock` has waited for a second, once for each call |
-//! | warn | `lease not renewed` | `key`, `error` | a lock or ephemeral key could not be renewed by `hold`, which tries again while the lease may stand |
+//! | warn, then debug | `lease not renewed` | `key`, `error` | a lock or ephemeral key could not be renewed by `hold`, which tries again while the lease may stand; only the first failure in a row is a warning |
+//! | info | `lease renewed again` | `key`, `attempt` | it was renewed after so many failures |
 //! | warn | `lease lost` | `key` | a handle found that its lock or ephemeral key is not its own any more, once for each handle; or the store refused a transaction for it |
 //! | warn | `lease left to lapse` | `key`, `error` | a dropped handle could not be released; its time to live frees the key |
 //! | warn | `foreign keys left out` | `count`, `key` | keys that are not UTF-8, which no listing or watch can show: how many a listing met, or came at once for a watch, and the first of them, its bytes escaped |
@@ -105,8 +106,17 @@ pub(crate) fn done(span: &Span, outcome: &'static str) {
     tracing::debug!(target: TARGET, parent: span, outcome, "done");
 }
 
-pub(crate) fn lease_not_renewed(backend: &str, key: &str, error: &Error) {
-    tracing::warn!(target: TARGET, backend, key, %error, "lease not renewed");
+/// A renewal failed; `attempt` counts the failures in a row.
+pub(crate) fn lease_not_renewed(backend: &str, key: &str, attempt: usize, error: &Error) {
+    if attempt == 1 {
+        tracing::warn!(target: TARGET, backend, key, %error, "lease not renewed");
+    } else {
+        tracing::debug!(target: TARGET, backend, key, %error, "lease not renewed");
+    }
+}
+
+pub(crate) fn lease_renewed_again(backend: &str, key: &str, attempt: usize) {
+    tracing::info!(target: TARGET, backend, key, attempt, "lease renewed again");
 }
 
 pub(crate) fn lease_lost(backend: &str, key: &str) {

@@ -9,6 +9,9 @@ mod messages;
 #[expect(dead_code, reason = "not all that a page says is looked at")]
 #[path = "../src/api/page.rs"]
 mod page;
+#[allow(dead_code, unused_imports, reason = "its unit tests are not run here")]
+#[path = "../src/api/values.rs"]
+mod values;
 
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
@@ -16,6 +19,7 @@ use divan::{AllocProfiler, Bencher, black_box};
 use messages::{KeyValue, RangeResponse, ResponseHeader};
 use page::{Malformed, Page};
 use prost::Message as _;
+use values::Values;
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -39,15 +43,16 @@ fn range(value_bytes: usize) -> RangeResponse {
     RangeResponse { header: Some(header), kvs: kvs.collect(), ..RangeResponse::default() }
 }
 
-/// By the size of each value, in bytes: keys become strings, and values share the memory of the message.
+/// By the size of each value, in bytes: keys become strings, and values are copied out of the message.
 #[divan::bench(args = [16, 128, 4096])]
 fn read(bencher: Bencher<'_, '_>, value_bytes: usize) {
     let message = Bytes::from(range(value_bytes).encode_to_vec());
     bencher.counter(ItemsCount::new(KEYS.unsigned_abs())).counter(BytesCount::new(message.len())).bench(|| {
-        let mut entries = Vec::new();
+        let (mut entries, mut values) = (Vec::new(), Values::default());
         let page = Page::read(black_box(&message), |entry| {
             let key = str::from_utf8(entry.key).map_err(|_| Malformed)?;
-            entries.push((key.to_owned(), message.slice_ref(entry.value)));
+            let copy = values.copy(entry.value, message.len());
+            entries.push((key.to_owned(), copy.unwrap_or_else(|| message.slice_ref(entry.value))));
             Ok::<_, Malformed>(())
         });
         page.map(|_| entries)

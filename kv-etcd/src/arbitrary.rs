@@ -80,7 +80,7 @@ fn use_watch(answers: Vec<WatchResponse>, mut next: i64) {
         // What is out of order ends the stream.
         let Ok(complete) = reassembly.join(answer.events, answer.fragment, next) else { return };
         let Some(batch) = complete else { continue };
-        let indices: Vec<u64> = batch.events.iter().map(|event| event.index).collect();
+        let indices: Vec<u64> = batch.changes.iter().map(|change| change.event.index).collect();
         assert!(indices.is_sorted(), "{indices:?}");
         assert!(indices.first().is_none_or(|first| *first >= next.cast_unsigned()), "{indices:?} from {next}");
         next = batch.last.saturating_add(1);

@@ -55,8 +55,7 @@ impl Backend for Etcd {
     async fn ping(&self) -> Result<()> {
         let client = &self.shared.client;
         // As etcd's own health check: a linearizable read needs a leader, and being refused comes after that.
-        let (read, status) =
-            tokio::join!(client.call(Range::key("health").request()), client.call(StatusRequest {}));
+        let (read, status) = tokio::join!(client.call(Range::key("health").request()), client.call(StatusRequest {}));
         if let Err(failed) = read
             && !failed.is_permission_denied()
         {

@@ -22,7 +22,7 @@ use tokio::time::timeout_at;
 use crate::api::messages::{RequestOp, Response, TxnRequest, TxnResponse};
 use crate::api::range::revision;
 use crate::error::Failed;
-use crate::transport::client::{Client, note};
+use crate::transport::client::{Client, Volume, note};
 
 /// How long no request may return before one more is let through: one that etcd has forwarded to a leader that died
 /// meanwhile is answered after seconds.
@@ -30,9 +30,10 @@ const STALLED: Duration = Duration::from_millis(100);
 /// How many operations travel together at most. etcd counts what is nested in a transaction on top of the transaction's
 /// own operations, 128 in all.
 const MOST_OPERATIONS: usize = 127;
-/// How many bytes of keys and values travel together at most, and how large one may be to take part.
+/// How many bytes of keys and values travel together at most.
 const MOST_BYTES: usize = 512 << 10;
-const LARGEST: usize = 16 << 10;
+/// The largest operation that travels with others, in bytes.
+pub(crate) const LARGEST: usize = 16 << 10;
 
 /// An operation on one key.
 pub(crate) trait Job: Clone + Send + Sync + 'static {
@@ -48,8 +49,13 @@ pub(crate) trait Job: Clone + Send + Sync + 'static {
     /// Its key.
     fn key(&self) -> &Bytes;
 
-    /// Its size, key included, in bytes.
+    /// Its size, key and expected answer included, in bytes.
     fn bytes(&self) -> usize;
+
+    /// How much it sends and receives, as far as is known.
+    fn size(&self) -> Volume {
+        if self.bytes() > LARGEST { Volume::Large } else { Volume::Small }
+    }
 
     /// Sends it by itself, for the one who waits for it.
     fn alone(self, client: &Client, caller: &[Call]) -> impl Future<Output = Result<Self::Answer, Failed>> + Send;
@@ -112,7 +118,7 @@ impl<J: Job> Transactions<J> {
     async fn call(&self, jobs: &[One<J>]) -> Result<Vec<Option<Result<J::Answer, Failed>>>, Failed> {
         let callers: Vec<Call> = jobs.iter().map(|one| one.caller.clone()).collect();
         let (waited_for, answer) = if J::IDEMPOTENCE.is_repeatable() {
-            let answer = self.client.call_for(&callers, request(jobs)).await?;
+            let answer = self.client.call_for(&callers, Volume::Small, request(jobs)).await?;
             (vec![true; jobs.len()], answer)
         } else {
             let ready = self.client.ready(&callers).await?;

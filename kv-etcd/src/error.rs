@@ -59,10 +59,8 @@ impl Failed {
 
     /// Whether the server refused the request for what it asks, so that nothing was applied.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(
-            self.meaning(),
-            (Fate::NotApplied, Remedy::Permit | Remedy::Change | Remedy::LogIn)
-        ) && matches!(self, Self::Status { .. })
+        matches!(self.meaning(), (Fate::NotApplied, Remedy::Permit | Remedy::Change | Remedy::LogIn))
+            && matches!(self, Self::Status { .. })
     }
 
     /// Whether it is certain that the call was not applied.
@@ -184,8 +182,7 @@ pub(crate) fn storage_full(alarm: &str) -> Error {
 }
 
 /// What the operator of a full store has to do.
-const FULL: &str =
-    "; the store is full: compact and defragment it or raise its quota, then run `etcdctl alarm disarm`";
+const FULL: &str = "; the store is full: compact and defragment it or raise its quota, then run `etcdctl alarm disarm`";
 
 /// What of a server's text is quoted: it may send anything, of any length.
 pub(crate) fn excerpt(text: &str) -> String {

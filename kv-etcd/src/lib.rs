@@ -82,6 +82,7 @@ mod batch;
 mod config;
 mod connect;
 mod error;
+mod large_keys;
 mod lease;
 mod read;
 mod shared;

@@ -18,8 +18,10 @@ use kv_core::{Error, Result, Value};
 use crate::api::lock_entry::is_lock_entry;
 use crate::api::messages::{KeyValue, RangeRequest, Request, RequestOp, Response};
 use crate::api::range::{Range, index, revision};
-use crate::batch::{Batcher, Job};
+use crate::batch::{Batcher, Job, LARGEST};
 use crate::error::Failed;
+use crate::large_keys::LargeKeys;
+use crate::read::paging::Pager;
 use crate::transport::client::Client;
 
 /// Reading, on whatever runtime the caller is.
@@ -27,16 +29,29 @@ pub(crate) struct Reader {
     client: Arc<Client>,
     /// Reads of single keys.
     reads: Batcher<Get>,
+    large: Arc<LargeKeys>,
+    pager: Pager,
 }
 
 impl Reader {
-    pub(crate) fn new(client: &Arc<Client>) -> Self {
-        Self { client: Arc::clone(client), reads: Batcher::new(client) }
+    pub(crate) fn new(client: &Arc<Client>, large: &Arc<LargeKeys>) -> Self {
+        Self {
+            client: Arc::clone(client),
+            reads: Batcher::new(client),
+            large: Arc::clone(large),
+            pager: Pager::new(client),
+        }
     }
 
     pub(crate) async fn get(&self, key: &str) -> Result<Value> {
-        let job = Get { key: Range::key(key).key, serializable: self.client.config.serializable };
-        let found = self.reads.submit(job).await?.filter(|kv| !is_lock_entry(&kv.key, kv.lease));
+        let was_large = self.large.contains(key.as_bytes());
+        let job = Get { key: Range::key(key).key, serializable: self.client.config.serializable, was_large };
+        let found = self.reads.submit(job).await?;
+        let is_large = found.as_ref().is_some_and(|kv| kv.value.len() > LARGEST);
+        if is_large != was_large {
+            self.large.note(key.as_bytes(), is_large);
+        }
+        let found = found.filter(|kv| !is_lock_entry(&kv.key, kv.lease));
         found.map(value).ok_or_else(|| Error::NotFound { key: key.to_owned() })
     }
 
@@ -49,12 +64,12 @@ impl Reader {
     }
 
     pub(crate) async fn list(&self, prefix: &str) -> Result<Snapshot> {
-        snapshot::list(&self.client, prefix).await
+        snapshot::list(&self.pager, prefix).await
     }
 
     /// The children of a directory; `prefix` is empty or ends in `/`.
     pub(crate) async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
-        children::keys(&self.client, prefix).await
+        children::keys(&self.pager, prefix).await
     }
 }
 
@@ -63,6 +78,8 @@ impl Reader {
 pub(crate) struct Get {
     key: Bytes,
     serializable: bool,
+    /// The value was large when it was last read.
+    was_large: bool,
 }
 
 impl Get {
@@ -83,12 +100,13 @@ impl Job for Get {
         &self.key
     }
 
+    /// The answer counts, too: a small value would come as late as the large ones in the same transaction.
     fn bytes(&self) -> usize {
-        self.key.len()
+        if self.was_large { LARGEST + 1 } else { self.key.len() }
     }
 
     async fn alone(self, client: &Client, caller: &[Call]) -> Result<Self::Answer, Failed> {
-        Ok(client.call_for(caller, self.request()).await?.kvs.into_iter().next())
+        Ok(client.call_for(caller, self.size(), self.request()).await?.kvs.into_iter().next())
     }
 
     fn part(self) -> RequestOp {

@@ -31,9 +31,10 @@ impl Shared {
     pub(crate) fn new(config: Config) -> Self {
         let client = Arc::new(Client::new(config));
         let (leases, hubs) = (Arc::new(Leases::new(&client)), Arc::new(Hubs::new(&client)));
+        let large = Arc::default();
         Self {
-            reader: Reader::new(&client),
-            writer: Writer::new(&client),
+            reader: Reader::new(&client, &large),
+            writer: Writer::new(&client, &large),
             locks: Locks::new(&leases, &hubs),
             leases,
             hubs,

@@ -15,9 +15,10 @@ use crate::api::messages::{
     Response, ResponseOp, TxnRequest,
 };
 use crate::api::range::{Range, index, revision, signed};
-use crate::batch::{Batcher, Job};
+use crate::batch::{Batcher, Job, LARGEST};
 use crate::error::Failed;
-use crate::transport::client::Client;
+use crate::large_keys::LargeKeys;
+use crate::transport::client::{Client, Volume};
 
 /// What etcd takes in one request, by default (`--max-request-bytes`), envelope included.
 const REQUEST_BYTES: usize = 1_572_864;
@@ -38,20 +39,28 @@ pub(crate) struct Writer {
     client: Arc<Client>,
     /// Writes of single keys.
     writes: Batcher<Write>,
+    large: Arc<LargeKeys>,
 }
 
 impl Writer {
-    pub(crate) fn new(client: &Arc<Client>) -> Self {
-        Self { client: Arc::clone(client), writes: Batcher::new(client) }
+    pub(crate) fn new(client: &Arc<Client>, large: &Arc<LargeKeys>) -> Self {
+        Self { client: Arc::clone(client), writes: Batcher::new(client), large: Arc::clone(large) }
     }
 
     pub(crate) async fn commit(&self, mut txn: Txn) -> Result<Option<u64>> {
-        let sets = txn.operations.iter().any(|operation| matches!(operation, Operation::Set { .. }));
+        let mut sets = false;
+        for operation in &txn.operations {
+            if let Operation::Set { key, data } = operation {
+                sets = true;
+                self.large.note(key.as_bytes(), data.len() > LARGEST);
+            }
+        }
         if let Some(write) = Write::of(&mut txn) {
             let applied = self.writes.submit(write).await?;
             return applied.ok_or_else(|| first_failure(&txn.checks, Vec::new())).map(|index| sets.then_some(index));
         }
         let asks = asks_which(&txn);
+        let size = if txn.bytes() > LARGEST { Volume::Large } else { Volume::Small };
         let success = if txn.operations.is_empty() {
             // A transaction of conditions alone is answered from what the member itself knows, however old that is:
             // etcd's `isTxnSerializable` holds for it. One that reads waits until the member has caught up.
@@ -64,7 +73,8 @@ impl Writer {
             success,
             failure: if asks { questions(&txn.checks) } else { Vec::new() },
         };
-        let answer = self.client.call(request).await?;
+        let caller = Call::current();
+        let answer = self.client.call_for(std::slice::from_ref(&caller), size, request).await?;
         if answer.succeeded {
             return Ok(if sets { Some(revision(answer.header.as_ref())?) } else { None });
         }
@@ -138,16 +148,17 @@ impl Job for Write {
     }
 
     async fn alone(self, client: &Client, caller: &[Call]) -> Result<Self::Answer, Failed> {
+        let size = self.size();
         let header = if let Some(index) = self.index {
-            let answer = client.call_for(caller, self.conditional(index)).await?;
+            let answer = client.call_for(caller, size, self.conditional(index)).await?;
             if !answer.succeeded {
                 return Ok(None);
             }
             answer.header
         } else if let Some(value) = self.data {
-            client.call_for(caller, PutRequest { key: self.key, value, lease: 0 }).await?.header
+            client.call_for(caller, size, PutRequest { key: self.key, value, lease: 0 }).await?.header
         } else {
-            client.call_for(caller, DeleteRangeRequest { key: self.key, range_end: Bytes::new() }).await?.header
+            client.call_for(caller, size, DeleteRangeRequest { key: self.key, range_end: Bytes::new() }).await?.header
         };
         revision(header.as_ref()).map(Some)
     }

@@ -7,7 +7,8 @@ mod message;
 mod server;
 
 use kv_conformance::secrets::Capture;
-use kv_core::{Address, Environment, Registry};
+use kv_core::backend::Address;
+use kv_core::{Environment, Registry};
 use server::{Mood, Server};
 use tokio::net::TcpListener;
 

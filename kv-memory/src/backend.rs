@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_core::backend::{Backend, EventStream, Grant, Guard, Snapshot, Txn};
+use bytes::Bytes;
+use kv_core::backend::{Backend, EventStream, Grant, Guard, Operation, Snapshot, Txn};
 use kv_core::clock::Moment;
-use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, Result, Value, WatchHistory};
+use kv_core::{ExpiryLag, Limits, LockOrder, Result, Value, WatchHistory};
 use tokio::sync::Notify;
 
-use crate::history::History;
 use crate::lease::MemoryLease;
 use crate::leases::LeaseId;
+use crate::options::Options;
 use crate::shared::Shared;
 use crate::watch::MemoryWatch;
 
@@ -36,7 +37,7 @@ pub struct MemoryBackend {
 impl MemoryBackend {
     /// Makes an empty store that keeps the last 10,000 events.
     pub fn new() -> Self {
-        Self::of(Shared::new(History::DEFAULT_EVENTS))
+        Self::of(Shared::new(Options::default()))
     }
 
     pub(crate) fn of(shared: Arc<Shared>) -> Self {
@@ -76,12 +77,13 @@ impl Backend for MemoryBackend {
             value_bytes: 1 << 20,
             txn_ops: 128,
             txn_bytes: 8 << 20,
-            min_ttl: Duration::from_millis(1),
+            // Shorter ones lapse between two renewals whenever the machine is busy.
+            min_ttl: Duration::from_millis(50),
             max_ttl: Duration::from_secs(365 * 24 * 60 * 60),
             ttl_step: Duration::from_millis(1),
             expiry_lag: ExpiryLag { fixed: Duration::from_secs(1), ttls: 0 },
             watch_history: WatchHistory::Every,
-            foreign_write: ForeignWrite::Keeps,
+            foreign_write: self.shared.options.foreign_write,
             lock_order: LockOrder::Asked,
         }
     }
@@ -99,10 +101,11 @@ impl Backend for MemoryBackend {
     }
 
     async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
-        Ok(self.shared.keys(prefix))
+        Ok(self.shared.keys(prefix).await)
     }
 
     async fn commit(&self, txn: Txn) -> Result<Option<u64>> {
+        let txn = owned(txn);
         self.shared.write().commit(txn)
     }
 
@@ -129,7 +132,7 @@ impl Backend for MemoryBackend {
     async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant> {
         loop {
             let granted = Arc::new(Notify::new());
-            let id = self.shared.write().queue(key, ttl, granted.clone(), Moment::now())?;
+            let id = self.shared.write().queue(key, ttl, granted.clone(), Moment::now());
             // From here on, dropping this future leaves the queue or frees the lock.
             let lease = self.lease(key, id);
             self.shared.wait(&granted).await;
@@ -147,12 +150,22 @@ impl Backend for MemoryBackend {
         if state.is_locked(key) {
             return Ok(None);
         }
-        let id = state.queue(key, ttl, Arc::new(Notify::new()), since)?;
+        let id = state.queue(key, ttl, Arc::new(Notify::new()), since);
         let holding = state.holding(key, id);
         drop(state);
         let lease = self.lease(key, id);
         Ok(holding.map(|holding| grant(lease, ttl, holding.since, holding.token)))
     }
+}
+
+/// Copies the values: one may be a small part of a large buffer, which it would keep alive.
+fn owned(mut txn: Txn) -> Txn {
+    for operation in &mut txn.operations {
+        if let Operation::Set { data, .. } = operation {
+            *data = Bytes::copy_from_slice(data);
+        }
+    }
+    txn
 }
 
 fn grant(lease: MemoryLease, ttl: Duration, since: Moment, token: u64) -> Grant {

@@ -37,7 +37,8 @@ impl Lease for MemoryLease {
         if !state.renew(self.id, Instant::now()) {
             return Err(self.lost());
         }
-        state.set_leased(self.id, &self.key, data)
+        // A copy: it may be a small part of a large buffer.
+        state.set_leased(self.id, &self.key, Bytes::copy_from_slice(&data))
     }
 
     async fn release(&self) -> Result<()> {

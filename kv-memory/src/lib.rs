@@ -20,8 +20,12 @@
 //!
 //! | parameter | meaning | default |
 //! |---|---|---|
-//! | `history` | how many events are kept for watches, within 64 MiB | 10000 |
+//! | `history` | how many events are kept for watches, within 64 MiB; the commit that exceeds either is kept whole | 10000 |
+//! | `foreign-write` | what a plain write by another client does to an ephemeral key: it `keeps` its lease, as on Consul, or the write `detaches` it, as on etcd; see [`Limits::foreign_write`](kv_core::Limits::foreign_write) | `keeps` |
 //! | `timeout` | the request timeout of the handle | `5s` |
+//!
+//! A store that has a name is made with the parameters of the first address. A later address may leave them out; one that
+//! names others is an error.
 //!
 //! A watch that falls behind the history ends with [`Error::Compacted`](kv_core::Error::Compacted), so a slow consumer
 //! costs no memory of its own.
@@ -43,6 +47,7 @@ mod connect;
 mod history;
 mod lease;
 mod leases;
+mod options;
 mod read;
 mod shared;
 mod state;

@@ -3,7 +3,7 @@
 use std::ops::{Bound, RangeBounds};
 
 use kv_core::backend::Snapshot;
-use kv_core::{Error, Result, Value};
+use kv_core::{Error, EventType, Result, Value};
 
 use crate::history::Record;
 use crate::shared::Shared;
@@ -51,7 +51,7 @@ impl Shared {
                     Some((last, _)) if entries.len() == piece => Bound::Included(last.clone()),
                     _ => Bound::Unbounded,
                 };
-                for (_, record) in state.history.from(position)?.rev() {
+                for record in state.history.undo_to(position)? {
                     let key = &record.key;
                     if key.starts_with(prefix) && (from.as_ref(), to.as_ref()).contains(&key) {
                         undo(&mut entries, record);
@@ -67,26 +67,63 @@ impl Shared {
         }
     }
 
-    /// Lists the children of a directory; it skips what is below its sub-directories.
-    pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
-        let state = self.read();
-        let mut children = Vec::new();
-        let mut from = Bound::Included(prefix.to_owned());
-        loop {
-            let Some((key, _)) = state.below(prefix, as_deref(&from)).next() else { return children };
-            let sub_directory = key[prefix.len()..].find('/').map(|length| &key[..=prefix.len() + length]);
-            let child = sub_directory.unwrap_or(key);
-            // Another program may have left a key that is the directory's own path; that is no child.
-            if child.len() > prefix.len() {
+    /// Lists the children of a directory as of one moment, and lets writers in meanwhile.
+    pub(crate) async fn keys(&self, prefix: &str) -> Vec<String> {
+        for _ in 0..ATTEMPTS {
+            if let Some(children) = self.keys_in_pieces(prefix).await {
+                return children;
+            }
+        }
+        // The keys below change faster than they are read, and a snapshot can undo that.
+        let mut children: Vec<String> = Vec::new();
+        for (key, _) in self.list(prefix).await.entries {
+            let child = child(prefix, &key);
+            if child.len() > prefix.len() && children.last().is_none_or(|last| last != child) {
                 children.push(child.to_owned());
             }
-            from = match sub_directory {
-                // `0` is the character after `/`.
-                Some(path) => Bound::Included(format!("{}0", &path[..path.len() - 1])),
-                None => Bound::Excluded(key.clone()),
-            };
+        }
+        children
+    }
+
+    /// Looks up the children piece by piece; it skips what is below the sub-directories.
+    ///
+    /// `None` if keys came or went since the first piece.
+    async fn keys_in_pieces(&self, prefix: &str) -> Option<Vec<String>> {
+        let mut children = Vec::new();
+        let mut begin = None;
+        let mut from = Bound::Included(prefix.to_owned());
+        loop {
+            {
+                let state = self.read();
+                let position = *begin.get_or_insert_with(|| state.history.end());
+                let mut since = state.history.from(position)?;
+                let came_or_went = |record: &Record| record.event_type != EventType::Update;
+                if since.any(|(_, record)| came_or_went(record) && record.key.starts_with(prefix)) {
+                    return None;
+                }
+                for _ in 0..PIECE {
+                    let Some((key, _)) = state.below(prefix, as_deref(&from)).next() else { return Some(children) };
+                    let child = child(prefix, key);
+                    // Another program may have left a key that is the directory's own path; that is no child.
+                    if child.len() > prefix.len() {
+                        children.push(child.to_owned());
+                    }
+                    from = match child.strip_suffix('/').filter(|_| child.len() > prefix.len()) {
+                        // `0` is the character after `/`.
+                        Some(path) => Bound::Included(format!("{path}0")),
+                        None => Bound::Excluded(key.clone()),
+                    };
+                }
+            }
+            tokio::task::yield_now().await;
         }
     }
+}
+
+/// The child of a directory that a key below it belongs to.
+fn child<'a>(prefix: &str, key: &'a str) -> &'a str {
+    let sub_directory = key[prefix.len()..].find('/').map(|length| &key[..=prefix.len() + length]);
+    sub_directory.unwrap_or(key)
 }
 
 fn as_deref(bound: &Bound<String>) -> Bound<&str> {

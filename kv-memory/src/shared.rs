@@ -11,21 +11,23 @@ use kv_core::clock::Moment;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::options::Options;
 use crate::state::State;
 
 pub(crate) struct Shared {
     /// Sharded, so that readers on several threads do not contend for one count of readers. A write takes every
     /// shard, which costs it less than a lookup in a large store.
     state: ShardedLock<State>,
+    pub(crate) options: Options,
     /// Notified when a new lease lapses sooner than any other: whoever waits sets its timer again.
     earlier_deadline: Arc<Notify>,
 }
 
 impl Shared {
-    pub(crate) fn new(history: usize) -> Arc<Self> {
+    pub(crate) fn new(options: Options) -> Arc<Self> {
         let earlier_deadline = Arc::new(Notify::new());
-        let state = ShardedLock::new(State::new(history, Arc::clone(&earlier_deadline)));
-        Arc::new(Self { state, earlier_deadline })
+        let state = ShardedLock::new(State::new(options, Arc::clone(&earlier_deadline)));
+        Arc::new(Self { state, options, earlier_deadline })
     }
 
     /// The data as of now: leases that have lapsed are ended.
@@ -50,10 +52,6 @@ impl Shared {
 
     fn read_as_is(&self) -> ShardedLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn history_limit(&self) -> usize {
-        self.read().history.limit()
     }
 
     /// Waits for a notification. Meanwhile it ends the leases that lapse, since what it waits for may follow from that.

@@ -1,6 +1,6 @@
 //! The data of a store: entries, history, leases, locks and subscriptions, changed together under one lock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use kv_core::backend::{Check, Operation, Txn};
 use kv_core::clock::Moment;
-use kv_core::{Error, EventType, Result, Value};
+use kv_core::{Error, EventType, ForeignWrite, Result, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::history::{History, Record};
 use crate::leases::{LeaseId, Leased, Leases};
+use crate::options::Options;
 use crate::subscriptions::Subscriptions;
 
 pub(crate) struct State {
@@ -23,7 +24,8 @@ pub(crate) struct State {
     pub(crate) history: History,
     pub(crate) subscriptions: Subscriptions,
     leases: Leases,
-    locks: HashMap<String, Queue>,
+    locks: BTreeMap<String, Queue>,
+    foreign_write: ForeignWrite,
     /// Notified when a new lease lapses sooner than any other.
     earlier_deadline: Arc<Notify>,
 }
@@ -53,14 +55,15 @@ pub(crate) struct Holding {
 }
 
 impl State {
-    pub(crate) fn new(history: usize, earlier_deadline: Arc<Notify>) -> Self {
+    pub(crate) fn new(options: Options, earlier_deadline: Arc<Notify>) -> Self {
         Self {
             entries: BTreeMap::new(),
             revision: 1,
-            history: History::new(history),
+            history: History::new(options.history),
             subscriptions: Subscriptions::default(),
             leases: Leases::default(),
-            locks: HashMap::new(),
+            locks: BTreeMap::new(),
+            foreign_write: options.foreign_write,
             earlier_deadline,
         }
     }
@@ -79,7 +82,7 @@ impl State {
             self.verify(check)?;
         }
         let index = self.revision + 1;
-        let mut has_set = false;
+        let (mut has_set, mut trees) = (false, Vec::new());
         for operation in txn.operations {
             match operation {
                 Operation::Set { key, data } => {
@@ -93,10 +96,32 @@ impl State {
                     for key in keys {
                         self.delete(key, index);
                     }
+                    trees.push(prefix);
                 }
             }
         }
+        for prefix in trees {
+            self.end_locks(&prefix);
+        }
         Ok(has_set.then_some(index))
+    }
+
+    /// Ends the locks whose tree is deleted. A lock lives below its name, as on every store: `prefix` ends in `/`.
+    fn end_locks(&mut self, prefix: &str) {
+        let at = prefix.strip_suffix('/').filter(|name| self.locks.contains_key(*name));
+        let below = self.locks.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).map(|(name, _)| &**name);
+        let names: Vec<String> =
+            at.into_iter().chain(below.take_while(|name| name.starts_with(prefix))).map(str::to_owned).collect();
+        if names.is_empty() {
+            return;
+        }
+        let now = Moment::now();
+        for name in names {
+            if let Some(queue) = self.locks.get(&name) {
+                self.leases.end(queue.holder);
+                self.pass_on(&name, now);
+            }
+        }
     }
 
     fn verify(&self, check: &Check) -> Result<()> {
@@ -115,11 +140,13 @@ impl State {
         }
     }
 
-    /// Writes an entry. It keeps the lease that it has, unless another is given.
+    /// Writes an entry, through the handle of its lease or as a plain write.
     fn put(&mut self, key: String, value: Value, lease: Option<LeaseId>) {
         let (index, data) = (value.index, value.data.clone());
         let (event_type, previous) = if let Some(entry) = self.entries.get_mut(&key) {
-            entry.lease = lease.or(entry.lease);
+            if lease.is_none() && self.foreign_write == ForeignWrite::Detaches {
+                entry.lease.take().and_then(|lease| self.leases.end(lease));
+            }
             (EventType::Update, Some(std::mem::replace(&mut entry.value, value)))
         } else {
             self.entries.insert(key.clone(), Entry { value, lease });
@@ -163,8 +190,7 @@ impl State {
     }
 
     /// Takes a lock, or queues for it. `granted` is notified once [`holding`](Self::holding) returns something.
-    pub(crate) fn queue(&mut self, key: &str, ttl: Duration, granted: Arc<Notify>, now: Moment) -> Result<LeaseId> {
-        self.verify(&Check::Index { key: key.to_owned(), index: 0 })?;
+    pub(crate) fn queue(&mut self, key: &str, ttl: Duration, granted: Arc<Notify>, now: Moment) -> LeaseId {
         let id = Leases::next_id();
         let waiter = Waiter { ttl, granted };
         match self.locks.get_mut(key) {
@@ -173,7 +199,7 @@ impl State {
             }
             None => self.hold(key.to_owned(), id, &waiter, BTreeMap::new(), now),
         }
-        Ok(id)
+        id
     }
 
     pub(crate) fn is_locked(&self, key: &str) -> bool {

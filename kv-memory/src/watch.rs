@@ -19,6 +19,8 @@ pub(crate) struct MemoryWatch {
     after: u64,
     /// Events that are read and not delivered yet.
     events: VecDeque<Event>,
+    /// The index of the last event that was read, if the history had nothing more of its commit.
+    read: u64,
     failed: bool,
 }
 
@@ -39,7 +41,7 @@ impl MemoryWatch {
         state.subscriptions.add(prefix, subscription.clone());
         drop(state);
         let (shared, prefix) = (shared.clone(), prefix.to_owned());
-        Ok(Self { shared, prefix, subscription, after, events: VecDeque::new(), failed: false })
+        Ok(Self { shared, prefix, subscription, after, events: VecDeque::new(), read: after, failed: false })
     }
 
     pub(crate) fn into_stream(self) -> EventStream {
@@ -70,9 +72,14 @@ impl MemoryWatch {
         // Shared with readers but not with writers, so nothing is announced meanwhile.
         let state = self.shared.read();
         let Some(records) = state.history.from(position) else {
-            return Err(Error::Compacted { after: self.after, oldest: Some(state.history.compacted()) });
+            return Err(Error::Compacted { after: self.read, oldest: Some(state.history.compacted()) });
         };
         for (position, record) in records {
+            if let Some(last) = self.events.back()
+                && last.index < record.index
+            {
+                self.read = last.index;
+            }
             if self.events.len() == Self::BATCH {
                 self.subscription.set_unread(Some(position));
                 return Ok(());
@@ -81,6 +88,7 @@ impl MemoryWatch {
                 self.events.push_back(record.event());
             }
         }
+        self.read = self.events.back().map_or(self.read, |last| last.index);
         self.subscription.set_unread(None);
         Ok(())
     }

@@ -61,14 +61,18 @@ async fn what_a_memory_store_cannot_do_is_refused_by_name() {
         ("memory://?history=0", "`history`"),
         ("memory://?history=many", "`history`"),
         ("memory://?size=3", "`size`"),
+        ("memory://?foreign-write=maybe", "`foreign-write`"),
     ] {
         let error = connect(address).await.expect_err(address);
         assert!(error.to_string().contains(part), "{address}: {error}");
         assert!(!error.to_string().contains("secret"), "{address}: {error}");
     }
     let _kept = connect("memory://sized?history=3").await.expect("new");
-    let error = connect("memory://sized?history=4").await.expect_err("it has another size");
-    assert!(error.to_string().contains("history=3"), "{error}");
+    for other in ["memory://sized?history=4", "memory://sized?history=3&foreign-write=detaches"] {
+        let error = connect(other).await.expect_err("it has other parameters");
+        assert!(error.to_string().contains("history=3&foreign-write=keeps"), "{error}");
+    }
+    let _same = connect("memory://sized?foreign-write=keeps").await.expect("what is left open is no other size");
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,6 +228,92 @@ async fn a_snapshot_ends_even_if_writers_outrun_the_history() -> Result<()> {
         })
     };
     assert_eq!(kv.get_all("").await?.values.len(), 3000);
+    writer.abort();
+    Ok(())
+}
+
+/// The cases about ephemeral keys on a store where a plain write detaches them, as on etcd.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_detaches_keeps_the_contract() {
+    use futures_util::{StreamExt as _, stream};
+    use kv_conformance::{AddressFixture, CASES, Suite, Verdict};
+
+    let registry = kv_core::Registry::new().with(kv_memory::REGISTRATION);
+    let fixture = AddressFixture::new(registry, "memory://detaching?foreign-write=detaches").await.expect("a store");
+    let suite = &Suite::new(fixture).await.expect("a store");
+    let concerned =
+        CASES.iter().filter(|case| case.name.starts_with("foreign::") || case.name.starts_with("ephemeral::"));
+    let runs = stream::iter(concerned).map(|case| async move { (case.name, suite.run(case).await) });
+    let failed: Vec<_> = runs
+        .buffer_unordered(16)
+        .filter_map(async |(name, verdict)| match verdict {
+            Verdict::Failed(report) => Some(format!("{name} {report}")),
+            _ => None,
+        })
+        .collect()
+        .await;
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    let limits = connect("memory://detaching").await.expect("it exists").limits();
+    assert_eq!(limits.foreign_write, kv_core::ForeignWrite::Detaches);
+}
+
+#[tokio::test]
+async fn a_stored_value_keeps_no_larger_buffer_alive() -> Result<()> {
+    struct Large {
+        _alive: Arc<()>,
+    }
+    impl AsRef<[u8]> for Large {
+        fn as_ref(&self) -> &[u8] {
+            &[7; 100_000]
+        }
+    }
+    let kv = private();
+    let alive = Arc::new(());
+    let part = || bytes::Bytes::from_owner(Large { _alive: alive.clone() }).slice(..10);
+    kv.set("a", part()).await?;
+    kv.txn().set("b", part()).commit().await?;
+    let key = kv.ephemeral_key("c", Duration::from_secs(60)).await?;
+    key.set(part()).await?;
+    assert_eq!(Arc::strong_count(&alive), 1);
+    assert_eq!(kv.get("c").await?.data, [7; 10].as_slice());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_shortest_time_to_live_can_be_held() -> Result<()> {
+    let kv = private();
+    let lock = kv.lock("lock", kv.limits().min_ttl).await?;
+    lock.hold(tokio::time::sleep(kv.limits().min_ttl * 20)).await?;
+    lock.unlock().await
+}
+
+/// More children than are read at a time, some of which come and go meanwhile, always in pairs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn children_read_in_pieces_are_those_of_one_moment() -> Result<()> {
+    const CHILDREN: usize = 3000;
+    let kv = private();
+    for number in 0..CHILDREN {
+        kv.set(&format!("d/{number:04}/x"), "").await?;
+    }
+    kv.set("d/0000b", "").await?;
+    let writer = {
+        let kv = kv.clone();
+        tokio::spawn(async move {
+            loop {
+                kv.txn().delete("d/0000b").set("d/2999b", "").commit().await?;
+                tokio::task::yield_now().await;
+                kv.txn().delete("d/2999b").set("d/0000b", "").commit().await?;
+                tokio::task::yield_now().await;
+            }
+            #[allow(unreachable_code, reason = "it names the type of the error")]
+            Ok::<(), Error>(())
+        })
+    };
+    for _ in 0..50 {
+        let children = kv.keys("d").await?;
+        assert_eq!(children.len(), CHILDREN + 1);
+        assert!(children.is_sorted_by(|a, b| a < b));
+    }
     writer.abort();
     Ok(())
 }

@@ -13,10 +13,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use kv_core::backend::{Address, Backend, Check, EventStream, Grant, Guard, Lease, Operation, Snapshot, Txn};
 use kv_core::clock::Moment;
 use kv_core::{
-    Address, Backend, Check, Error, Event, EventStream, EventType, ExpiryLag, ForeignWrite, Grant, Guard, Lease,
-    Limits, Listing, LockOrder, Operation, Registration, Result, Snapshot, Txn, Value, WatchHistory,
+    Error, Event, EventType, ExpiryLag, ForeignWrite, Limits, Listing, LockOrder, Registration, Result, Value,
+    WatchHistory,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -157,7 +158,7 @@ impl State {
     fn commit(&mut self, txn: Txn) -> Result<Option<u64>> {
         txn.checks.iter().try_for_each(|check| self.holds(check))?;
         let sets = txn.operations.iter().any(|operation| matches!(operation, Operation::Set { .. }));
-        let mut events = Vec::new();
+        let (mut events, mut trees) = (Vec::new(), Vec::new());
         for operation in txn.operations {
             match operation {
                 Operation::Set { key, data } => events.push(self.event(key, Some(data))),
@@ -165,13 +166,17 @@ impl State {
                     events.extend(self.now.values.contains_key(&key).then(|| self.event(key, None)))
                 }
                 Operation::DeletePrefix { prefix } => {
-                    events.extend(self.below(&prefix).map(|(key, _)| self.event(key.clone(), None)))
+                    events.extend(self.below(&prefix).map(|(key, _)| self.event(key.clone(), None)));
+                    trees.push(prefix);
                 }
             }
         }
         let index = if events.is_empty() { 0 } else { self.apply(events.clone(), &events)? };
-        // A lease does not survive its key.
-        self.leases.retain(|_, leased| leased.is_lock || self.now.values.contains_key(&leased.key));
+        // A lease does not survive its key, and a lock, which lives below its name, not its tree.
+        let (values, is_gone) = (&self.now.values, |name: String| trees.iter().any(|tree| name.starts_with(tree)));
+        let stands =
+            |it: &Leased| if it.is_lock { !is_gone(it.key.clone() + "/") } else { values.contains_key(&it.key) };
+        self.leases.retain(|_, leased| stands(leased));
         Ok(sets.then_some(index))
     }
 
@@ -181,8 +186,9 @@ impl State {
 
     /// Takes a lease on a lock or a new key; `None` if the lock is held. Its token is its number.
     fn grant(&mut self, key: &str, ttl: Duration, is_lock: bool) -> Result<Option<u64>> {
-        self.holds(&Check::Index { key: key.to_owned(), index: 0 })?;
-        if is_lock && self.leases.values().any(|leased| leased.is_lock && leased.key == key) {
+        if !is_lock {
+            self.holds(&Check::Index { key: key.to_owned(), index: 0 })?;
+        } else if self.leases.values().any(|leased| leased.is_lock && leased.key == key) {
             return Ok(None);
         }
         let token = self.apply_leased(key, Some(Bytes::new()), is_lock)?;

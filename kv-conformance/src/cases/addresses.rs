@@ -67,7 +67,10 @@ async fn the_root_is_the_path(cx: Context) -> Outcome {
 async fn what_cannot_be_read_is_refused(cx: Context) -> Outcome {
     let (registry, address) = address(&cx)?;
     let (scheme, rest) = scheme(&address)?;
-    for wrong in [
+    // What stands where other addresses have hosts may be any name.
+    let is_name = registry.registrations().iter().any(|one| one.named && one.schemes.contains(&scheme));
+    let hosts = [format!("{scheme}://a b/"), format!("{scheme}://host:99999/"), format!("{scheme}://,/")];
+    let wrong = [
         extended(&address, "%zz", ""),
         extended(&address, "%", ""),
         extended(&address, "a%ff", ""),
@@ -77,11 +80,9 @@ async fn what_cannot_be_read_is_refused(cx: Context) -> Outcome {
         format!("{address}#fragment"),
         format!("no-scheme{rest}"),
         format!("{scheme}:{rest}"),
-        format!("{scheme}://a b/"),
-        format!("{scheme}://host:99999/"),
-        format!("{scheme}://,/"),
         "://".to_owned(),
-    ] {
+    ];
+    for wrong in wrong.into_iter().chain(hosts.into_iter().filter(|_| !is_name)) {
         let refused = registry.connect(&wrong).await;
         refused!("A1", refused, Error::InvalidAddress { reason } if !reason.is_empty());
     }
@@ -168,7 +169,7 @@ async fn secrets_stay_secret(cx: Context) -> Outcome {
             Ok(kv) => shown.push(format!("{kv:?} {:?}", kv.get("absent").await)),
             Err(error) => shown.push(format!("{error} {error:?}")),
         }
-        if let Ok(parsed) = kv_core::Address::parse(&told, kv_core::Environment::from([("TOKEN", token)])) {
+        if let Ok(parsed) = kv_core::backend::Address::parse(&told, kv_core::Environment::from([("TOKEN", token)])) {
             shown.push(format!("{parsed:?} {:?}", parsed.credentials));
         }
     }

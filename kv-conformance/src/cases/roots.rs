@@ -50,8 +50,6 @@ async fn errors_are_relative(cx: Context) -> Outcome {
     refused!("K4", app.update("b", "2", 7).await, Error::Conflict { key } if key == "b");
     refused!("K4", app.remove("a", 0).await, Error::Conflict { key } if key == "a");
     refused!("K4", app.ephemeral_key("a", cx.long_ttl()).await, Error::Conflict { key } if key == "a");
-    refused!("K4", app.try_lock("a", cx.long_ttl()).await, Error::Conflict { key } if key == "a");
-    refused!("K4", app.lock("a", cx.long_ttl()).await, Error::Conflict { key } if key == "a");
     let transaction = app.kv().txn().check("a", 0).set("b", "2");
     refused!("K4", app.commit(transaction).await, Error::Conflict { key } if key == "a");
     let lock = app.lock("lock", cx.long_ttl()).await?;

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use kv_core::{Backend as _, Check, Error, Operation, Result, Txn};
+use kv_core::backend::{Backend as _, Check, Operation, Txn};
+use kv_core::{Error, Result};
 use tokio::sync::mpsc;
 
 use crate::fault::Fault;

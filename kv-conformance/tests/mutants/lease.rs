@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use kv_core::{Backend as _, Check, Error, Grant, Lease, Operation, Result, Txn};
+use kv_core::backend::{Backend as _, Check, Grant, Lease, Operation, Txn};
+use kv_core::{Error, Result};
 
+use crate::closing::ReleasedLate;
 use crate::fault::Fault;
 use crate::home::ReleasedAtHome;
 use crate::known_locks::lock;
@@ -25,6 +27,9 @@ pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant
     }
     if fault == Some(Fault::LeasesLiveAtHome) {
         return Grant { lease: Box::new(ReleasedAtHome::new(grant.lease)), ..grant };
+    }
+    if fault == Some(Fault::ReleasesLate) {
+        return Grant { lease: Box::new(ReleasedLate::new(grant.lease)), ..grant };
     }
     let Some(fault) = fault else { return grant };
     let (key, token) = (grant.guard.key.clone(), grant.guard.token);

@@ -1,5 +1,6 @@
 //! The suite proves itself: on stores that are each wrong in one way it fails, and names the clause that is broken.
 
+mod closing;
 mod commit;
 mod fault;
 mod home;
@@ -21,7 +22,8 @@ use async_trait::async_trait;
 use fault::{FAULTS, Fault};
 use futures_util::StreamExt as _;
 use kv_conformance::{AddressFixture, CASES, Fixture, Suite, Verdict};
-use kv_core::{Address, Backend, Error, Kv, Limits, Registration, Registry};
+use kv_core::backend::{Address, Backend};
+use kv_core::{Error, Kv, Limits, Registration, Registry};
 use kv_memory::MemoryBackend;
 use libtest_mimic::{Arguments, Failed, Trial};
 use shared::Shared;

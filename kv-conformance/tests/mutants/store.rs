@@ -226,6 +226,7 @@ impl Backend for Faulty {
                 });
                 receiver.await.unwrap_or_else(|_| Err(Error::unavailable("the wait has ended")))?
             }
+            Some(Fault::AbandonedWaitsEndLate) => self.lock_with_late_end(key, asked).await?,
             Some(Fault::AbandonedWaitsHoldUpLocks) => self.lock_in_one_queue(key, asked).await?,
             _ => self.take(key, asked).await?,
         };
@@ -242,5 +243,9 @@ impl Backend for Faulty {
             _ => self.try_to_take(key, ttl).await?,
         };
         Ok(grant.map(|grant| faulty_grant(self.fault, &self.shared, grant)))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.close_badly().await
     }
 }

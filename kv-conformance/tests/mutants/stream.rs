@@ -5,7 +5,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _, poll, stream};
-use kv_core::{Backend as _, Error, Event, EventStream, EventType, Result};
+use kv_core::backend::{Backend as _, EventStream};
+use kv_core::{Error, Event, EventType, Result};
 use kv_memory::MemoryBackend;
 use tokio::sync::mpsc;
 

@@ -130,6 +130,13 @@ pub(crate) struct AgentSelf {
     pub(crate) debug_config: DebugConfig,
 }
 
+impl AgentSelf {
+    /// False if it is certain that the servers have no access control. A client agent may not know.
+    pub(crate) fn may_have_acls(&self) -> bool {
+        !self.config.server || self.debug_config.acls_enabled != Some(false)
+    }
+}
+
 /// The stable part of it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -144,6 +151,8 @@ pub(crate) struct AgentConfig {
 pub(crate) struct DebugConfig {
     #[serde(rename = "SessionTTLMin")]
     pub(crate) session_ttl_min: String,
+    #[serde(rename = "ACLsEnabled")]
+    pub(crate) acls_enabled: Option<bool>,
     #[serde(rename = "TxnMaxReqLen")]
     pub(crate) txn_max_req_len: usize,
     #[serde(rename = "KVMaxValueSize")]

@@ -85,11 +85,17 @@ impl Callers {
         self.decided().iter().for_each(Call::not_sent);
     }
 
-    /// Notes that the request may be applied from now on. It is false if one of the callers has been told that nothing
-    /// was applied; then the request must not be sent.
+    /// Notes that the request may be applied from now on.
+    ///
+    /// It is `false` if one of the callers has given up and was told that nothing was applied. Then the request must not
+    /// be sent.
     pub(super) fn sent(&self) -> bool {
-        self.0.sent.store(true, Ordering::Release);
-        self.decided().iter().all(Call::sent)
+        let all_wait = self.decided().iter().fold(true, |all_wait, call| call.sent() & all_wait);
+        self.0.sent.store(all_wait, Ordering::Release);
+        if !all_wait {
+            self.decided().iter().for_each(Call::not_sent);
+        }
+        all_wait
     }
 
     /// Notes why an attempt failed.

@@ -225,9 +225,8 @@ impl Feeds {
 mod tests {
     use bytes::Bytes;
     use hyper::StatusCode;
-    use tokio::time::Instant;
-
     use kv_core::backend::fate::Idempotence;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::api::answer::Answer;

@@ -15,17 +15,20 @@ use crate::api::listing::Listing;
 use crate::api::path;
 use crate::api::state::{ScopeBuf, State};
 use crate::read;
+use crate::shared::Shared;
 use crate::transport::client::Client;
 
 /// The watches of one runtime.
 pub(crate) struct Hub {
+    shared: Arc<Shared>,
     client: Arc<Client>,
     feeds: Arc<Feeds>,
 }
 
 impl Hub {
-    pub(crate) fn new(client: Arc<Client>) -> Self {
-        Self { client, feeds: Arc::default() }
+    pub(crate) fn new(shared: Arc<Shared>) -> Result<Self> {
+        let client = shared.client()?;
+        Ok(Self { shared, client, feeds: Arc::default() })
     }
 
     /// Watches a prefix for changes with an index above `after`; 0 means from now on.
@@ -33,7 +36,7 @@ impl Hub {
     /// # Errors
     /// [`Error::Compacted`] if no listing of that index is remembered, unless it is certain that nothing has changed.
     pub(crate) async fn watch(&self, history: &History, prefix: &str, after: u64) -> Result<Subscription> {
-        let base = read::first_listing(&self.client, prefix).await?;
+        let base = read::first_listing(&self.shared, prefix).await?;
         let older = if after == 0 { None } else { history.recent.recall(prefix, after) };
         // Consul keeps no record of deletions. Without the older listing we can only verify that nothing changed. A
         // prefix whose index is smaller may have been restored from a snapshot, or Consul forgot its last deletion
@@ -47,7 +50,7 @@ impl Hub {
 
     /// Lists a prefix, and watches it from there.
     pub(crate) async fn observe(&self, history: &History, prefix: &str) -> Result<(Snapshot, Subscription)> {
-        let base = read::first_listing(&self.client, prefix).await?;
+        let base = read::first_listing(&self.shared, prefix).await?;
         history.recent.remember(prefix, base.index, base.state.clone());
         let snapshot = Snapshot { entries: base.entries()?, index: base.index };
         Ok((snapshot, self.subscribe(ScopeBuf::Prefix(prefix.to_owned()), base, 0, None)))

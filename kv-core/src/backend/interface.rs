@@ -88,14 +88,21 @@ pub trait Backend: Send + Sync + 'static {
     async fn observe(&self, prefix: &str) -> Result<(Snapshot, EventStream)>;
 
     /// Creates `key` with an empty value and a lease on it; [`Error::Conflict`](crate::Error::Conflict) if it exists
-    /// ([clause L1](crate::contract::CLAUSES#L1)).
+    /// ([clause L1](crate::contract::CLAUSES#L1)). A lock of that name is no key.
+    ///
+    /// What a plain write by another client does to it is stated in [`Limits::foreign_write`]
+    /// ([clause L2b](crate::contract::CLAUSES#L2b)).
     async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<Grant>;
 
     /// Waits for the lock on `key`, as long as it takes (clauses [L4](crate::contract::CLAUSES#L4) and
     /// [L5](crate::contract::CLAUSES#L5)), through disconnects as a watch does.
     ///
-    /// Dropping the future abandons the wait and leaves nothing behind in the store.
-    /// [`Error::Conflict`](crate::Error::Conflict) if `key` holds a value.
+    /// A lock is no key ([clause L10](crate::contract::CLAUSES#L10)): what the store keeps for it lives below the name,
+    /// is shown by no read and no watch, and goes with the tree. A value at or below the name does not block it.
+    /// Those who wait are served in turn ([clause L13](crate::contract::CLAUSES#L13)).
+    ///
+    /// Dropping the future abandons the wait and leaves nothing behind in the store. What that takes in the background
+    /// is awaited by [`close`](Self::close).
     async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant>;
 
     /// Takes the lock on `key` if nobody holds it or waits for it; `None` otherwise.

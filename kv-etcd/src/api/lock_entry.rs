@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_no_lease_id_is_data() {
-        for key in ["a", "1f", "a/", "a/1F", "a/01f", "a/0", "a/1g", "a/-1", "a/+1", "a/1/b", "a/ffffffffffffffff"] {
+        for key in ["a", "1f", "a/", "a/1F", "a/01f", "a/0", "a/1g", "a/-1", "a/+1", "a/1/x", "a/ffffffffffffffff"] {
             assert_eq!(named_lease(key.as_bytes()), None, "{key:?}");
         }
         assert_eq!(named_lease(b"a/7fffffffffffffff"), Some(i64::MAX));

@@ -85,13 +85,11 @@ impl Locks {
             Attempt::Taken => None,
             Attempt::Unclear => self.enter_first(name, &owner, &pending).await?,
         };
-        match held {
-            Some(token) => Ok(Some(pending.hand_over(name, &owner, token))),
-            None => {
-                pending.end().await;
-                Ok(None)
-            }
+        if let Some(token) = held {
+            return Ok(Some(pending.hand_over(name, &owner, token)));
         }
+        pending.end().await;
+        Ok(None)
     }
 
     pub(crate) async fn lock(&self, name: &str, ttl: Duration) -> Result<Grant> {
@@ -199,10 +197,8 @@ impl Locks {
         let now = self.leases.client.call(request).await?.kvs.into_iter().next();
         if now.is_some_and(|now| now.mod_revision == before.mod_revision) {
             match events.next().await {
-                // A deletion, or a write that may have detached the key from its lease.
-                Some(Ok(_)) | None => {}
-                // What happened is gone.
-                Some(Err(Error::Compacted { .. })) => {}
+                // A deletion, or a write that may have detached the key from its lease, or one of them was compacted.
+                Some(Ok(_) | Err(Error::Compacted { .. })) | None => {}
                 Some(Err(error)) => return Err(error),
             }
         }

@@ -3,22 +3,21 @@
 use kv_core::backend::Snapshot;
 use kv_core::{Result, Value};
 
-use super::paging::{check_size, goes_on, next_key, page, shrink};
+use super::paging::{Pager, check_size, goes_on, next_key, shrink};
 use crate::api::lock_entry::is_lock_entry;
 use crate::api::page::{Entry, Page};
 use crate::api::range::{Keys, Range, index, revision, signed};
 use crate::api::values::Values;
 use crate::error::Failed;
-use crate::transport::client::Client;
 
 /// How many entries the first page asks for: most snapshots fit into it.
 const FIRST_PAGE: i64 = 10_000;
 /// The aim for the size of later pages, in bytes, as estimated from the entries before.
 const PAGE_BYTES: usize = 8 << 20;
 
-pub(super) async fn list(client: &Client, prefix: &str) -> Result<Snapshot> {
+pub(super) async fn list(pager: &Pager, prefix: &str) -> Result<Snapshot> {
     loop {
-        match try_list(client, prefix).await {
+        match try_list(pager, prefix).await {
             // The revision was compacted between two pages; a newer one can be read.
             Err(failed) if failed.is_compacted() => tracing::debug!("a snapshot was compacted while it was read"),
             result => return Ok(result?),
@@ -26,13 +25,13 @@ pub(super) async fn list(client: &Client, prefix: &str) -> Result<Snapshot> {
     }
 }
 
-async fn try_list(client: &Client, prefix: &str) -> Result<Snapshot, Failed> {
+async fn try_list(pager: &Pager, prefix: &str) -> Result<Snapshot, Failed> {
     let (mut entries, mut keys, mut values) = (Vec::new(), Keys::default(), Values::default());
     let mut size = Size::default();
     let mut request = Range::prefix(prefix).request();
     request.limit = FIRST_PAGE;
     loop {
-        let message = match page(client, &request).await {
+        let message = match pager.page(&request).await {
             Err(failed) if shrink(&mut request.limit, &failed) => continue,
             result => result?,
         };

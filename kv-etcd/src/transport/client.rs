@@ -22,6 +22,7 @@ use crate::transport::auth::{Auth, Token};
 pub(crate) use crate::transport::connection::Connection;
 use crate::transport::connector::{Connector, left_at};
 use crate::transport::health::Health;
+pub(crate) use crate::transport::http2::Volume;
 
 /// The pauses between the attempts of one call.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
@@ -35,10 +36,14 @@ pub(crate) struct Client {
     members: PerRuntime<Members>,
 }
 
-/// The cluster as seen from one runtime: one current connection, shared by every call and stream.
+/// The cluster as seen from one runtime.
 struct Members {
     auth: Option<Auth>,
+    /// The connection that most calls and all streams share.
     connector: Connector,
+    /// The connection for calls that send or receive much, made when the first of them needs it. Bytes that are on
+    /// their way cannot be overtaken, so on one connection small answers would come as late as large ones.
+    bulk: Connector,
     /// A connection in this state is left for another.
     left_at: Health,
 }
@@ -55,23 +60,24 @@ impl Client {
     pub(crate) fn call<C: Call>(&self, request: C) -> BoxFuture<'_, Result<C::Answer, Failed>> {
         Box::pin(async move {
             let caller = call::Call::current();
-            self.members().call(Arc::new(request), slice::from_ref(&caller)).await
+            self.members().call(Arc::new(request), slice::from_ref(&caller), Volume::Small).await
         })
     }
 
-    /// As [`call`](Self::call), for callers that wait elsewhere.
+    /// As [`call`](Self::call), for a request of some size, and callers that may wait elsewhere.
     pub(crate) fn call_for<'a, C: Call>(
         &'a self,
         callers: &'a [call::Call],
+        size: Volume,
         request: C,
     ) -> BoxFuture<'a, Result<C::Answer, Failed>> {
-        Box::pin(async move { self.members().call(Arc::new(request), callers).await })
+        Box::pin(async move { self.members().call(Arc::new(request), callers, size).await })
     }
 
     /// A connection and a token, for a request that is sent once.
     pub(crate) async fn ready(&self, callers: &[call::Call]) -> Result<Ready, Failed> {
         let members = self.members();
-        let connection = members.connection(callers).await?;
+        let connection = members.connection(callers, Volume::Small).await?;
         let token = members.token(&connection).await?;
         Ok(Ready { members, connection, token })
     }
@@ -92,7 +98,7 @@ impl Client {
     /// Makes sure that there is a connection.
     pub(crate) async fn connect(&self) -> Result<(), Unreachable> {
         let caller = call::Call::current();
-        self.members().connection(slice::from_ref(&caller)).await.map(drop)
+        self.members().connection(slice::from_ref(&caller), Volume::Small).await.map(drop)
     }
 
     /// Makes the next call or stream log in anew.
@@ -109,7 +115,7 @@ impl Client {
 
     /// Makes the next call connect anew, to another endpoint first; what is in flight on the connection goes on.
     pub(crate) fn abandon(&self, connection: &Arc<Connection>) {
-        self.members().connector.abandon(connection);
+        self.members().abandon(connection);
     }
 
     fn members(&self) -> Arc<Members> {
@@ -134,7 +140,7 @@ impl Ready {
             Err(status) => Failed::at(&self.connection.address, idempotence, status),
         };
         if failed.is_of_the_endpoint() {
-            self.members.connector.abandon(&self.connection);
+            self.members.abandon(&self.connection);
         }
         Err(failed)
     }
@@ -153,11 +159,12 @@ impl Members {
         Self {
             auth: config.credentials.clone().map(Auth::new),
             left_at: left_at(config.endpoints.len()),
-            connector: Connector::new(config),
+            connector: Connector::new(config, Volume::Small),
+            bulk: Connector::new(config, Volume::Large),
         }
     }
 
-    async fn call<C: Call>(&self, request: Arc<C>, callers: &[call::Call]) -> Result<C::Answer, Failed> {
+    async fn call<C: Call>(&self, request: Arc<C>, callers: &[call::Call], size: Volume) -> Result<C::Answer, Failed> {
         let is_write = !request.idempotence().is_repeatable();
         let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut logins_left = LOGINS;
@@ -165,10 +172,10 @@ impl Members {
             if is_write {
                 callers.iter().for_each(call::Call::not_sent);
             }
-            let connection = self.connection(callers).await?;
+            let connection = self.connection(callers, size).await?;
             let first = Box::pin(self.attempt(connection.clone(), Arc::clone(&request), callers));
             let result =
-                if is_write { first.await } else { self.insist(first, connection, &request, callers).await };
+                if is_write { first.await } else { self.insist(first, connection, &request, callers, size).await };
             let Attempt { connection, generation, failed } = match result {
                 Ok(answer) => return Ok(answer),
                 Err(attempt) => attempt,
@@ -184,7 +191,7 @@ impl Members {
                 failure = Error::from(failed);
             } else if failed.is_worth_another_attempt() {
                 if failed.is_of_the_endpoint() {
-                    self.connector.abandon(&connection);
+                    self.abandon(&connection);
                 }
                 failure = note(callers, failed, is_write);
                 sleep(pause).await;
@@ -203,6 +210,7 @@ impl Members {
         mut asked: Arc<Connection>,
         request: &Arc<C>,
         callers: &'a [call::Call],
+        size: Volume,
     ) -> Result<C::Answer, Attempt> {
         let mut first = first;
         tokio::select! {
@@ -221,7 +229,7 @@ impl Members {
                     }
                     continue;
                 }
-                Ok(connection) = self.connection(callers) => connection,
+                Ok(connection) = self.connection(callers, size) => connection,
             };
             attempts.push(Box::pin(self.attempt(connection.clone(), Arc::clone(request), callers)));
             asked = connection;
@@ -269,7 +277,7 @@ impl Members {
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        let connection = self.connection(&[]).await?;
+        let connection = self.connection(&[], Volume::Small).await?;
         let token = self.token(&connection).await?;
         let due = connection.expect_answer();
         let opened = tokio::select! {
@@ -284,18 +292,24 @@ impl Members {
                 Ok((connection, answers))
             }
             Err(status) => {
-                self.connector.abandon(&connection);
+                self.abandon(&connection);
                 Err(Failed::stream(&connection.address, status))
             }
         }
     }
 
-    async fn connection(&self, callers: &[call::Call]) -> Result<Arc<Connection>, Unreachable> {
+    fn abandon(&self, connection: &Arc<Connection>) {
+        self.connector.abandon(connection);
+        self.bulk.abandon(connection);
+    }
+
+    async fn connection(&self, callers: &[call::Call], size: Volume) -> Result<Arc<Connection>, Unreachable> {
         let note = |failure: &Unreachable| {
             let failure = Error::from(failure.clone());
             callers.iter().for_each(|caller| caller.attempt_failed(&failure));
         };
-        self.connector.connection(note).await
+        let connector = if size == Volume::Large { &self.bulk } else { &self.connector };
+        connector.connection(note).await
     }
 
     async fn token(&self, connection: &Connection) -> Result<Token, Failed> {

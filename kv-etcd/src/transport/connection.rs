@@ -20,7 +20,7 @@ use crate::api::messages::{Call, StatusRequest};
 use crate::config::Endpoint;
 use crate::error::{Attempt, Unreachable};
 use crate::transport::health::{Health, Waiting};
-use crate::transport::http2::{Driver, Sender, handshake};
+use crate::transport::http2::{Driver, Sender, Volume, handshake};
 
 /// The most bytes of one message: memory for it is set aside as soon as its length is known, and what it says may take
 /// many times as much. What etcd sends at a time is either small or asked for in smaller parts when it is refused.
@@ -39,13 +39,18 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Connects, and asks the member who leads. `worked_before`: an earlier connection to the endpoint worked.
-    pub(crate) async fn open(endpoint: &Endpoint, index: usize, worked_before: bool) -> Result<Self, Unreachable> {
+    pub(crate) async fn open(
+        endpoint: &Endpoint,
+        index: usize,
+        volume: Volume,
+        worked_before: bool,
+    ) -> Result<Self, Unreachable> {
         let tcp = TcpStream::connect(&*endpoint.address).await;
         let tcp = tcp.map_err(|error| Unreachable::for_now(format!("cannot connect: {error}")))?;
         tcp.set_nodelay(true).map_err(|error| Unreachable::for_now(error.to_string()))?;
         let (sender, driver) = match &endpoint.tls {
-            Some(tls) => handshake(tls.handshake(tcp).await?).await,
-            None => handshake(tcp).await,
+            Some(tls) => handshake(tls.handshake(tcp).await?, volume).await,
+            None => handshake(tcp, volume).await,
         }
         .map_err(|error| Unreachable::for_now(format!("HTTP/2 could not be begun: {error}")))?;
         let (origin, address) = (endpoint.origin.clone(), Arc::clone(&endpoint.address));

@@ -18,6 +18,7 @@ use crate::config::{Config, NAME};
 use crate::error::Unreachable;
 use crate::transport::connection::Connection;
 use crate::transport::health::Health;
+use crate::transport::http2::Volume;
 
 /// An endpoint that has not answered for this long gets company: the next one is tried beside it.
 const STAGGER: Duration = Duration::from_millis(300);
@@ -29,11 +30,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The task goes on for so long when nobody waits: callers may come back after a pause.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The connection that all calls and streams of one runtime use. Dropping it ends the task.
+/// A connection that the calls of one runtime share. Dropping it ends the task.
 pub(super) struct Connector(Arc<Shared>);
 
 struct Shared {
     config: Arc<Config>,
+    volume: Volume,
     /// In which order endpoints are tried.
     rotation: Rotation,
     state: Mutex<State>,
@@ -72,23 +74,24 @@ impl Drop for Connector {
 }
 
 impl Connector {
-    pub(super) fn new(config: &Arc<Config>) -> Self {
+    pub(super) fn new(config: &Arc<Config>, volume: Volume) -> Self {
         let tries = || Tries {
             pauses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             ready: Instant::now(),
             worked: false,
             failure: None,
         };
+        let what = if volume == Volume::Large { "connection for large values" } else { "connection" };
         let state = State {
             current: None,
             endpoints: config.endpoints.iter().map(|_| tries()).collect(),
             task: None,
             last_asked: Instant::now(),
             again: false,
-            recovery: Recovery::new(NAME, "connection", Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)),
+            recovery: Recovery::new(NAME, what, Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)),
         };
         let rotation = Rotation::new(config.endpoints.len());
-        Self(Arc::new(Shared { config: Arc::clone(config), rotation, state: Mutex::new(state) }))
+        Self(Arc::new(Shared { config: Arc::clone(config), volume, rotation, state: Mutex::new(state) }))
     }
 
     /// The current connection, or the next one, waiting for it as long as the caller does.
@@ -152,7 +155,8 @@ impl Shared {
         }
         if state.again {
             let why = state.current.as_ref().filter(|current| !current.is_closed());
-            let why = if why.is_some() { "the server does not respond" } else { "the connection ended or was given up" };
+            let why =
+                if why.is_some() { "the server does not respond" } else { "the connection ended or was given up" };
             let _ = state.recovery.failed(&why);
         }
         for tries in &mut state.endpoints {
@@ -209,7 +213,7 @@ impl Shared {
 
     async fn open(&self, index: usize) -> (usize, Result<Connection, Unreachable>) {
         let worked = self.state().endpoints[index].worked;
-        let opening = Connection::open(&self.config.endpoints[index], index, worked);
+        let opening = Connection::open(&self.config.endpoints[index], index, self.volume, worked);
         let opened = timeout(PATIENCE, opening).await;
         (index, opened.unwrap_or_else(|_| Err(Unreachable::for_now(format!("no answer within {PATIENCE:?}")))))
     }
@@ -248,7 +252,8 @@ impl Shared {
     fn report(&self, state: &State) -> Unreachable {
         let not_tried = Unreachable::for_now("not tried so far");
         let endpoints = self.config.endpoints.iter().zip(&state.endpoints);
-        let said = endpoints.map(|(endpoint, tries)| (&*endpoint.address, tries.failure.as_ref().unwrap_or(&not_tried)));
+        let said =
+            endpoints.map(|(endpoint, tries)| (&*endpoint.address, tries.failure.as_ref().unwrap_or(&not_tried)));
         Unreachable::all(said)
     }
 }

@@ -28,9 +28,27 @@ use crate::error::{NotGrpc, NotSent};
 use crate::transport::frames::Observed;
 use crate::transport::health::{Health, Signs, Waiting, look_after};
 
-/// The windows of one stream and of the connection, so large that a listing does not wait for window updates.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// How much the calls on a connection send or receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Volume {
+    Small,
+    /// So much that others would wait for it on the same connection.
+    Large,
+}
+
+impl Volume {
+    /// The windows of one stream and of the connection: how many bytes the server may send ahead.
+    ///
+    /// For large answers, so many that they do not wait for window updates. For small ones, few: an answer that turns
+    /// out to be large must not fill the line, because nothing overtakes what is on its way.
+    fn windows(self) -> (u32, u32) {
+        match self {
+            Self::Small => (256 << 10, 1 << 20),
+            Self::Large => (4 << 20, 16 << 20),
+        }
+    }
+}
+
 /// The most that the head of an answer may take, in bytes.
 const HEAD: u32 = 16 << 10;
 /// So many streams of cancelled calls are remembered, for so long, so that what the server still sends for them is
@@ -41,15 +59,16 @@ const RESET_STREAM_DURATION: Duration = Duration::from_secs(10);
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Begins HTTP/2.
-pub(crate) async fn handshake<T>(io: T) -> Result<(Sender, Driver), h2::Error>
+pub(crate) async fn handshake<T>(io: T, volume: Volume) -> Result<(Sender, Driver), h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let signs = Arc::new(Signs::default());
+    let (stream_window, connection_window) = volume.windows();
     let (requests, connection) = Builder::new()
         .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(stream_window)
+        .initial_connection_window_size(connection_window)
         .max_header_list_size(HEAD)
         .max_concurrent_reset_streams(RESET_STREAMS)
         .reset_stream_duration(RESET_STREAM_DURATION)
@@ -232,7 +251,7 @@ mod tests {
     use std::io;
     use std::sync::{Mutex, PoisonError};
 
-    use tokio::io::{DuplexStream, ReadBuf, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex};
     use tokio::time::sleep;
     use tower_service::Service as _;
 
@@ -311,7 +330,8 @@ mod tests {
         let (end, server) = duplex(1 << 16);
         tokio::spawn(echo(server));
         let writes = Arc::default();
-        let (mut sender, _driver) = handshake(Recorded { end, writes: Arc::clone(&writes) }).await.expect("HTTP/2");
+        let (mut sender, _driver) =
+            handshake(Recorded { end, writes: Arc::clone(&writes) }, Volume::Small).await.expect("HTTP/2");
         let body = Bytes::from_static(b"what is asked");
         let answer = sender.call(request(http_body_util::Full::new(body.clone()))).await.expect("an answer");
         assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes(), body);
@@ -326,7 +346,7 @@ mod tests {
     async fn a_body_that_goes_on_is_sent_as_it_comes() {
         let (end, server) = duplex(1 << 16);
         tokio::spawn(echo(server));
-        let (mut sender, _driver) = handshake(end).await.expect("HTTP/2");
+        let (mut sender, _driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
         let (pieces, body) = tokio::sync::mpsc::channel::<Bytes>(1);
         let body = futures_util::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
         let frames = body.map(|piece| Ok::<_, BoxError>(Frame::data(piece)));
@@ -345,7 +365,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_gives_no_sign_of_life_is_left_once_somebody_waits() {
         let (end, _silent) = duplex(1 << 16);
-        let (mut sender, mut driver) = handshake(end).await.expect("HTTP/2");
+        let (mut sender, mut driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
         sleep(Duration::from_secs(60)).await;
         assert!(!driver.has_ended() && driver.health() == Health::Good, "nobody waits");
 
@@ -375,18 +395,43 @@ mod tests {
                 kept.push(request);
             }
         });
-        let (sender, driver) = handshake(end).await.expect("HTTP/2");
+        let (sender, driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
         let waiting = sender.for_streams().call(request(http_body_util::Empty::new()));
         let quiet = timeout(Duration::from_secs(120), waiting).await;
         assert!(quiet.is_err() && driver.health() == Health::Good);
         silent.abort();
     }
 
+    /// Greets, and leaves as soon as it was asked something, with a goodbye that names this as the last stream.
+    async fn says_goodbye(mut end: DuplexStream, last_stream: u8) {
+        const GREETING: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let goodbye = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last_stream, 0, 0, 0, 0];
+        end.write_all(GREETING).await.expect("a client");
+        let mut heard = Vec::new();
+        while !heard.windows(b"what is asked".len()).any(|part| part == b"what is asked") {
+            end.read_buf(&mut heard).await.expect("a client");
+        }
+        end.write_all(&goodbye).await.expect("a client");
+        end.shutdown().await.expect("a client");
+    }
+
+    #[tokio::test]
+    async fn a_goodbye_tells_what_was_not_processed() {
+        for (last_stream, processed) in [(0, false), (1, true)] {
+            let (end, server) = duplex(1 << 16);
+            tokio::spawn(says_goodbye(server, last_stream));
+            let (mut sender, _driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
+            let body = http_body_util::Full::new(Bytes::from_static(b"what is asked"));
+            let error = sender.call(request(body)).await.err().expect("no answer comes");
+            assert_eq!(!error.is::<NotSent>(), processed, "{error}");
+        }
+    }
+
     #[tokio::test]
     async fn cancelled_calls_do_not_end_the_connection() {
         let (end, server) = duplex(1 << 16);
         tokio::spawn(echo(server));
-        let (mut sender, driver) = handshake(end).await.expect("HTTP/2");
+        let (mut sender, driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
         for _ in 0..3000 {
             let call = sender.call(request(http_body_util::Full::new(Bytes::from_static(&[0; 100]))));
             drop(timeout(Duration::ZERO, call).await);

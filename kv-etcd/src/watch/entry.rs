@@ -27,6 +27,8 @@ pub(super) struct Watch {
     pub(super) next: i64,
     /// The cluster that confirmed it first; 0: not known.
     cluster: u64,
+    /// The revision of a server that is known to lag behind the cluster; 0: of none.
+    lag: i64,
     pub(super) reassembly: Reassembly,
     sink: Sink,
     /// Tells the caller that the server has confirmed the watch; taken once it has.
@@ -51,7 +53,7 @@ pub(super) enum History {
 impl Watch {
     pub(super) fn new(range: Range, next: i64, sink: Sink, opened: oneshot::Sender<Result<()>>) -> Self {
         let reassembly = Reassembly::default();
-        Self { range, next, cluster: 0, reassembly, sink, opened: Some(opened), stopped: false, refused: false }
+        Self { range, next, cluster: 0, lag: 0, reassembly, sink, opened: Some(opened), stopped: false, refused: false }
     }
 
     /// Compares the header of an answer with what was delivered.
@@ -64,7 +66,23 @@ impl Watch {
             }
             self.cluster = header.cluster_id;
         }
-        if header.revision > 0 && self.is_behind(header.revision) { History::Older } else { History::Same }
+        let revision = header.revision;
+        if revision <= 0 || self.is_behind(revision) && self.lag > 0 && revision >= self.lag {
+            return History::Same;
+        }
+        self.lag = 0;
+        if self.is_behind(revision) { History::Older } else { History::Same }
+    }
+
+    /// The server at this revision only lags behind the cluster. Some proxies do so for ever.
+    pub(super) fn lags(&mut self, revision: i64) {
+        self.lag = revision;
+    }
+
+    /// The stream has ended.
+    pub(super) fn interrupted(&mut self) {
+        self.reassembly.clear();
+        self.lag = 0;
     }
 
     /// Whether a revision is older than what was delivered.
@@ -144,6 +162,19 @@ mod tests {
             assert_eq!(watch.history(Some(&header(0, revision))), history, "{revision}");
         }
         assert_eq!(watch.history(None), History::Same);
+    }
+
+    #[test]
+    fn a_server_that_lags_is_trusted_until_it_goes_back_further() {
+        let mut watch = watch(8);
+        assert_eq!(watch.history(Some(&header(0, 5))), History::Older);
+        watch.lags(5);
+        for (revision, history) in [(5, History::Same), (6, History::Same), (4, History::Older), (5, History::Older)] {
+            assert_eq!(watch.history(Some(&header(0, revision))), history, "{revision}");
+        }
+        watch.lags(5);
+        assert_eq!(watch.history(Some(&header(0, 7))), History::Same);
+        assert_eq!(watch.history(Some(&header(0, 5))), History::Older, "it had caught up");
     }
 
     #[test]

@@ -87,7 +87,7 @@ async fn run(client: Arc<Client>, mut commands: UnboundedReceiver<Command>) {
             }
         }
         for watch in watches.values_mut() {
-            watch.reassembly.clear();
+            watch.interrupted();
         }
     }
 }

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, poll_fn};
 use kv_core::Error;
 use kv_core::backend::backoff::Recovery;
+use kv_core::backend::fate::Idempotence;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tonic::Code;
@@ -49,8 +50,17 @@ struct WatchStream {
     waiting: VecDeque<u64>,
     numbering: Numbering,
     next_number: i64,
-    /// The watches that an older server answered, with the revision of the cluster as a linearizable read tells it.
-    verifying: FuturesUnordered<BoxFuture<'static, (u64, Result<i64, Failed>)>>,
+    /// The watches that a server at an older revision answered.
+    verifying: FuturesUnordered<BoxFuture<'static, Verified>>,
+}
+
+/// A server was behind what a watch has delivered.
+struct Verified {
+    id: u64,
+    /// The revision of the server.
+    behind: i64,
+    /// The revision of the cluster, by a linearizable read.
+    present: Result<i64, Failed>,
 }
 
 /// Who numbers the watches.
@@ -99,8 +109,8 @@ pub(super) async fn run(
                 Some(command) => watching.obey(watches, command),
                 None => return End::Gone,
             },
-            Some((id, present)) = watching.verifying.next() => {
-                if let Err(end) = watching.verified(watches, id, present) {
+            Some(verified) = watching.verifying.next() => {
+                if let Err(end) = watching.verified(watches, verified) {
                     return end;
                 }
             }
@@ -217,10 +227,11 @@ impl WatchStream {
             }
             return end_of_watch(client, watches, id, answer).await;
         }
-        match watch.history(answer.header.as_ref()) {
+        let header = answer.header.as_ref();
+        match watch.history(header) {
             History::Same => {}
             History::Older => {
-                self.verify(client, id, watch);
+                self.verify(client, id, watch, header.map_or(0, |header| header.revision));
                 return Ok(());
             }
             History::Replaced => {
@@ -229,7 +240,7 @@ impl WatchStream {
             }
         }
         if answer.created {
-            watch.confirmed(answer.header.as_ref());
+            watch.confirmed(header);
         }
         let joined = match watch.reassembly.join(answer.events, answer.fragment, watch.next) {
             Ok(joined) => joined,
@@ -266,7 +277,7 @@ impl WatchStream {
     /// Asks the cluster for its revision, because the server of the stream is behind what a watch has delivered.
     ///
     /// The server may be a member that lags behind. Meanwhile the watch is ended at the server.
-    fn verify(&mut self, client: &Arc<Client>, id: u64, watch: &mut Watch) {
+    fn verify(&mut self, client: &Arc<Client>, id: u64, watch: &mut Watch, behind: i64) {
         self.cancel(id);
         watch.reassembly.clear();
         let (client, key) = (Arc::clone(client), watch.range.key.clone());
@@ -274,18 +285,21 @@ impl WatchStream {
             // A linearizable read waits until its member has caught up.
             let request = RangeRequest { key, keys_only: true, ..RangeRequest::default() };
             let answer = timeout(client.config.timeout, client.call(request)).await;
-            let answer = answer.unwrap_or_else(|_elapsed| Err(Failed::given_up(Idempotence::Repeatable)));
-            (id, answer.and_then(|answer| revision(answer.header.as_ref())).map(signed))
+            let answer =
+                answer.unwrap_or_else(|_elapsed| Err(Failed::unanswered("no answer in time", Idempotence::Repeatable)));
+            let present = answer.and_then(|answer| revision(answer.header.as_ref())).map(signed);
+            Verified { id, behind, present }
         }));
     }
 
     /// Opens a watch again whose server only lagged behind, and ends one whose history is gone.
-    fn verified(&mut self, watches: &mut Watches, id: u64, present: Result<i64, Failed>) -> Result<(), End> {
+    fn verified(&mut self, watches: &mut Watches, Verified { id, behind, present }: Verified) -> Result<(), End> {
         let present = present.map_err(|failed| End::Failed(Error::from(failed).to_string()))?;
-        let Some(watch) = watches.get(&id) else { return Ok(()) };
+        let Some(watch) = watches.get_mut(&id) else { return Ok(()) };
         if watch.is_behind(present) {
             self.compacted(watches, id);
         } else {
+            watch.lags(behind);
             self.create(id, watch);
         }
         Ok(())

@@ -9,6 +9,7 @@ use std::time::Duration;
 use kv_conformance_servers::{Cluster, Kind, Options};
 use kv_core::{Environment, Kv, Registry, Result};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -60,6 +61,7 @@ pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
     ended: Arc<AtomicUsize>,
+    endpoint: watch::Sender<String>,
     task: JoinHandle<()>,
 }
 
@@ -68,20 +70,30 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (connections, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (endpoint, counter, end_counter) = (endpoint.to_owned(), Arc::clone(&connections), Arc::clone(&ended));
+        let (counter, end_counter) = (Arc::clone(&connections), Arc::clone(&ended));
+        let (sender, endpoint) = watch::channel(endpoint.to_owned());
         let task = tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::SeqCst);
-                let (endpoint, end_counter) = (endpoint.clone(), Arc::clone(&end_counter));
+                let (mut endpoint, end_counter) = (endpoint.clone(), Arc::clone(&end_counter));
                 tokio::spawn(async move {
-                    if let Ok(mut far) = TcpStream::connect(endpoint).await {
-                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    let target = endpoint.borrow_and_update().clone();
+                    if let Ok(mut far) = TcpStream::connect(target).await {
+                        tokio::select! {
+                            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                            Ok(()) = endpoint.changed() => {}
+                        }
                     }
                     end_counter.fetch_add(1, Ordering::SeqCst);
                 });
             }
         });
-        Self { address, connections, ended, task }
+        Self { address, connections, ended, endpoint: sender, task }
+    }
+
+    /// Ends every connection, and makes new ones to another endpoint.
+    pub(crate) fn turn_to(&self, endpoint: &str) {
+        self.endpoint.send_replace(endpoint.to_owned());
     }
 
     pub(crate) fn connections(&self) -> usize {

@@ -258,3 +258,25 @@ async fn large_histories_come_whole_and_in_order() {
     }
     cluster.stop().await;
 }
+
+/// An empty server takes the place of one that is followed, at the same address (clause E8).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_replaced_by_an_empty_one_is_noticed() {
+    let (old, new) = (server().await, server().await);
+    let relay = Relay::to(&old.endpoints()[0]).await;
+    let kv = connect(&format!("etcd://{}", relay.address)).await;
+    let mut watch = kv.watch("w/", 0).await.expect("a watch");
+    let mut last = 0;
+    for number in 0..20 {
+        last = kv.set(&format!("w/{number}"), "").await.expect("a write");
+        soon("an event", watch.next()).await.expect("the watch goes on").expect("an event");
+    }
+    relay.turn_to(&new.endpoints()[0]);
+    let error = soon("the end", watch.next()).await.expect("an item").expect_err("the history is gone");
+    assert!(matches!(error, Error::Compacted { after, .. } if after == last), "{error:?}");
+    assert!(soon("the end", watch.next()).await.is_none());
+    let (listing, _watch) = kv.observe("w/").await.expect("an observation");
+    assert!(listing.values.is_empty());
+    old.stop().await;
+    new.stop().await;
+}

@@ -69,7 +69,7 @@ async fn a_head_and_then_nothing() {
     survives("silence", Mood::to_each_call(silence)).await;
 }
 
-async fn silence(mut call: Call) {
+pub(crate) async fn silence(mut call: Call) {
     call.read().await;
     let _answer = call.begin();
     std::future::pending::<()>().await;
@@ -163,7 +163,7 @@ async fn resets() {
     }
 }
 
-async fn resets_after_reading(mut call: Call, reason: Reason) {
+pub(crate) async fn resets_after_reading(mut call: Call, reason: Reason) {
     call.read().await;
     call.begin().reset(reason);
 }
@@ -214,7 +214,7 @@ async fn answers_of_another_protocol() {
     }
 }
 
-async fn page_of_the_web(mut call: Call, status: u16, kind: &str) {
+pub(crate) async fn page_of_the_web(mut call: Call, status: u16, kind: &str) {
     call.read().await;
     let response = Response::builder().status(status).header("content-type", kind).header("location", "/elsewhere");
     if let Ok(mut stream) = call.respond.send_response(response.body(()).expect("a response"), false) {
@@ -269,7 +269,7 @@ async fn refusals_that_ask_for_another_attempt() {
     }
 }
 
-async fn refuses(mut call: Call, status: u16, text: &str) {
+pub(crate) async fn refuses(mut call: Call, status: u16, text: &str) {
     call.read().await;
     call.begin().finish(status, text);
 }

@@ -10,12 +10,23 @@ use crate::{connect, soon};
 
 const TTL: Duration = Duration::from_secs(10);
 
-/// A server that says the least, and a client of it. The timeout is long: nothing here is to run into it.
+/// A server that says the least, and a client of it. The timeout is long: nothing here should run into it.
 async fn start() -> (Server, Kv) {
-    let server = Server::start().await;
-    server.turn(Minimal::new().mood());
-    let kv = connect(&server, "30s").await;
+    let (server, _, kv) = start_with_store().await;
     (server, kv)
+}
+
+async fn start_with_store() -> (Server, Minimal, Kv) {
+    let (server, store) = (Server::start().await, Minimal::new());
+    server.turn(store.mood());
+    let kv = connect(&server, "30s").await;
+    (server, store, kv)
+}
+
+/// Every key and directory that is shown.
+async fn shown(kv: &Kv) -> (Vec<String>, Vec<String>) {
+    let listing = soon("get_all", kv.get_all("")).await.expect("a listing");
+    (soon("keys", kv.keys("")).await.expect("keys"), listing.values.into_keys().collect())
 }
 
 #[tokio::test]
@@ -69,14 +80,19 @@ async fn ephemeral_keys() {
 
 #[tokio::test]
 async fn locks() {
-    let (_server, kv) = start().await;
+    let (_server, store, kv) = start_with_store().await;
     let lock = soon("lock", kv.lock("job", TTL)).await.expect("the lock");
     assert!(soon("try_lock", kv.try_lock("job", TTL)).await.expect("an answer").is_none());
     soon("renew", lock.renew()).await.expect("still ours");
     soon("held", kv.txn().held(&lock).set("result", "1").commit()).await.expect("still ours");
     let waiting = kv.clone();
     let waiter = tokio::spawn(async move { waiting.lock("job", TTL).await });
-    soon("a second contender", async { while kv.keys("job").await.expect("keys").len() < 2 {} }).await;
+    soon("a second contender", async {
+        while store.keys("job/").len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     assert!(!waiter.is_finished());
     let token = lock.token();
     soon("unlock", lock.unlock()).await.expect("still ours");
@@ -86,4 +102,53 @@ async fn locks() {
     assert!(soon("renew", lock.renew()).await.expect_err("it is stolen").is_lost());
     let held = soon("held", kv.txn().held(&lock).set("result", "2").commit()).await;
     assert!(held.expect_err("it is stolen").is_lost());
+}
+
+#[tokio::test]
+async fn locks_are_no_keys() {
+    let (_server, store, kv) = start_with_store().await;
+    let lock = soon("lock", kv.lock("job", TTL)).await.expect("the lock");
+    assert_eq!(store.keys("job/").len(), 1);
+    assert_eq!(shown(&kv).await, (vec![], vec![]));
+    // A watch that was opened during the lock knows nothing of the key whose deletion it is sent.
+    let mut watch = soon("watch", kv.watch("", 0)).await.expect("a watch");
+    soon("unlock", lock.unlock()).await.expect("still ours");
+    // Data with a name like that of a lock's entry, written, listed and deleted.
+    kv.set("job/1f", "data").await.expect("an index");
+    assert_eq!(shown(&kv).await, (vec!["job/".to_owned()], vec!["job/1f".to_owned()]));
+    let mut late = soon("watch", kv.watch("", 0)).await.expect("a watch");
+    let lock = soon("lock", kv.lock("job", TTL)).await.expect("data does not block it");
+    assert!(soon("try_lock", kv.try_lock("job", TTL)).await.expect("an answer").is_none());
+    assert_eq!(shown(&kv).await, (vec!["job/".to_owned()], vec!["job/1f".to_owned()]));
+    soon("unlock", lock.unlock()).await.expect("still ours");
+    let lock = soon("try_lock", kv.try_lock("job", TTL)).await.expect("an answer").expect("nobody has it");
+    kv.delete("job/1f").await.expect("deleted");
+    for (what, watch, kinds) in [
+        ("early", &mut watch, &[EventType::Create, EventType::Delete][..]),
+        ("late", &mut late, &[EventType::Delete][..]),
+    ] {
+        for kind in kinds {
+            let event = soon("an event", watch.next()).await.expect("an item").expect("an event");
+            assert_eq!((event.key.as_str(), event.event_type), ("job/1f", *kind), "{what}");
+        }
+    }
+    assert_eq!(shown(&kv).await, (vec![], vec![]));
+    soon("unlock", lock.unlock()).await.expect("still ours");
+}
+
+#[tokio::test]
+async fn a_plain_write_takes_a_contender_out_of_the_queue() {
+    let (_server, store, kv) = start_with_store().await;
+    let lock = soon("lock", kv.lock("job", TTL)).await.expect("the lock");
+    let guarded = || kv.txn().held(&lock).set("result", "1");
+    soon("held", guarded().commit()).await.expect("still ours");
+    let (owner, token) = (store.keys("job/").remove(0), lock.token());
+    kv.set(&owner, "theirs").await.expect("a foreign write");
+    assert_eq!(shown(&kv).await.1, [owner.as_str(), "result"], "detached from its lease it is data");
+    let held = soon("held", guarded().commit()).await;
+    assert!(held.expect_err("it is stolen").is_lost());
+    assert!(soon("renew", lock.renew()).await.expect_err("it is stolen").is_lost());
+    let next = soon("lock", kv.lock("job", TTL)).await.expect("nobody has it");
+    assert!(next.token() > token);
+    assert_eq!(&*kv.get(&owner).await.expect("data").data, b"theirs");
 }

@@ -41,18 +41,19 @@ pub(crate) fn page(keys: &[&str], value: &[u8], more: bool) -> Vec<u8> {
     [header(1), entries.collect(), number(3, more.into())].concat()
 }
 
-pub(crate) fn watch_created(watch: i64) -> Vec<u8> {
-    [header(1), number(2, watch), number(3, 1)].concat()
+/// The confirmation of a watch by a server at this revision.
+pub(crate) fn watch_created(watch: i64, revision: i64) -> Vec<u8> {
+    [header(revision), number(2, watch), number(3, 1)].concat()
 }
 
 pub(crate) fn watch_canceled(watch: i64, reason: &[u8]) -> Vec<u8> {
     [header(1), number(2, watch), number(4, 1), text(6, reason)].concat()
 }
 
-/// Puts at these revisions, perhaps with more to follow.
+/// Puts at these revisions, perhaps with more to follow, by a server that is beyond them.
 pub(crate) fn watch_events(watch: i64, revisions: &[i64], value: &[u8], fragment: bool) -> Vec<u8> {
     let put = |revision: &i64| text(11, &text(2, &key_value(b"key", *revision, *revision, value)));
-    [header(1), number(2, watch), number(7, fragment.into()), revisions.iter().flat_map(put).collect()].concat()
+    [header(i64::MAX), number(2, watch), number(7, fragment.into()), revisions.iter().flat_map(put).collect()].concat()
 }
 
 pub(crate) fn of_an_empty_store(method: &str) -> Vec<u8> {

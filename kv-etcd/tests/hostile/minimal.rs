@@ -6,120 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prost::Message;
+use prost::Message as _;
 use tokio::sync::broadcast;
 
 use crate::message::{framed, header, number, text};
+use crate::request::{Compare, Delete, Grant, OfLease, Operation, Put, Range, Txn, WatchCreate, WatchRequest};
 use crate::server::{Act, Call, Mood};
-
-#[derive(Message)]
-struct Range {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    end: Vec<u8>,
-    #[prost(int64, tag = "3")]
-    limit: i64,
-    /// 2: descending.
-    #[prost(int32, tag = "5")]
-    order: i32,
-    /// 2: by create revision.
-    #[prost(int32, tag = "6")]
-    target: i32,
-    #[prost(bool, tag = "8")]
-    keys_only: bool,
-    #[prost(int64, tag = "13")]
-    max_create: i64,
-}
-
-#[derive(Message)]
-struct Put {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-    #[prost(int64, tag = "3")]
-    lease: i64,
-}
-
-#[derive(Message)]
-struct Delete {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    end: Vec<u8>,
-}
-
-/// A comparison for equality.
-#[derive(Message)]
-struct Compare {
-    #[prost(bytes = "vec", tag = "3")]
-    key: Vec<u8>,
-    #[prost(int64, optional, tag = "5")]
-    create: Option<i64>,
-    #[prost(int64, optional, tag = "6")]
-    modify: Option<i64>,
-    #[prost(int64, optional, tag = "8")]
-    lease: Option<i64>,
-    #[prost(bytes = "vec", tag = "64")]
-    end: Vec<u8>,
-}
-
-#[derive(Message)]
-struct Operation {
-    #[prost(message, optional, tag = "1")]
-    range: Option<Range>,
-    #[prost(message, optional, tag = "2")]
-    put: Option<Put>,
-    #[prost(message, optional, tag = "3")]
-    delete: Option<Delete>,
-    #[prost(message, optional, boxed, tag = "4")]
-    txn: Option<Box<Txn>>,
-}
-
-#[derive(Message)]
-struct Txn {
-    #[prost(message, repeated, tag = "1")]
-    compare: Vec<Compare>,
-    #[prost(message, repeated, tag = "2")]
-    success: Vec<Operation>,
-    #[prost(message, repeated, tag = "3")]
-    failure: Vec<Operation>,
-}
-
-/// A request for a lease to be granted: seconds and number.
-#[derive(Message)]
-struct Grant {
-    #[prost(int64, tag = "1")]
-    ttl: i64,
-    #[prost(int64, tag = "2")]
-    id: i64,
-}
-
-/// A request that names a lease.
-#[derive(Message)]
-struct OfLease {
-    #[prost(int64, tag = "1")]
-    id: i64,
-}
-
-#[derive(Message)]
-struct WatchRequest {
-    #[prost(message, optional, tag = "1")]
-    create: Option<WatchCreate>,
-}
-
-#[derive(Message)]
-struct WatchCreate {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    end: Vec<u8>,
-    #[prost(int64, tag = "3")]
-    start: i64,
-    #[prost(int64, tag = "7")]
-    id: i64,
-}
 
 #[derive(Clone)]
 struct Entry {
@@ -216,9 +108,24 @@ impl Store {
         let _ = self.changes.send(change);
     }
 
+    /// The entries at a revision.
+    fn at(&self, revision: i64) -> BTreeMap<Vec<u8>, Entry> {
+        if revision == 0 {
+            return self.entries.clone();
+        }
+        let mut entries = BTreeMap::new();
+        for change in self.history.iter().filter(|change| change.revision <= revision) {
+            match &change.entry {
+                Some(entry) => entries.insert(change.key.clone(), entry.clone()),
+                None => entries.remove(&change.key),
+            };
+        }
+        entries
+    }
+
     fn range(&self, range: &Range) -> Vec<u8> {
-        let mut found: Vec<_> = self
-            .entries
+        let entries = self.at(range.revision);
+        let mut found: Vec<_> = entries
             .iter()
             .filter(|(key, entry)| {
                 has(&range.key, &range.end, key) && (range.max_create == 0 || entry.create <= range.max_create)
@@ -283,7 +190,19 @@ impl Minimal {
         Mood::Call(Arc::new(move |call| this.clone().serve(call)))
     }
 
-    fn serve(self, mut call: Call) -> Act {
+    /// The keys that begin with `prefix`.
+    pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
+        let store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = store.entries.keys().filter(|key| key.starts_with(prefix.as_bytes()));
+        keys.map(|key| String::from_utf8_lossy(key).into_owned()).collect()
+    }
+
+    /// How many leases there are.
+    pub(crate) fn leases(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).leases.len()
+    }
+
+    pub(crate) fn serve(self, mut call: Call) -> Act {
         Box::pin(async move {
             match call.method() {
                 "Watch" => self.watch(call).await,
@@ -355,7 +274,10 @@ impl Minimal {
             tokio::select! {
                 request = call.message() => {
                     let Some(request) = request else { return };
-                    let Some(create) = WatchRequest::decode(&*request).expect("a request").create else { continue };
+                    let Some(mut create) = WatchRequest::decode(&*request).expect("a request").create else { continue };
+                    if create.start == 0 {
+                        create.start = self.0.lock().unwrap_or_else(PoisonError::into_inner).revision + 1;
+                    }
                     answer.send(framed(&[number(2, create.id), number(3, 1)].concat())).await;
                     let past = self.past(&create);
                     if !past.is_empty() {

@@ -17,11 +17,12 @@ fn runtime() -> Runtime {
 }
 
 /// A server on a runtime that is always driven.
-fn serve() -> (Runtime, Server) {
+fn serve() -> (Runtime, Server, Minimal) {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let server = runtime.block_on(Server::start());
-    server.turn(Minimal::new().mood());
-    (runtime, server)
+    let store = Minimal::new();
+    server.turn(store.mood());
+    (runtime, server, store)
 }
 
 /// What somebody got from the handle in the first runtime.
@@ -55,7 +56,7 @@ async fn begin(server: &Server) -> (Begun, Watch) {
 }
 
 /// Uses the handle in every way, on whatever runtime this runs.
-async fn everything_works(begun: &Begun, name: &str) {
+async fn everything_works(begun: &Begun, store: &Minimal, name: &str) {
     let kv = begun.kv.scoped(&format!("{name}/")).expect("a scope");
     soon("set", kv.set("value", "1")).await.expect("an index");
     assert_eq!(&*soon("get", kv.get("value")).await.expect("a value").data, b"1");
@@ -78,7 +79,13 @@ async fn everything_works(begun: &Begun, name: &str) {
     let lock = soon("lock", kv.lock("lock", TTL)).await.expect("the lock");
     let waiting = kv.clone();
     let waiter = tokio::spawn(async move { waiting.lock("lock", TTL).await });
-    soon("a second contender", async { while kv.keys("lock").await.expect("keys").len() < 2 {} }).await;
+    let queue = format!("{name}/lock/");
+    soon("a second contender", async {
+        while store.keys(&queue).len() < 2 {
+            yield_now().await;
+        }
+    })
+    .await;
     soon("renew", lock.renew()).await.expect("still ours");
     soon("unlock", lock.unlock()).await.expect("still ours");
     let lock = soon("the waiter", waiter).await.expect("a task").expect("the lock");
@@ -94,14 +101,14 @@ async fn everything_works(begun: &Begun, name: &str) {
 
 #[test]
 fn a_runtime_that_is_not_driven_or_has_ended_holds_nobody_up() {
-    let (_serving, server) = serve();
+    let (_serving, server, store) = serve();
     let (first, second) = (runtime(), runtime());
     let (begun, mut watch) = first.block_on(begin(&server));
     // Nobody drives the first runtime from here on.
-    second.block_on(everything_works(&begun, "idle"));
+    second.block_on(everything_works(&begun, &store, "idle"));
     drop(first);
-    second.block_on(everything_works(&begun, "ended"));
-    runtime().block_on(everything_works(&begun, "another"));
+    second.block_on(everything_works(&begun, &store, "ended"));
+    runtime().block_on(everything_works(&begun, &store, "another"));
 
     // Its watch may have had events before it ended; then it says that it has ended.
     let end = second.block_on(async {

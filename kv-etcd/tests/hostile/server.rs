@@ -299,6 +299,6 @@ pub(crate) fn good(call: Call) -> Act {
 async fn watch_nothing(mut call: Call) {
     call.read().await;
     let mut answer = call.begin();
-    answer.send(framed(&message::watch_created(1))).await;
+    answer.send(framed(&message::watch_created(1, 3))).await;
     call.ended().await;
 }

@@ -35,7 +35,8 @@ async fn next(watch: &mut Watch) -> kv_core::Result<Event> {
 async fn confirms(call: &mut Call) -> crate::server::Answer {
     call.read().await;
     let mut answer = call.begin();
-    answer.send(framed(&watch_created(1))).await;
+    // At a revision that no watch has reached.
+    answer.send(framed(&watch_created(1, i64::MAX))).await;
     answer
 }
 
@@ -172,7 +173,7 @@ async fn a_flood_for_nobody_does_not_drown_other_calls() {
 
 async fn flood(mut call: Call) {
     let mut answer = confirms(&mut call).await;
-    let messages = [framed(&watch_created(77)), framed(&watch_events(99, &[5], b"", true)), framed(b"")].concat();
+    let messages = [framed(&watch_created(77, 1)), framed(&watch_events(99, &[5], b"", true)), framed(b"")].concat();
     while answer.send(messages.repeat(1000)).await {}
 }
 
