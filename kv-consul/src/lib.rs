@@ -12,9 +12,9 @@
 //!
 //! # Addresses
 //! `consul://HOST[:8500][,HOST…][/ROOT]`, and `consuls://` for TLS; `http://`, `https://` and the empty address find
-//! Consul too. Several hosts are several agents of one datacenter. A user name and password in the address are sent as HTTP basic authentication, for agents behind
-//! a proxy. The root cannot begin with `/`, contain `//`, or have a segment `.` or `..`, because Consul rewrites such
-//! paths.
+//! Consul too. Several hosts are several agents of one datacenter. A user name and password in the address are sent as
+//! HTTP basic authentication, for agents behind a proxy. The root cannot begin with `/`, contain `//`, or have a segment
+//! `.` or `..`, because Consul rewrites such paths.
 //!
 //! | parameter | meaning | else from the environment | else |
 //! |---|---|---|---|

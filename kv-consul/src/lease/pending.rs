@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kv_core::backend::call::Call;
 use kv_core::backend::{Grant, Guard};
 use kv_core::{Error, Result};
 use tokio::sync::oneshot;
@@ -13,6 +14,7 @@ use super::owned::ConsulLease;
 use super::place::Place;
 use super::session::Session;
 use crate::shared::Shared;
+use crate::transport::callers::Callers;
 
 /// A session that does not hold its entry yet. Dropping it destroys the session in the background.
 pub(super) struct PendingLease {
@@ -24,10 +26,14 @@ impl PendingLease {
     pub(super) async fn create(shared: &Arc<Shared>, place: &Place, ttl: Duration) -> Result<Self> {
         let (background, shared, name) = (&shared.background, shared.clone(), place.name.clone());
         let (send, created) = oneshot::channel();
+        // Nothing that the caller asked for exists before the session does.
+        let call = Call::current();
+        call.not_sent();
+        let callers = Callers::in_background_of(&call);
         // Only the answer tells the session's identifier. So a task waits for it even if the caller gives up; then the
         // session cannot be sent to the caller, is dropped, and is destroyed by that.
         let creating = async move {
-            let _ = send.send(Session::create(shared, &name, ttl).await);
+            let _ = send.send(Session::create(shared, &name, ttl, &callers).await);
         };
         background.spawn(creating.in_current_span());
         let session = created.await.unwrap_or_else(|_| Err(Error::unavailable("the runtime is shutting down")))?;

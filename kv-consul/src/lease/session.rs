@@ -14,6 +14,7 @@ use serde::de::IgnoredAny;
 use crate::api::messages::{CreatedSession, NewSession};
 use crate::error::ttl_bounds;
 use crate::shared::Shared;
+use crate::transport::callers::Callers;
 use crate::transport::client::SMALL;
 
 /// The longest identifier of a session that is accepted. Consul's have 36 characters.
@@ -33,7 +34,7 @@ impl Session {
     /// Creates a session for a lease on a key or lock.
     ///
     /// It has no health check, so that only the time to live ends it. What it holds is deleted with it.
-    pub(super) async fn create(shared: Arc<Shared>, name: &str, ttl: Duration) -> Result<Self> {
+    pub(super) async fn create(shared: Arc<Shared>, name: &str, ttl: Duration, callers: &Callers) -> Result<Self> {
         let body = serde_json::to_vec(&NewSession {
             name: &format!("kv lease on {name}"),
             ttl: go_text(ttl),
@@ -46,13 +47,14 @@ impl Session {
         let since = Moment::now();
         let client = shared.client()?;
         let target = client.target("/v1/session/create", &[]);
-        let answer = client.put(target, body.into(), Idempotence::Once).await.map_err(|error| match &error {
-            Error::UnexpectedAnswer { context, .. } => match ttl_bounds(&context.reason) {
-                Some((min, max)) => Error::InvalidTtl { ttl, min, max },
-                None => error,
-            },
-            _ => error,
-        })?;
+        let answer =
+            client.put_for(callers, target, body.into(), Idempotence::Once).await.map_err(|error| match &error {
+                Error::UnexpectedAnswer { context, .. } => match ttl_bounds(&context.reason) {
+                    Some((min, max)) => Error::InvalidTtl { ttl, min, max },
+                    None => error,
+                },
+                _ => error,
+            })?;
         if answer.status != StatusCode::OK {
             return Err(answer.unexpected());
         }

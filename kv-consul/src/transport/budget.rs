@@ -48,7 +48,7 @@ impl Budget {
         let lane = |pot: &Arc<Pot>, own| Arc::new(Lane::new(Some(pot.clone()), own));
         let calls = lane(&self.calls, OWN.0);
         // Half of what the first runtime can have.
-        let bulk = (OWN.0 + self.calls.0.load(Ordering::Relaxed)) / 2;
+        let bulk = OWN.0.midpoint(self.calls.0.load(Ordering::Relaxed));
         let (waits, bulk) = (lane(&self.waits, OWN.1), Arc::new(Lane::new(None, bulk.max(1))));
         Share { calls, waits, bulk, large: Arc::new(Large(std::array::from_fn(|_| AtomicBool::new(false)))) }
     }

@@ -27,6 +27,8 @@ struct State {
     end: Option<Instant>,
     /// Whether the request is dropped when its caller gives up.
     is_attended: bool,
+    /// Whether the fate of the request is that of the calls.
+    decides: bool,
     sent: AtomicBool,
     last_failure: Mutex<Option<String>>,
 }
@@ -37,12 +39,20 @@ impl Callers {
         let call = Call::current();
         let earliest = call.deadline();
         let end = if earliest.is_none() { Instant::now().checked_add(UNATTENDED) } else { None };
-        Self::new(vec![call], earliest.or(end), end, earliest.is_some())
+        Self::new(vec![call], earliest.or(end), end, earliest.is_some(), true)
     }
 
     /// A call whose request is dropped when its caller gives up, in whatever task it runs.
     pub(crate) fn one(call: &Call) -> Self {
-        Self::new(vec![call.clone()], call.deadline(), None, true)
+        Self::new(vec![call.clone()], call.deadline(), None, true, true)
+    }
+
+    /// A request that a background task makes for a call. The call learns why an attempt failed, but the fate of the
+    /// request is not its own. What was sent in the call's time is waited for even if the caller gives up.
+    pub(crate) fn in_background_of(call: &Call) -> Self {
+        let (now, deadline) = (Instant::now(), call.deadline());
+        let end = deadline.unwrap_or(now).max(now).checked_add(UNATTENDED);
+        Self::new(vec![call.clone()], deadline.or(end), end, false, false)
     }
 
     /// Several calls, whose request is not dropped when their callers give up.
@@ -50,18 +60,29 @@ impl Callers {
         let deadlines = || calls.iter().map(Call::deadline);
         let earliest = deadlines().flatten().min();
         let end = if deadlines().all(|deadline| deadline.is_some()) { deadlines().flatten().max() } else { None };
-        Self::new(calls, earliest, end, false)
+        Self::new(calls, earliest, end, false, true)
     }
 
-    fn new(calls: Vec<Call>, earliest: Option<Instant>, end: Option<Instant>, is_attended: bool) -> Self {
+    fn new(
+        calls: Vec<Call>,
+        earliest: Option<Instant>,
+        end: Option<Instant>,
+        is_attended: bool,
+        decides: bool,
+    ) -> Self {
         let (sent, last_failure) = (AtomicBool::new(false), Mutex::default());
-        Self(Arc::new(State { calls, earliest, end, is_attended, sent, last_failure }))
+        Self(Arc::new(State { calls, earliest, end, is_attended, decides, sent, last_failure }))
+    }
+
+    /// The calls whose fate is that of the request.
+    fn decided(&self) -> &[Call] {
+        if self.0.decides { &self.0.calls } else { &[] }
     }
 
     /// Notes that nothing was applied, and that nothing is on its way.
     pub(super) fn not_sent(&self) {
         self.0.sent.store(false, Ordering::Release);
-        self.0.calls.iter().for_each(Call::not_sent);
+        self.decided().iter().for_each(Call::not_sent);
     }
 
     /// Notes that the request may be applied from now on.
@@ -69,10 +90,10 @@ impl Callers {
     /// It is `false` if one of the callers has given up and was told that nothing was applied. Then the request must not
     /// be sent.
     pub(super) fn sent(&self) -> bool {
-        let all_wait = self.0.calls.iter().fold(true, |all_wait, call| call.sent() & all_wait);
+        let all_wait = self.decided().iter().fold(true, |all_wait, call| call.sent() & all_wait);
         self.0.sent.store(all_wait, Ordering::Release);
         if !all_wait {
-            self.0.calls.iter().for_each(Call::not_sent);
+            self.decided().iter().for_each(Call::not_sent);
         }
         all_wait
     }
@@ -136,7 +157,7 @@ mod tests {
             [(false, Idempotence::Once, true), (true, Idempotence::Once, false), (true, Idempotence::Repeatable, true)]
         {
             let now = Some(Instant::now());
-            let callers = Callers::new(vec![Call::current()], now, now, false);
+            let callers = Callers::new(vec![Call::current()], now, now, false, true);
             callers.not_sent();
             if sent {
                 assert!(callers.sent());

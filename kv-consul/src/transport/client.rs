@@ -191,7 +191,9 @@ impl Client {
                 }
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     // Whoever has not answered by now is asked after the others from now on.
-                    asked.iter().for_each(|at| self.health.refused(*at));
+                    for at in &asked {
+                        self.health.refused(*at);
+                    }
                 }
             }
         }
@@ -348,7 +350,7 @@ impl WaitingFor<'_> {
 impl Drop for WaitingFor<'_> {
     fn drop(&mut self) {
         let Some(since) = self.since else { return };
-        if !self.health.gave_up(self.at, since.elapsed()) || !self.agent.begin_probe() {
+        if !self.health.gave_up(self.at, since, Instant::now()) || !self.agent.begin_probe() {
             return;
         }
         let (health, agent, at) = (self.health.clone(), self.agent.clone(), self.at);

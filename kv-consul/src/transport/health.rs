@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use kv_core::backend::rotation::Rotation;
+use tokio::time::Instant;
 
-/// If callers have waited this long at an agent in vain, all together since it last answered, it hangs.
+/// If callers have waited for an agent that has answered nobody for this long, it hangs.
 ///
-/// A single caller may be too impatient to find that out: its timeout may be shorter.
+/// A single caller may be too impatient to find that out: its timeout may be shorter. So the time counts from the first
+/// caller that gave up.
 const SILENCE: Duration = Duration::from_millis(200);
 
 /// The state of the agents, which all runtimes of a handle share.
@@ -18,19 +20,20 @@ const SILENCE: Duration = Duration::from_millis(200);
 pub(super) struct Health {
     rotation: Rotation,
     agents: Vec<State>,
+    began: Instant,
 }
 
 #[derive(Default)]
 struct State {
     broken: AtomicBool,
-    /// How long callers have waited in vain since it last answered, in milliseconds.
-    waited: AtomicU64,
+    /// Since when it has answered nobody, although a caller waited: in microseconds since `began`. 0 if it answered.
+    silent_since: AtomicU64,
 }
 
 impl Health {
     pub(super) fn new(agents: usize) -> Self {
         let agents: Vec<State> = std::iter::repeat_with(State::default).take(agents).collect();
-        Self { rotation: Rotation::new(agents.len()), agents }
+        Self { rotation: Rotation::new(agents.len()), agents, began: Instant::now() }
     }
 
     /// The order in which a call asks the agents: those that are broken come last.
@@ -54,8 +57,8 @@ impl Health {
     pub(super) fn heard(&self, agent: usize) {
         if let Some(state) = self.agents.get(agent) {
             // Written only if they change: every call of every thread comes here.
-            if state.waited.load(Ordering::Relaxed) != 0 {
-                state.waited.store(0, Ordering::Relaxed);
+            if state.silent_since.load(Ordering::Relaxed) != 0 {
+                state.silent_since.store(0, Ordering::Relaxed);
             }
             if state.broken.load(Ordering::Relaxed) {
                 state.broken.store(false, Ordering::Relaxed);
@@ -77,17 +80,21 @@ impl Health {
     pub(super) fn broke(&self, agent: usize) {
         if let Some(state) = self.agents.get(agent) {
             state.broken.store(true, Ordering::Relaxed);
-            state.waited.store(0, Ordering::Relaxed);
+            state.silent_since.store(0, Ordering::Relaxed);
         }
         self.rotation.failed(agent);
     }
 
-    /// Notes that a caller gave up waiting for an agent; returns whether the agent counts as broken now.
-    pub(super) fn gave_up(&self, agent: usize, waited: Duration) -> bool {
+    /// Notes that a caller gave up at `now`, having waited since `since`; returns whether the agent counts as broken.
+    pub(super) fn gave_up(&self, agent: usize, since: Instant, now: Instant) -> bool {
         let Some(state) = self.agents.get(agent) else { return false };
-        let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-        let before = state.waited.fetch_add(millis, Ordering::Relaxed);
-        let hangs = before.saturating_add(millis) >= u64::try_from(SILENCE.as_millis()).unwrap_or(u64::MAX);
+        let micros = since.saturating_duration_since(self.began).as_micros();
+        let own = u64::try_from(micros).unwrap_or(u64::MAX).max(1);
+        let first = match state.silent_since.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => own,
+            Err(earlier) => earlier.min(own),
+        };
+        let hangs = now.saturating_duration_since(self.began + Duration::from_micros(first)) >= SILENCE;
         if hangs {
             self.broke(agent);
         }
@@ -116,13 +123,14 @@ mod tests {
     #[test]
     fn impatient_callers_find_out_together_that_an_agent_hangs() {
         let health = Health::new(2);
-        let first = health.first();
-        let waited = SILENCE / 4;
-        assert!((0..3).all(|_| !health.gave_up(first, waited)));
+        let (first, began) = (health.first(), Instant::now());
+        let waits = |number: u32| (began + SILENCE / 4 * number, began + SILENCE / 4 * (number + 1));
+        let gave_up = |number| health.gave_up(first, waits(number).0, waits(number).1);
+        assert!(!gave_up(0) && !gave_up(1) && !gave_up(1));
         // An answer in between shows that it does not hang.
         health.heard(first);
-        assert!((0..3).all(|_| !health.gave_up(first, waited)));
-        assert!(health.gave_up(first, waited));
+        assert!(!gave_up(2) && !gave_up(3) && !gave_up(4));
+        assert!(gave_up(5));
         assert_ne!(health.first(), first);
     }
 }
