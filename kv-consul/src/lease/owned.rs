@@ -39,8 +39,7 @@ impl Lease for ConsulLease {
         // the same time, so that a renewal takes one round trip.
         let (renewed, held) = futures_util::join!(self.renew_session(), self.guarded(None));
         match (renewed, held) {
-            (Err(error), _) if error.is_lost() => Err(error),
-            (_, Err(error)) if error.is_lost() => Err(error),
+            (Err(error), _) | (_, Err(error)) if error.is_lost() => Err(error),
             (renewed, held) => renewed.and(held).map(drop),
         }
     }
