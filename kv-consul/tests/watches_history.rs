@@ -85,7 +85,7 @@ async fn change_rules(cluster: &Cluster, name: &str, rules: &str) {
     run(cluster, &["consul", "acl", "policy", "update", &admin, "-name", name, "-rules", rules]).await;
 }
 
-fn denied<T: std::fmt::Debug>(what: &str, result: Result<T, Error>) {
+fn denied<T: std::fmt::Debug>(what: &str, result: &Result<T, Error>) {
     assert!(matches!(result, Err(Error::PermissionDenied { .. })), "{what}: {result:?}");
 }
 
@@ -120,13 +120,13 @@ async fn a_lost_permission_is_no_deletion() {
     };
     let error = soon("the end of the watch", ended).await;
     assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
-    denied("get", reader.get("app/key").await);
+    denied("get", &reader.get("app/key").await);
     for prefix in ["app/", "app/key", "none/"] {
-        denied("get_all", reader.get_all(prefix).await);
-        denied("watch", reader.watch(prefix, 0).await.map(drop));
-        denied("observe", reader.observe(prefix).await.map(drop));
+        denied("get_all", &reader.get_all(prefix).await);
+        denied("watch", &reader.watch(prefix, 0).await.map(drop));
+        denied("observe", &reader.observe(prefix).await.map(drop));
     }
-    denied("keys", reader.keys("app").await);
+    denied("keys", &reader.keys("app").await);
     // Nothing is there, and that may be read.
     assert!(reader.get_all("own/").await.expect("a listing").values.is_empty());
     assert!(reader.keys("own").await.expect("a directory").is_empty());
@@ -163,7 +163,7 @@ async fn many_watches_of_a_token_that_may_list_each_prefix_alone() {
         write!(rules, r#"key_prefix "app/{number:02}/" {{ policy = "list" }} "#).expect("a string");
     }
     let reader = connect(&cluster.address_as(&with_rules(&cluster, "reader", &rules).await)).await;
-    denied("get_all", reader.get_all("app/").await);
+    denied("get_all", &reader.get_all("app/").await);
     let mut watches = Vec::new();
     for number in 0..WATCHES {
         watches.push(reader.watch(&format!("app/{number:02}/"), 0).await.expect("a watch"));

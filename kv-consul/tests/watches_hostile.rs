@@ -109,7 +109,7 @@ async fn a_session_that_left_with_its_agent_is_replaced() {
         let tried = attempts.clone();
         converse(stream, request, async move |request| match request.line() {
             // Every other attempt finds that its session is gone.
-            line if line.contains("/v1/txn") && tried.fetch_add(1, Ordering::SeqCst) % 2 == 0 => {
+            line if line.contains("/v1/txn") && tried.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) => {
                 answer("409 Conflict", "", r#"{"Errors":[{"OpIndex":1,"What":"invalid session \"0\""}]}"#)
             }
             _ => good(request),

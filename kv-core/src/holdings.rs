@@ -92,8 +92,7 @@ impl Holdings {
     /// Ends every wait, gives back what is held, and waits for what is given back in the background. Returns the first
     /// failure.
     pub(crate) async fn give_back(&self) -> Option<Error> {
-        let held = self.begin_closing();
-        let mut results = stream::iter(held).map(GiveBack::give_back).buffer_unordered(AT_ONCE).boxed();
+        let mut results = stream::iter(self.begin_closing()).buffer_unordered(AT_ONCE);
         let mut failure = None;
         while let Some(result) = results.next().await {
             failure = failure.or(result.err());
@@ -103,11 +102,12 @@ impl Holdings {
         failure
     }
 
-    fn begin_closing(&self) -> Vec<Arc<dyn GiveBack>> {
+    /// Takes no more from now on; returns the releases of what is held.
+    fn begin_closing(&self) -> Vec<BoxFuture<'static, Result<()>>> {
         let taken = self.taken();
         self.phase.send_replace(Phase::Closing);
         let held = taken.entries.values().filter_map(|entry| match &entry.state {
-            State::Held(held) => held.upgrade(),
+            State::Held(held) => held.upgrade().map(GiveBack::give_back),
             State::Pending | State::Releasing => None,
         });
         held.collect()

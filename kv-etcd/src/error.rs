@@ -1,10 +1,10 @@
 //! What failures mean: from the transport and from gRPC's codes and texts to [`Error`].
 
 mod local;
+mod status;
 mod table;
 mod unreachable;
 
-use std::error::Error as StdError;
 use std::sync::Arc;
 
 use kv_core::Error;
@@ -12,6 +12,8 @@ use kv_core::backend::fate::Idempotence;
 use tonic::{Code, Status};
 
 pub(crate) use self::local::{NotGrpc, NotSent, Unresponsive};
+pub(crate) use self::status::{chain, excerpt};
+use self::status::{is_from_server, local};
 use self::table::{Fate, Remedy, TOO_LARGE, meaning};
 pub(crate) use self::unreachable::{Attempt, Unreachable};
 
@@ -183,32 +185,6 @@ pub(crate) fn storage_full(alarm: &str) -> Error {
 
 /// What the operator of a full store has to do.
 const FULL: &str = "; the store is full: compact and defragment it or raise its quota, then run `etcdctl alarm disarm`";
-
-/// What of a server's text is quoted: it may send anything, of any length.
-pub(crate) fn excerpt(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
-}
-
-/// Whether a status is the server's own word. One that was made on this side has an error as its source.
-fn is_from_server(status: &Status) -> bool {
-    status.source().is_none()
-}
-
-/// The error of this side's below a status.
-fn local<T: StdError + 'static>(status: &Status) -> Option<&T> {
-    below(status).find_map(<dyn StdError>::downcast_ref)
-}
-
-/// The errors below an error.
-fn below<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(error.source(), |error| (*error).source())
-}
-
-/// What lies below an error, in one line.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let said: Vec<String> = below(error).map(ToString::to_string).collect();
-    if said.is_empty() { error.to_string() } else { said.join(": ") }
-}
 
 #[cfg(test)]
 mod tests;

@@ -264,7 +264,8 @@ async fn a_stored_value_keeps_no_larger_buffer_alive() -> Result<()> {
     }
     impl AsRef<[u8]> for Large {
         fn as_ref(&self) -> &[u8] {
-            &[7; 100_000]
+            static LARGE: [u8; 100_000] = [7; 100_000];
+            &LARGE
         }
     }
     let kv = private();

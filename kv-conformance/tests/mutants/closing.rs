@@ -1,20 +1,15 @@
 //! Stores that are not closed well.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use kv_core::backend::{Backend as _, Grant, Lease};
+use kv_core::backend::{Backend as _, Grant};
 use kv_core::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::fault::Fault;
+use crate::late::LATE;
 use crate::store::Faulty;
-
-/// How much later than they say these stores give something back.
-const LATE: Duration = Duration::from_secs(1);
 
 impl Faulty {
     pub(crate) async fn close_badly(&self) -> Result<()> {
@@ -49,34 +44,5 @@ impl Drop for LatePlace {
                 waiting.abort();
             });
         }
-    }
-}
-
-/// A lease that is released some time after it says so.
-pub(crate) struct ReleasedLate(Arc<dyn Lease>);
-
-impl ReleasedLate {
-    pub(crate) fn new(lease: Box<dyn Lease>) -> Self {
-        Self(lease.into())
-    }
-}
-
-#[async_trait]
-impl Lease for ReleasedLate {
-    async fn renew(&self) -> Result<()> {
-        self.0.renew().await
-    }
-
-    async fn set(&self, data: Bytes) -> Result<u64> {
-        self.0.set(data).await
-    }
-
-    async fn release(&self) -> Result<()> {
-        let lease = self.0.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(LATE).await;
-            lease.release().await
-        });
-        Ok(())
     }
 }

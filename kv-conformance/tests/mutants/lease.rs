@@ -8,10 +8,10 @@ use bytes::Bytes;
 use kv_core::backend::{Backend as _, Check, Grant, Lease, Operation, Txn};
 use kv_core::{Error, Result};
 
-use crate::closing::ReleasedLate;
 use crate::fault::Fault;
 use crate::home::ReleasedAtHome;
 use crate::known_locks::lock;
+use crate::late::ReleasedLate;
 use crate::shared::Shared;
 
 /// Puts the fault into a grant, if it is one of leases.

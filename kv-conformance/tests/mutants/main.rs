@@ -5,6 +5,7 @@ mod commit;
 mod fault;
 mod home;
 mod known_locks;
+mod late;
 mod lease;
 mod locks;
 mod shared;

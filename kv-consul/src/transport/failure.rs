@@ -6,17 +6,8 @@ use std::io;
 use kv_core::Error;
 use kv_core::backend::fate::Idempotence;
 
+use super::fault::Fault;
 use super::tls;
-
-/// What is wrong with a connection.
-pub(super) enum Fault {
-    /// It may work later.
-    Broken(String),
-    /// This is not an agent, or not with this address. No repetition changes it.
-    Wrong(String),
-    /// The agent wants to know who asks. No repetition changes it.
-    Denied(String),
-}
 
 /// The error for a request that got no answer. `sent` says what it was, or that it certainly never left.
 ///

@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod clients;
 mod departure;
 mod failure;
+mod fault;
 mod health;
 #[cfg(feature = "tls")]
 mod tls;

@@ -4,7 +4,7 @@
 use kv_core::Result;
 use reqwest::ClientBuilder;
 
-use super::failure::Fault;
+use super::fault::Fault;
 use crate::config::Config;
 
 pub(crate) struct Tls;

@@ -5,7 +5,7 @@ use kv_core::backend::tls::{Files, trusting_nobody};
 use reqwest::ClientBuilder;
 use rustls::ClientConfig;
 
-use super::failure::Fault;
+use super::fault::Fault;
 use crate::config::Config;
 
 /// The TLS settings of all agents, read from files once.

@@ -4,8 +4,8 @@ use kv_core::Error;
 use tonic::Status;
 
 use super::local::NotGrpc;
+use super::status::{chain, excerpt, is_from_server, local};
 use super::table::{Remedy, meaning};
-use super::{chain, excerpt, is_from_server, local};
 
 /// Why there is no connection; so nothing was sent.
 #[derive(Debug, Clone)]

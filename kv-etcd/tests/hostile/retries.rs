@@ -87,7 +87,8 @@ async fn writes_that_travelled_together_are_tried_again() {
 
 #[tokio::test]
 async fn reads_are_tried_again_whatever_happened() {
-    let moods: [(&str, fn() -> Mood); 4] = [
+    type Make = fn() -> Mood;
+    let moods: [(&str, Make); 4] = [
         ("leader changed", || at_first(2, |call| refuses(call, 14, "etcdserver: leader changed"))),
         ("stopped", || at_first(2, |call| refuses(call, 2, "raft: stopped"))),
         ("a reset", || at_first(2, |call| resets_after_reading(call, Reason::CANCEL))),
@@ -178,7 +179,7 @@ async fn a_lease_whose_renewal_is_denied_does_not_harm_others() {
         keys.push(soon("a key", kv.ephemeral_key(&format!("key/{number}"), TTL)).await.expect("a key"));
     }
     for round in 0..5 {
-        let renewing = keys.iter().map(|key| key.renew());
+        let renewing = keys.iter().map(kv_core::EphemeralKey::renew);
         let (results, denied) = soon("renew", async { tokio::join!(join_all(renewing), culprit.renew()) }).await;
         assert!(results.iter().all(Result::is_ok), "round {round}: {results:?}");
         assert!(matches!(denied, Err(Error::PermissionDenied { .. })), "round {round}: {denied:?}");
