@@ -203,11 +203,14 @@ impl<J: Job> Carrier for Transactions<J> {
     }
 }
 
+/// How much longer a batch goes on than its callers wait. Their handles give up first: they know whether a byte has left.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Waits until the last of the callers has given up: a server may never answer.
 async fn until_given_up<J: Job, T>(jobs: &[One<J>], sending: impl Future<Output = T> + Send) -> Option<T> {
     let deadlines: Option<Vec<_>> = jobs.iter().map(|one| one.caller.deadline()).collect();
     match deadlines.and_then(|deadlines| deadlines.into_iter().max()) {
-        Some(last) => timeout_at(last, sending).await.ok(),
+        Some(last) => timeout_at(last + GRACE, sending).await.ok(),
         None => Some(sending.await),
     }
 }

@@ -201,7 +201,8 @@ async fn keys(cx: Context, first: First) -> Outcome {
     let apart = Apart::new(cx.patience() * 2)?;
     let within = cx.clone();
     let kv = apart.run(async move { Outcome::Ok(within.client().await?.kv().clone()) }).await??;
-    let ttl = cx.ttl().max(Duration::from_secs(2));
+    // Long enough for a machine that is busy with other things.
+    let ttl = cx.ttl().max(Duration::from_secs(8));
     let kept = take_key(&apart, &kv, "kept", ttl).await?;
     let dropped = take_key(&apart, &kv, "dropped", cx.long_ttl()).await?;
     let silent = take_key(&apart, &kv, "silent", cx.ttl()).await?;
