@@ -166,8 +166,9 @@ impl Storm for Nemesis {
     }
 
     /// Clients may not notice a graceful restart: the member hands over its work first.
+    /// Clients with other endpoints need not notice planned work, nor that one endpoint is gone.
     fn must_bite(&self) -> bool {
-        !self.is_planned()
+        !self.is_planned() && self.fault != Fault::EndpointKilled
     }
 
     fn is_planned(&self) -> bool {

@@ -59,6 +59,8 @@ impl Faulty {
     pub(crate) async fn may_be_dropped(&self) {
         if self.has(Fault::CancelledCallsFailOthers) {
             let mut counted = Dropped(&self.sharing.unpaid, false);
+            // Twice: a call is polled again at once when its time limit begins.
+            tokio::task::yield_now().await;
             tokio::task::yield_now().await;
             counted.1 = true;
         }
