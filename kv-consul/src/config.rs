@@ -49,6 +49,7 @@ impl Consistency {
 
 /// The files that TLS is set up from, in PEM form.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "a build without TLS has no use for files"))]
 pub(crate) struct TlsFiles {
     /// The authorities to trust instead of the system's.
     pub(crate) ca: Option<String>,
