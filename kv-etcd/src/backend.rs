@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_core::backend::{Backend, EventStream, Grant, Snapshot, Txn};
-use kv_core::{Error, ExpiryLag, ForeignWrite, Limits, LockOrder, Result, Value, WatchHistory};
+use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, Result, Value, WatchHistory};
 
 use crate::api::messages::StatusRequest;
 use crate::api::range::Range;
@@ -87,14 +87,8 @@ impl Backend for Etcd {
     }
 
     async fn observe(&self, prefix: &str) -> Result<(Snapshot, EventStream)> {
-        loop {
-            let snapshot = self.shared.reader.list(prefix).await?;
-            match self.shared.watch(prefix, snapshot.index).await {
-                // Compacted in between; there is a newer state to begin with.
-                Err(Error::Compacted { .. }) => {}
-                result => return Ok((snapshot, Box::pin(result?))),
-            }
-        }
+        let (snapshot, watch) = self.shared.observe(prefix).await?;
+        Ok((snapshot, Box::pin(watch)))
     }
 
     async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<Grant> {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use kv_core::Result;
+use kv_core::backend::Snapshot;
+use kv_core::{Error, Result};
 
 use crate::api::range::Range;
 use crate::config::Config;
@@ -42,12 +43,39 @@ impl Shared {
         }
     }
 
+    /// Opens a watch for everything after `after`; 0: for what happens after the call began.
     pub(crate) async fn watch(&self, prefix: &str, after: u64) -> Result<Visible> {
         let range = Range::prefix(prefix);
-        // "Now" is the revision of the cluster. A member that lags behind would begin a watch without a revision in the
-        // past. The read also fails at once if the cluster cannot be reached.
-        let after = if after == 0 { self.reader.present(&range).await? } else { after };
+        // Fails at once if no endpoint will ever serve.
         self.client.connect().await.map_err(Failed::from)?;
-        self.hubs.open(range, after).await
+        if after != 0 {
+            return self.hubs.open(range, after).await;
+        }
+        // "Now" is the revision of the cluster, behind which the server of the watch may lag.
+        let (opened, present) = tokio::join!(self.hubs.open_now(range.clone()), self.reader.present(&range));
+        let (present, (events, begin)) = (present?, opened?);
+        Ok(self.hubs.after(events, begin.max(present)))
+    }
+
+    /// A snapshot, and a watch for everything after it.
+    pub(crate) async fn observe(&self, prefix: &str) -> Result<(Snapshot, Visible)> {
+        let range = Range::prefix(prefix);
+        self.client.connect().await.map_err(Failed::from)?;
+        loop {
+            // Both are asked for at the same time. The watch mostly begins before the snapshot, which is the later
+            // answer.
+            let (opened, snapshot) = tokio::join!(self.hubs.open_now(range.clone()), self.reader.list(prefix));
+            let (snapshot, (events, begin)) = (snapshot?, opened?);
+            if begin <= snapshot.index {
+                let watch = self.hubs.after(events, snapshot.index);
+                return Ok((snapshot, watch));
+            }
+            drop(events);
+            match self.hubs.open(range.clone(), snapshot.index).await {
+                // Compacted in between; there is a newer state to begin with.
+                Err(Error::Compacted { .. }) => {}
+                result => return Ok((snapshot, result?)),
+            }
+        }
     }
 }

@@ -15,6 +15,7 @@
 //! | operations that travel together | [`batch`] |
 //! | connections and queues of one runtime | [`runtime`] |
 //! | what is given back in the background | [`background`] |
+//! | leases kept for the next caller | [`spares`] |
 //! | the clock of leases | [`clock`](crate::clock) |
 //! | certificates (feature `tls`) | `tls` |
 //! | events that an operator needs | [`observability`](crate::observability) |
@@ -29,6 +30,7 @@ mod interface;
 mod lease;
 pub mod rotation;
 pub mod runtime;
+pub mod spares;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod txn;

@@ -15,18 +15,17 @@ use crate::api::range::{Range, revision};
 
 /// Creates a key that lives on a lease of its own.
 pub(crate) async fn ephemeral_key(leases: &Arc<Leases>, key: &str, ttl: Duration) -> Result<Grant> {
-    let pending = PendingLease::grant(leases, ttl).await?;
-    let put = PutRequest { key: Range::key(key).key, value: Bytes::new(), lease: pending.id };
-    let request = TxnRequest {
+    let mut pending = PendingLease::get(leases, ttl).await?;
+    let create = |lease| TxnRequest {
         compare: vec![absent(Range::key(key))],
-        success: vec![Request::Put(put).into()],
+        success: vec![Request::Put(PutRequest { key: Range::key(key).key, value: Bytes::new(), lease }).into()],
         failure: Vec::new(),
     };
-    let answer = leases.client.call(request).await?;
+    let answer = pending.attach(create).await?;
     if answer.succeeded {
         let token = revision(answer.header.as_ref())?;
         return Ok(pending.hand_over(key, key, token));
     }
-    pending.end().await;
+    pending.keep();
     Err(Error::Conflict { key: key.to_owned() })
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use kv_core::backend::Grant;
 use kv_core::backend::backoff::{Backoff, Recovery};
 use kv_core::{Error, Result, observability};
@@ -27,7 +28,7 @@ use super::pending::PendingLease;
 use crate::api::compare::{absent, owned_by};
 use crate::api::lock_entry::{contender, contenders, is_lock_entry};
 use crate::api::messages::{
-    KeyValue, PutRequest, RangeRequest, Request, Response, ResponseOp, SortOrder, SortTarget, TxnRequest,
+    KeyValue, PutRequest, RangeRequest, Request, RequestOp, Response, ResponseOp, SortOrder, SortTarget, TxnRequest,
 };
 use crate::api::range::{Range, revision, signed};
 use crate::config::NAME;
@@ -78,18 +79,51 @@ impl Locks {
     }
 
     pub(crate) async fn try_lock(&self, name: &str, ttl: Duration) -> Result<Option<Grant>> {
-        let pending = PendingLease::grant(&self.leases, ttl).await?;
-        let owner = contender(name, pending.id);
-        let held = match self.enter_alone(name, &pending).await? {
+        let mut pending = match PendingLease::kept(&self.leases, ttl) {
+            Some(spare) => spare,
+            None => match self.grant_unless_contended(name, ttl).await? {
+                Some(granted) => granted,
+                None => return Ok(None),
+            },
+        };
+        let held = match self.enter_alone(name, &mut pending).await? {
             Attempt::Held(token) => Some(token),
-            Attempt::Taken => None,
-            Attempt::Unclear => self.enter_first(name, &owner, &pending).await?,
+            Attempt::Taken => {
+                pending.keep();
+                return Ok(None);
+            }
+            Attempt::Unclear => self.enter_first(name, &mut pending).await?,
         };
         if let Some(token) = held {
+            let owner = contender(name, pending.id());
             return Ok(Some(pending.hand_over(name, &owner, token)));
         }
         pending.end().await;
         Ok(None)
+    }
+
+    /// Asks for a lease, and at the same time whether anybody contends for the lock; then none is needed.
+    async fn grant_unless_contended(&self, name: &str, ttl: Duration) -> Result<Option<PendingLease>> {
+        let mut granting = Box::pin(PendingLease::grant(Arc::clone(&self.leases), ttl));
+        let newest = self.leases.client.call(one_of(name, SortOrder::Descend));
+        let (granted, newest) = match select(granting.as_mut(), newest).await {
+            Either::Left((granted, newest)) => (Some(granted), newest.await?),
+            Either::Right((newest, _)) => (None, newest?),
+        };
+        let is_contended = newest.kvs.into_iter().next().is_some_and(|newest| contends(&newest, name));
+        match (is_contended, granted) {
+            (false, Some(granted)) => granted.map(Some),
+            (false, None) => granting.await.map(Some),
+            (true, Some(granted)) => {
+                // A caller who tries again soon will need it.
+                granted.map(PendingLease::keep).map(|()| None)
+            }
+            (true, None) => {
+                let keeping = async move { drop(granting.await.map(PendingLease::keep)) };
+                self.leases.background.spawn(keeping);
+                Ok(None)
+            }
+        }
     }
 
     pub(crate) async fn lock(&self, name: &str, ttl: Duration) -> Result<Grant> {
@@ -109,14 +143,14 @@ impl Locks {
 
     /// Queues up and waits; `None` if the lease lapsed before the lock was free.
     async fn try_wait(&self, name: &str, ttl: Duration, waited: &mut bool) -> Result<Option<Grant>> {
-        let mut pending = PendingLease::grant(&self.leases, ttl).await?;
-        let owner = contender(name, pending.id);
-        let (token, first) = self.enter(name, &pending).await?;
+        let mut pending = PendingLease::get(&self.leases, ttl).await?;
+        let (token, first) = self.enter(name, &mut pending).await?;
+        let owner = contender(name, pending.id());
         if first {
             return Ok(Some(pending.hand_over(name, &owner, token)));
         }
         let reported = std::mem::replace(waited, true);
-        let place = Place { name, owner: &owner, lease: pending.id, token };
+        let place = Place { name, owner: &owner, lease: pending.id(), token };
         let first = tokio::select! {
             first = self.wait_to_be_first(&place) => first?,
             () = keep_alive(&mut pending) => false,
@@ -126,31 +160,30 @@ impl Locks {
     }
 
     /// Creates the contender's key; returns its revision, and whether nothing below the name is older.
-    async fn enter(&self, name: &str, pending: &PendingLease) -> Result<(u64, bool), Failed> {
-        let own = Range::key(&contender(name, pending.id));
-        let oldest = RangeRequest { keys_only: true, ..one_of(name, SortOrder::Ascend) };
-        let request = TxnRequest {
-            compare: vec![absent(own.clone())],
-            success: vec![put(&own, pending), Request::Range(oldest).into()],
+    async fn enter(&self, name: &str, pending: &mut PendingLease) -> Result<(u64, bool)> {
+        let oldest = || RangeRequest { keys_only: true, ..one_of(name, SortOrder::Ascend) };
+        let create = |lease| TxnRequest {
+            compare: vec![absent(Range::key(&contender(name, lease)))],
+            success: vec![put(name, lease), Request::Range(oldest()).into()],
             failure: Vec::new(),
         };
-        let answer = self.leases.client.call(request).await?;
+        let answer = pending.attach(create).await?;
         if !answer.succeeded {
-            return Err(Failed::unexpected("the key of a new lease exists already"));
+            return Err(Failed::unexpected("the key of a new lease exists already").into());
         }
-        let first = answer.responses.into_iter().find_map(first_found).is_some_and(|found| found.key == own.key);
+        let own = Range::key(&contender(name, pending.id())).key;
+        let first = answer.responses.into_iter().find_map(first_found).is_some_and(|found| found.key == own);
         Ok((revision(answer.header.as_ref())?, first))
     }
 
     /// Creates the contender's key if there is no key below the name.
-    async fn enter_alone(&self, name: &str, pending: &PendingLease) -> Result<Attempt, Failed> {
-        let own = Range::key(&contender(name, pending.id));
-        let request = TxnRequest {
+    async fn enter_alone(&self, name: &str, pending: &mut PendingLease) -> Result<Attempt> {
+        let create = |lease| TxnRequest {
             compare: vec![absent(Range::prefix(&contenders(name)))],
-            success: vec![put(&own, pending)],
+            success: vec![put(name, lease)],
             failure: vec![Request::Range(one_of(name, SortOrder::Descend)).into()],
         };
-        let answer = self.leases.client.call(request).await?;
+        let answer = pending.attach(create).await?;
         if answer.succeeded {
             return Ok(Attempt::Held(revision(answer.header.as_ref())?));
         }
@@ -159,12 +192,13 @@ impl Locks {
     }
 
     /// Creates the contender's key if nobody contends for the lock; returns its revision if it is the first then.
-    async fn enter_first(&self, name: &str, owner: &str, pending: &PendingLease) -> Result<Option<u64>, Failed> {
+    async fn enter_first(&self, name: &str, pending: &mut PendingLease) -> Result<Option<u64>> {
         if !contenders::list(&self.leases.client, name).await?.is_empty() {
             return Ok(None);
         }
         let (token, first) = self.enter(name, pending).await?;
-        let place = Place { name, owner, lease: pending.id, token };
+        let owner = contender(name, pending.id());
+        let place = Place { name, owner: &owner, lease: pending.id(), token };
         let first = first || matches!(self.turn(&place).await?, Turn::First);
         Ok(first.then_some(token))
     }
@@ -191,7 +225,7 @@ impl Locks {
             Turn::Behind(before) => before,
         };
         let range = Range { key: before.key, end: Bytes::new() };
-        let mut events = self.hubs.open_now(range.clone()).await?;
+        let (mut events, _) = self.hubs.open_now(range.clone()).await?;
         // The watch shows what happens from now on. What happened before it was opened is read.
         let request = RangeRequest { keys_only: true, ..range.request() };
         let now = self.leases.client.call(request).await?.kvs.into_iter().next();
@@ -241,8 +275,8 @@ impl Locks {
 /// Renews the lease of one who waits; returns once it has lapsed.
 async fn keep_alive(pending: &mut PendingLease) {
     loop {
-        sleep_until(pending.since.timer() + pending.ttl / 3).await;
-        let lapses = pending.since.timer() + pending.ttl;
+        sleep_until(pending.since.timer() + pending.ttl() / 3).await;
+        let lapses = pending.since.timer() + pending.ttl();
         loop {
             match tokio::time::timeout_at(lapses, pending.renew()).await {
                 Ok(Ok(true)) => break,
@@ -252,7 +286,7 @@ async fn keep_alive(pending: &mut PendingLease) {
                     if Instant::now() >= lapses {
                         return;
                     }
-                    sleep(pending.ttl / 24).await;
+                    sleep(pending.ttl() / 24).await;
                 }
             }
         }
@@ -285,8 +319,9 @@ fn one_of(name: &str, order: SortOrder) -> RangeRequest {
     }
 }
 
-fn put(own: &Range, pending: &PendingLease) -> crate::api::messages::RequestOp {
-    Request::Put(PutRequest { key: own.key.clone(), value: Bytes::new(), lease: pending.id }).into()
+/// Creates the key of a contender.
+fn put(name: &str, lease: i64) -> RequestOp {
+    Request::Put(PutRequest { key: Range::key(&contender(name, lease)).key, value: Bytes::new(), lease }).into()
 }
 
 /// Whether an entry, read in full, is that of a contender for the lock.

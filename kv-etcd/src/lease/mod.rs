@@ -7,6 +7,7 @@ mod leases;
 pub(crate) mod lock;
 mod owned;
 mod pending;
+mod unused;
 
 pub(crate) use leases::Leases;
 pub(crate) use pending::MAX_TTL;

@@ -2,6 +2,7 @@
 //! [L7](kv_core::contract::CLAUSES#L7)).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,14 +10,18 @@ use kv_core::backend::Lease;
 use kv_core::{Error, Result};
 
 use super::leases::Leases;
+use super::unused::{State, UnusedLease};
 use crate::api::compare::owned_by;
-use crate::api::messages::{Compare, LeaseRevokeRequest, PutRequest, RangeRequest, Request, TxnRequest};
+use crate::api::messages::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, Request, TxnRequest};
 use crate::api::range::revision;
 
 /// A lease and the one key on it.
 pub(super) struct EtcdLease {
     pub(super) leases: Arc<Leases>,
     pub(super) id: i64,
+    /// The time to live that was asked for, and the one that was granted.
+    pub(super) asked: Duration,
+    pub(super) ttl: Duration,
     /// The caller's name for it.
     pub(super) key: String,
     /// The key that is on the lease.
@@ -61,12 +66,16 @@ impl Lease for EtcdLease {
     }
 
     async fn set(&self, data: Bytes) -> Result<u64> {
-        self.keep_alive().await?;
         let put = PutRequest { key: self.owner.clone(), value: data, lease: self.id };
         let request =
             TxnRequest { compare: self.ownership(), success: vec![Request::Put(put).into()], failure: Vec::new() };
-        match self.leases.client.call(request).await {
-            Ok(answer) if answer.succeeded => Ok(revision(answer.header.as_ref())?),
+        // A lease that has lapsed takes no key, so the write needs not wait for the renewal.
+        let (alive, written) = tokio::join!(self.keep_alive(), self.leases.client.call(request));
+        match written {
+            Ok(answer) if answer.succeeded => match alive {
+                Ok(()) => Ok(revision(answer.header.as_ref())?),
+                Err(error) => Err(Error::indeterminate("the value was written, but the lease was not renewed").with_source(error)),
+            },
             Ok(_) => Err(self.lost()),
             Err(failed) if failed.is_lease_not_found() => Err(self.lost()),
             Err(failed) => Err(failed.into()),
@@ -74,16 +83,21 @@ impl Lease for EtcdLease {
     }
 
     async fn release(&self) -> Result<()> {
-        let owned = self.check().await;
-        if matches!(&owned, Err(error) if !error.is_lost()) {
-            return owned;
+        let delete = DeleteRangeRequest { key: self.owner.clone(), ..DeleteRangeRequest::default() };
+        let request = TxnRequest {
+            compare: self.ownership(),
+            success: vec![Request::DeleteRange(delete).into()],
+            failure: Vec::new(),
+        };
+        let answer = self.leases.client.call(request).await?;
+        // The caller does not wait for what becomes of the lease, since nothing lives on it any more.
+        let lease = UnusedLease::new(&self.leases, self.id, self.ttl, State::Granted);
+        if answer.succeeded {
+            self.leases.keep(self.asked, lease);
+            return Ok(());
         }
         // Revoking the lease removes only keys that are attached to it, so none of another client's.
-        match self.leases.client.call(LeaseRevokeRequest { id: self.id }).await {
-            Ok(_) => owned,
-            Err(failed) if failed.is_lease_not_found() => Err(self.lost()),
-            Err(_) if owned.is_err() => owned,
-            Err(failed) => Err(failed.into()),
-        }
+        drop(lease);
+        Err(self.lost())
     }
 }

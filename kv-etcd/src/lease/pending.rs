@@ -1,4 +1,4 @@
-//! A lease before it is handed out: granted, renewed while its owner waits, and revoked if it is not used.
+//! A lease before it is handed out: granted, or kept from another caller; renewed while its owner waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use kv_core::backend::backoff::random;
 use kv_core::backend::call::Call;
 use kv_core::backend::{Grant, Guard};
 use kv_core::clock::Moment;
-use kv_core::{Error, Result};
-use tokio::time::{sleep, timeout};
+use kv_core::Result;
 
 use super::leases::Leases;
 use super::owned::EtcdLease;
-use crate::api::messages::{LeaseGrantRequest, LeaseRevokeRequest};
+use super::unused::{State, UnusedLease};
+use crate::api::messages::{LeaseGrantRequest, TxnRequest, TxnResponse};
 use crate::api::range::{Range, index};
 use crate::error::Failed;
 
@@ -20,55 +20,59 @@ use crate::error::Failed;
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 /// How many random ids are tried.
 const ATTEMPTS: usize = 5;
-/// The pauses after which a lease is revoked again whose grant may still be in flight.
-const OVERTAKEN: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800)];
 
 /// A lease that nothing relies on yet. Unless it is handed over, dropping it revokes it in the background, with the keys
 /// that are attached to it.
-pub(crate) struct PendingLease {
+pub(super) struct PendingLease {
     leases: Arc<Leases>,
-    pub(crate) id: i64,
-    /// What was granted.
-    pub(crate) ttl: Duration,
+    lease: UnusedLease,
+    /// The time to live that was asked for.
+    asked: Duration,
     /// When the request that granted it, or its last renewal, began.
-    pub(crate) since: Moment,
-    state: State,
-}
-
-/// What the server may know of a lease that is dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Nothing.
-    Absent,
-    /// The request that grants it was not answered: it may have been applied, or be applied later.
-    Requested,
-    Granted,
+    pub(super) since: Moment,
+    /// Another caller had it before, and the server may have ended it since.
+    is_spare: bool,
 }
 
 impl PendingLease {
-    pub(crate) async fn grant(leases: &Arc<Leases>, ttl: Duration) -> Result<Self> {
+    /// A lease that was kept, or a new one.
+    pub(super) async fn get(leases: &Arc<Leases>, ttl: Duration) -> Result<Self> {
+        match Self::kept(leases, ttl) {
+            Some(spare) => Ok(spare),
+            None => Self::grant(Arc::clone(leases), ttl).await,
+        }
+    }
+
+    /// A lease that another caller no longer needs.
+    pub(super) fn kept(leases: &Arc<Leases>, ttl: Duration) -> Option<Self> {
+        let lease = leases.kept(ttl)?;
+        Some(Self { leases: Arc::clone(leases), lease, asked: ttl, since: Moment::now(), is_spare: true })
+    }
+
+    /// A new lease.
+    pub(super) async fn grant(leases: Arc<Leases>, ttl: Duration) -> Result<Self> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         // A lease that holds no key is not yet what the caller asked for.
         Call::current().not_sent();
         for _ in 0..ATTEMPTS {
             // The id is chosen here, so that a lease can be revoked even if its grant was not answered.
             let id = i64::try_from(random() >> 1).unwrap_or(i64::MAX).max(1);
-            let state = State::Requested;
-            let mut pending = Self { leases: Arc::clone(leases), id, ttl, since: Moment::now(), state };
+            let mut lease = UnusedLease::new(&leases, id, ttl, State::Requested);
+            let since = Moment::now();
             match leases.client.call(LeaseGrantRequest { ttl: seconds, id }).await {
                 Ok(granted) => {
-                    pending.state = State::Granted;
-                    pending.ttl = Duration::from_secs(index(granted.ttl));
-                    if pending.ttl.is_zero() || pending.ttl > MAX_TTL {
+                    lease.state = State::Granted;
+                    lease.ttl = Duration::from_secs(index(granted.ttl));
+                    if lease.ttl.is_zero() || lease.ttl > MAX_TTL {
                         return Err(Failed::unexpected("a lease was granted, for no time that there is").into());
                     }
-                    return Ok(pending);
+                    return Ok(Self { leases, lease, asked: ttl, since, is_spare: false });
                 }
                 // The answer to a first attempt was lost, so it is not known how long that lease lives.
-                Err(failed) if failed.is_lease_exists() => pending.state = State::Granted,
+                Err(failed) if failed.is_lease_exists() => lease.state = State::Granted,
                 Err(failed) => {
                     if matches!(failed, Failed::Unreachable(_)) {
-                        pending.state = State::Absent;
+                        lease.state = State::Absent;
                     }
                     return Err(failed.into());
                 }
@@ -77,64 +81,73 @@ impl PendingLease {
         Err(Failed::unexpected("every lease id that was tried exists already").into())
     }
 
+    pub(super) fn id(&self) -> i64 {
+        self.lease.id
+    }
+
+    /// What was granted.
+    pub(super) fn ttl(&self) -> Duration {
+        self.lease.ttl
+    }
+
+    /// Sends the request that attaches a key to the lease of this id.
+    ///
+    /// A lease that was kept is renewed at the same time. If it has lapsed meanwhile, a new one takes its place, and
+    /// the request is made for that.
+    pub(super) async fn attach(&mut self, request: impl Fn(i64) -> TxnRequest) -> Result<TxnResponse> {
+        let client = Arc::clone(&self.leases.client);
+        if self.is_spare {
+            let began = Moment::now();
+            let renewal = self.leases.keep_alive.renew(self.id());
+            let (lives, answer) = tokio::join!(renewal, client.call(request(self.id())));
+            let attached = match answer {
+                Ok(answer) if matches!(lives, Ok(true)) => {
+                    (self.since, self.is_spare) = (began, false);
+                    return Ok(answer);
+                }
+                Ok(answer) => answer.succeeded,
+                Err(failed) if failed.is_lease_not_found() => false,
+                Err(failed) => return Err(failed.into()),
+            };
+            let lapsed = std::mem::replace(self, Self::grant(Arc::clone(&self.leases), self.asked).await?);
+            if attached {
+                // The key must be gone before it is created again.
+                lapsed.lease.end().await?;
+            }
+        }
+        Ok(client.call(request(self.id())).await?)
+    }
+
     /// Restarts its time to live; false if it has ended.
-    pub(crate) async fn renew(&mut self) -> Result<bool> {
+    pub(super) async fn renew(&mut self) -> Result<bool> {
         let began = Moment::now();
-        let lives = self.leases.keep_alive.renew(self.id).await?;
+        let lives = self.leases.keep_alive.renew(self.id()).await?;
         if lives {
             self.since = began;
         }
         Ok(lives)
     }
 
+    /// Leaves it to the next caller, because no key was attached to it.
+    pub(super) fn keep(self) {
+        let Self { leases, lease, asked, .. } = self;
+        leases.keep(asked, lease);
+    }
+
     /// Revokes it now; if that fails, or is dropped, it is tried again in the background.
-    pub(crate) async fn end(mut self) {
-        if self.leases.client.call(LeaseRevokeRequest { id: self.id }).await.is_ok() {
-            self.state = State::Absent;
-        }
+    pub(super) async fn end(self) {
+        // What failed is tried again in the background.
+        let _ = self.lease.end().await;
     }
 
     /// Hands it over to the caller, with the key that was created on it at revision `token`.
-    pub(crate) fn hand_over(mut self, key: &str, owner: &str, token: u64) -> Grant {
-        self.state = State::Absent;
-        let lease = EtcdLease {
-            leases: Arc::clone(&self.leases),
-            id: self.id,
-            key: key.to_owned(),
-            owner: Range::key(owner).key,
-            token,
-        };
+    pub(super) fn hand_over(self, key: &str, owner: &str, token: u64) -> Grant {
+        let Self { leases, mut lease, asked, since, .. } = self;
+        lease.state = State::Absent;
+        let (id, ttl) = (lease.id, lease.ttl);
         let guard = Guard { key: key.to_owned(), owner: owner.to_owned(), token };
-        Grant { lease: Box::new(lease), ttl: self.ttl, since: self.since, guard }
+        let owner = Range::key(owner).key;
+        let lease = EtcdLease { leases, id, asked, ttl, key: key.to_owned(), owner, token };
+        Grant { lease: Box::new(lease), ttl, since, guard }
     }
-}
-
-impl Drop for PendingLease {
-    fn drop(&mut self) {
-        if self.state == State::Absent {
-            return;
-        }
-        let (leases, id, state) = (Arc::clone(&self.leases), self.id, self.state);
-        self.leases.background.spawn(async move {
-            if let Ok(Err(failed)) = timeout(leases.client.config.timeout, revoke(&leases, id, state)).await {
-                let error = Error::from(failed);
-                tracing::debug!(%error, "a lease that is not used is left to its time to live");
-            }
-        });
-    }
-}
-
-/// Revokes a lease, also if its grant arrives at the server after the first attempt.
-async fn revoke(leases: &Leases, id: i64, state: State) -> Result<(), Failed> {
-    let again: &[Duration] = if state == State::Requested { &OVERTAKEN } else { &[] };
-    for pause in again.iter().map(Some).chain([None]) {
-        match leases.client.call(LeaseRevokeRequest { id }).await {
-            Err(failed) if failed.is_lease_not_found() => {}
-            result => return result.map(drop),
-        }
-        if let Some(pause) = pause {
-            sleep(*pause).await;
-        }
-    }
-    Ok(())
 }

@@ -31,8 +31,8 @@ pub(super) struct Watch {
     lag: i64,
     pub(super) reassembly: Reassembly,
     sink: Sink,
-    /// Tells the caller that the server has confirmed the watch; taken once it has.
-    opened: Option<oneshot::Sender<Result<()>>>,
+    /// Tells the caller that the server has confirmed the watch, and after which revision; taken once it has.
+    opened: Option<oneshot::Sender<Result<i64>>>,
     /// Its consumer is behind, so the watch was ended at the server.
     pub(super) stopped: bool,
     /// The server has refused it once, perhaps only because the token had lapsed.
@@ -51,7 +51,7 @@ pub(super) enum History {
 }
 
 impl Watch {
-    pub(super) fn new(range: Range, next: i64, sink: Sink, opened: oneshot::Sender<Result<()>>) -> Self {
+    pub(super) fn new(range: Range, next: i64, sink: Sink, opened: oneshot::Sender<Result<i64>>) -> Self {
         let reassembly = Reassembly::default();
         Self { range, next, cluster: 0, lag: 0, reassembly, sink, opened: Some(opened), stopped: false, refused: false }
     }
@@ -97,7 +97,7 @@ impl Watch {
             self.next = header.map_or(0, |header| header.revision).max(0).saturating_add(1);
         }
         if let Some(opened) = self.opened.take() {
-            let _ = opened.send(Ok(()));
+            let _ = opened.send(Ok(self.next.saturating_sub(1)));
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use super::entry::{Command, Watch, Watches};
 use super::events::Events;
 use super::stream::{self, End};
-use crate::api::range::Range;
+use crate::api::range::{Range, index};
 use crate::config::NAME;
 use crate::transport::client::Client;
 
@@ -37,16 +37,17 @@ impl Hub {
         Self { commands, next_id: AtomicU64::new(1), task }
     }
 
-    /// Opens a watch from revision `next` on; returns once the server has confirmed it.
-    pub(super) async fn open(&self, range: Range, next: i64) -> Result<Events> {
+    /// Opens a watch from revision `next` on, or from the server's next one for 0. Returns once the server has confirmed
+    /// it, with the revision after which it begins.
+    pub(super) async fn open(&self, range: Range, next: i64) -> Result<(Events, u64)> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (events, sink) = Events::new(id, self.commands.clone());
         let (opened, confirmed) = oneshot::channel();
         let watch = Watch::new(range, next, sink, opened);
         let gone = || Error::unavailable("the task that keeps the watches has ended");
         self.commands.send(Command::Open(id, watch)).map_err(|_| gone())?;
-        confirmed.await.map_err(|_| gone())??;
-        Ok(events)
+        let after = confirmed.await.map_err(|_| gone())??;
+        Ok((events, index(after)))
     }
 }
 

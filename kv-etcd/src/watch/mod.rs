@@ -34,17 +34,22 @@ impl Hubs {
 
     /// Opens a watch on the data of a range, for everything after `after`; returns once the server has confirmed it.
     pub(crate) async fn open(&self, range: Range, after: u64) -> Result<Visible> {
-        let events = self.hub().open(range, signed(after.saturating_add(1))).await?;
+        let (events, _) = self.hub().open(range, signed(after.saturating_add(1))).await?;
         Ok(Visible::new(events, &self.client, after))
     }
 
-    /// Opens a watch on every key of a range, entries of locks included, from the server's revision on; returns once the
-    /// server has confirmed it.
+    /// Opens a watch on every key of a range, entries of locks included, from the server's revision on. Returns that
+    /// revision, too, once the server has confirmed the watch.
     ///
-    /// What the range holds has to be read afterwards: the server may lag behind the cluster. Such a watch is served at
-    /// once. One that begins in the past waits for a loop of the server that runs every 100 ms.
-    pub(crate) async fn open_now(&self, range: Range) -> Result<Events> {
+    /// The server may lag behind the cluster, so a linearizable read has to tell what the range holds. Such a watch is
+    /// served at once. One that begins in the past waits for a loop of the server that runs every 100 ms.
+    pub(crate) async fn open_now(&self, range: Range) -> Result<(Events, u64)> {
         self.hub().open(range, 0).await
+    }
+
+    /// The user's part of a watch that was opened from some revision on: everything after `after`.
+    pub(crate) fn after(&self, events: Events, after: u64) -> Visible {
+        Visible::new(events, &self.client, after)
     }
 
     fn hub(&self) -> Arc<Hub> {

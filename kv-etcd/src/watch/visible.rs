@@ -35,6 +35,8 @@ pub(crate) struct Visible {
     asking: Option<BoxFuture<'static, Result<Vec<Event>>>>,
     /// The index up to which everything was delivered.
     position: u64,
+    /// Events up to this index are not the user's: the watch was opened before it was known where it has to begin.
+    begin: u64,
     failed: bool,
 }
 
@@ -47,12 +49,14 @@ impl Visible {
             ready: Vec::new().into_iter(),
             asking: None,
             position: after,
+            begin: after,
             failed: false,
         }
     }
 
-    fn take(&mut self, batch: Batch) {
-        let (position, last) = (self.position, index(batch.last));
+    fn take(&mut self, mut batch: Batch) {
+        let (position, last) = (self.position, index(batch.last).max(self.begin));
+        batch.changes.retain(|change| change.event.index > self.begin);
         let judged = self.seen.judge(batch.changes);
         if judged.unknown.is_empty() {
             self.ready = judged.shown();
@@ -91,6 +95,9 @@ impl Stream for Visible {
                     Some(Ok(batch)) => {
                         self.take(batch);
                         continue;
+                    }
+                    Some(Err(Error::Compacted { after, oldest })) => {
+                        Error::Compacted { after: after.max(self.begin), oldest }
                     }
                     Some(Err(error)) => error,
                     None => return Poll::Ready(None),
