@@ -59,12 +59,21 @@ impl Backend for Consul {
     }
 
     fn limits(&self) -> Limits {
-        self.shared.limits
+        self.shared.settings.get().limits
     }
 
     async fn ping(&self) -> Result<()> {
-        let asked = Moment::now();
-        if let Some(index) = read::ping(&*self.shared.client()?).await? {
+        let (asked, client) = (Moment::now(), self.shared.client()?);
+        let settings = &self.shared.settings;
+        // The first ping is that of `connect`, and reads the agent's configuration at the same time.
+        let learning = async {
+            if !settings.are_known() {
+                settings.learn(&read::agent(&client, true).await?);
+            }
+            Ok(())
+        };
+        let (index, ()) = futures_util::try_join!(read::ping(&client), learning)?;
+        if let Some(index) = index {
             self.history.moments.note(asked, index);
         }
         Ok(())
@@ -113,6 +122,7 @@ impl Backend for Consul {
     }
 
     async fn close(&self) -> Result<()> {
+        self.shared.spares.close();
         self.shared.background.settled().await;
         Ok(())
     }

@@ -10,7 +10,8 @@ use kv_core::{Error, Result};
 use tokio::time::Instant;
 
 use crate::api::transaction::{Outcome, Refused, explain, index_of};
-use crate::shared::{OPERATION, Shared, TXN_OPS};
+use crate::settings::{OPERATION, TXN_OPS};
+use crate::shared::Shared;
 use crate::transport::callers::Callers;
 
 /// How many transactions of queued writes are in flight at a time.
@@ -82,7 +83,7 @@ impl Carrier for Transactions {
     type Answer = Result<Option<u64>>;
 
     fn rules(&self) -> Rules {
-        let bytes = self.shared.body_limit;
+        let bytes = self.shared.settings.get().body_limit;
         Rules { operations: TXN_OPS, bytes, largest: bytes, duplicates: Duplicates::Wait, stalled_after: STALL }
     }
 

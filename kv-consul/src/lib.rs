@@ -104,6 +104,7 @@ mod error;
 mod keys;
 mod lease;
 mod read;
+mod settings;
 mod shared;
 mod transport;
 mod txn;

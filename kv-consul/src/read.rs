@@ -13,12 +13,13 @@ use crate::api::answer::Answer;
 use crate::api::decoder::ListingDecoder;
 use crate::api::entries::{decode, entries};
 use crate::api::listing::Listing;
-use crate::api::messages::{Operation, ReadAnswer, ReadResult};
+use crate::api::messages::{AgentSelf, Operation, ReadAnswer, ReadResult};
 use crate::api::path;
 use crate::api::state::{Scope, State};
 use crate::api::transaction::{Outcome, fault, outcome};
 use crate::error::{EXCERPT, Refusal};
-use crate::shared::{Shared, TXN_OPS};
+use crate::settings::TXN_OPS;
+use crate::shared::Shared;
 use crate::transport::Response;
 use crate::transport::client::{Client, LISTING, SMALL};
 
@@ -52,6 +53,21 @@ pub(crate) async fn ping(client: &Client) -> Result<Option<u64>> {
             if leader.is_empty() { Err(Error::unavailable("the cluster has no leader")) } else { Ok(None) }
         }
         other => other.map(Some),
+    }
+}
+
+/// Reads an agent's configuration. If that is not permitted or not understood, the defaults apply; `ping` finds out
+/// whether the agent serves.
+pub(crate) async fn agent(client: &Client, again_and_again: bool) -> Result<AgentSelf> {
+    let target = client.target("/v1/agent/self", &[]);
+    let answer = if again_and_again { client.get(target, SMALL).await } else { client.ask_once(target).await };
+    match answer {
+        Ok(answer) => Ok(serde_json::from_slice(&answer.body).unwrap_or_default()),
+        Err(error) if error.is_retryable() => Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "the agent's configuration cannot be read; its defaults are assumed");
+            Ok(AgentSelf::default())
+        }
     }
 }
 
@@ -98,7 +114,7 @@ pub(crate) async fn denied(client: &Client, keys: &[&str]) -> Result<Vec<usize>>
     let mut denied = Vec::new();
     for (number, keys) in keys.chunks(TXN_OPS).enumerate() {
         // No entry has this index. So the transaction fails, and names what is not permitted.
-        let checks: Vec<_> = keys.iter().map(|key| Operation::check_index(key, 1)).collect();
+        let checks: Vec<_> = keys.iter().map(|key| Operation::check_index(*key, 1)).collect();
         let answer = transact(client, &checks, "consistent").await?;
         // A server that answers differently does not say that anything is denied.
         if let Ok(Outcome::Refused(refused)) = outcome(&answer) {
@@ -112,7 +128,7 @@ pub(crate) async fn denied(client: &Client, keys: &[&str]) -> Result<Vec<usize>>
 /// Fails if the token may not read a prefix of which a listing shows nothing ([clause E8](kv_core::contract::CLAUSES#E8)).
 pub(crate) async fn check_access(shared: &Shared, prefix: &str) -> Result<()> {
     let key = if prefix.is_empty() { ANY_KEY } else { prefix };
-    if !shared.has_acls || denied(&*shared.client()?, &[key]).await?.is_empty() {
+    if !shared.settings.get().has_acls || denied(&*shared.client()?, &[key]).await?.is_empty() {
         return Ok(());
     }
     Err(Error::permission_denied("Consul shows nothing of this prefix, and the token may not read it"))

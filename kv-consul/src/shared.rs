@@ -8,33 +8,28 @@ use hyper::StatusCode;
 use kv_core::backend::Txn;
 use kv_core::backend::background::Background;
 use kv_core::backend::fate::Idempotence;
-use kv_core::{Error, Limits, Result};
+use kv_core::backend::spares::Spares;
+use kv_core::{Error, Result};
 
 use crate::api::lock::LOCK_FLAGS;
 use crate::api::messages::Operation;
 use crate::api::transaction::{self, Outcome, explain, index_of, outcome};
 use crate::error::{excerpt, size_limit};
+use crate::lease::spare::SpareSession;
+use crate::settings::{LearntSettings, TXN_OPS};
 use crate::transport::callers::Callers;
 use crate::transport::client::Client;
 use crate::transport::clients::Clients;
 
-/// The most operations in a transaction.
-pub(crate) const TXN_OPS: usize = 64;
-
-/// The most bytes that JSON adds to one operation, besides its key and value.
-pub(crate) const OPERATION: usize = 192;
-
 /// What every part of the backend works with, from whatever runtime.
 pub(crate) struct Shared {
-    pub(crate) clients: Clients,
-    pub(crate) limits: Limits,
-    /// The most bytes of a transaction's JSON.
-    pub(crate) body_limit: usize,
+    pub(crate) clients: Arc<Clients>,
+    pub(crate) settings: LearntSettings,
     pub(crate) lock_delay: Duration,
-    /// False if it is certain that every token, or none, may do everything.
-    pub(crate) has_acls: bool,
     /// What is given back in the background ([clause L12](kv_core::contract::CLAUSES#L12)).
     pub(crate) background: Background,
+    /// Sessions that hold nothing, for the next caller.
+    pub(crate) spares: Spares<SpareSession>,
     /// The flags of the next write.
     pub(crate) nonce: AtomicU64,
 }
@@ -81,8 +76,9 @@ impl Shared {
         let body = serde_json::to_vec(operations)
             .map_err(|error| Error::unexpected_answer("a transaction cannot be written as JSON").with_source(error))?;
         let size = body.len();
-        if size > self.body_limit {
-            let max_bytes = self.limits.txn_bytes;
+        let settings = self.settings.get();
+        if size > settings.body_limit {
+            let max_bytes = settings.limits.txn_bytes;
             return Err(Error::TxnTooLarge {
                 operations: operations.len(),
                 bytes: size,
@@ -102,7 +98,7 @@ impl Shared {
         match answer.status {
             StatusCode::OK | StatusCode::CONFLICT => outcome(&answer),
             StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(too_large(operations, size, &excerpt(&answer.body), self.limits.txn_bytes))
+                Err(too_large(operations, size, &excerpt(&answer.body), settings.limits.txn_bytes))
             }
             _ => Err(answer.unexpected()),
         }

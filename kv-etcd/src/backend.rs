@@ -9,9 +9,10 @@ use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, Result, Value, WatchHi
 use crate::api::messages::StatusRequest;
 use crate::api::range::Range;
 use crate::config::{Config, NAME};
-use crate::error;
+use crate::error::{self, Failed};
 use crate::lease::{self, ephemeral_key};
 use crate::shared::Shared;
+use crate::transport::client::{HEALTH, Ping};
 use crate::txn;
 
 /// What the limits of etcd come to: see the table in the crate's documentation.
@@ -54,13 +55,22 @@ impl Backend for Etcd {
 
     async fn ping(&self) -> Result<()> {
         let client = &self.shared.client;
-        // As etcd's own health check: a linearizable read needs a leader, and being refused comes after that.
-        let (read, status) = tokio::join!(client.call(Range::key("health").request()), client.call(StatusRequest {}));
-        if let Err(failed) = read
-            && !failed.is_permission_denied()
-        {
-            return Err(failed.into());
-        }
+        // An early ping that failed is made again, so that it is tried elsewhere.
+        let early = client.early_ping().await.map_err(Failed::from)?;
+        let status = match early {
+            Some(Ping { read: Ok(_), status: Ok(status) }) => Ok(status),
+            _ => {
+                // As etcd's own health check: a linearizable read needs a leader, and being refused comes after that.
+                let read = client.call(Range::key(HEALTH).request());
+                let (read, status) = tokio::join!(read, client.call(StatusRequest {}));
+                if let Err(failed) = read
+                    && !failed.is_permission_denied()
+                {
+                    return Err(failed.into());
+                }
+                status
+            }
+        };
         // Every member knows of every alarm. Those who may not see the status are not told.
         let alarm = status.ok().and_then(|status| status.errors.into_iter().find(|error| error.contains("NOSPACE")));
         alarm.map_or(Ok(()), |alarm| Err(error::storage_full(&alarm)))

@@ -38,7 +38,7 @@ impl<'a> Operation<'a> {
     }
 
     /// Requires that a key has an index, or, for 0, that it does not exist.
-    pub(crate) fn check_index(key: &'a str, index: u64) -> Self {
+    pub(crate) fn check_index(key: impl Into<Cow<'a, str>>, index: u64) -> Self {
         if index == 0 {
             return Self::new("check-not-exists", key);
         }
@@ -98,7 +98,8 @@ impl<'a> Operation<'a> {
 pub(crate) fn operations(txn: &Txn, fresh_flags: impl Fn() -> u64) -> impl Iterator<Item = Operation<'_>> {
     let checks = txn.checks.iter().map(|check| match check {
         Check::Index { key, index } => Operation::check_index(key, *index),
-        Check::Held(guard) => Operation::check_session(entry_of(&guard.key), &guard.owner),
+        // The entry of a lock is written once, when it is locked, so its index tells the holder.
+        Check::Held(guard) => Operation::check_index(entry_of(&guard.key), guard.token),
     });
     let writes = txn.operations.iter().map(move |write| match write {
         Write::Set { key, data } => Operation::set(key, data, fresh_flags()),

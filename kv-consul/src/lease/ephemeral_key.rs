@@ -26,27 +26,33 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 pub(crate) async fn ephemeral_key(shared: &Arc<Shared>, key: &str, ttl: Duration) -> Result<Grant> {
     let place = Place::ephemeral_key(key);
     let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
-    let mut lease = PendingLease::create(shared, &place, ttl).await?;
+    let mut lease = PendingLease::get(shared, ttl).await?;
     loop {
-        let lock = Operation::lock(key, lease.id(), b"", place.flags(shared));
-        let refused = match shared.transact(&[Operation::check_index(key, 0), lock]).await? {
-            Outcome::Applied(Some(token)) => return Ok(lease.grant(token, place)),
-            Outcome::Applied(None) => {
+        let id = lease.id().to_owned();
+        let lock = Operation::lock(key, &id, b"", place.flags(shared));
+        let refused = match lease.attach(&[Operation::check_index(key, 0), lock]).await? {
+            Some(Outcome::Applied(Some(token))) => return Ok(lease.grant(token, place)),
+            Some(Outcome::Applied(None)) => {
                 return Err(Error::unexpected_answer("the key was created, but no index came back"));
             }
-            Outcome::Refused(refused) => refused,
+            Some(Outcome::Refused(refused)) => refused,
+            None => {
+                lease = PendingLease::create(shared, ttl).await?;
+                continue;
+            }
         };
         if let Some(error) = fault(&refused) {
             return Err(error);
         }
         if refused.iter().any(|one| one.why == Refusal::Check) {
+            lease.give_back();
             return Err(place.conflict());
         }
         let no_session = refused.iter().any(|one| one.why == Refusal::NoSession);
         note_refusal(no_session);
         sleep(backoff.next()).await;
         if no_session || !lease.renew_if_due().await {
-            lease = PendingLease::create(shared, &place, ttl).await?;
+            lease = PendingLease::create(shared, ttl).await?;
         }
     }
 }

@@ -79,10 +79,13 @@ async fn acquire(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name: &str, t
     let _ticket = queues.wait(name).await;
     let mut recovery = Recovery::new(NAME, "lock", Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1));
     let mut idle = Backoff::new(AFTER_NOTHING.0, AFTER_NOTHING.1);
-    let mut lease = create(shared, &place, ttl, &mut recovery).await?;
+    let mut lease = match PendingLease::kept(shared, ttl) {
+        Some(lease) => lease,
+        None => create(shared, ttl, &mut recovery).await?,
+    };
     let mut expected = 0;
     loop {
-        match attempt(shared, &lease, &place, expected).await {
+        match attempt(&mut lease, &place, expected).await {
             // After a wait through an outage little or nothing may be left of the time to live.
             Ok(Attempt::Granted(token)) if lease.renew_if_due().await => return Ok(lease.grant(token, place)),
             Ok(Attempt::Granted(_) | Attempt::Taken) => {}
@@ -90,7 +93,7 @@ async fn acquire(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name: &str, t
                 sleep(DELAY).await;
                 lease.renew_if_due().await;
             }
-            Ok(Attempt::NoSession) => lease = create(shared, &place, ttl, &mut recovery).await?,
+            Ok(Attempt::NoSession) => lease = create(shared, ttl, &mut recovery).await?,
             Err(error) => survive(error, &mut recovery).await?,
         }
         expected = match look(shared, &lease, &place).await {
@@ -134,10 +137,13 @@ pub(crate) async fn try_lock(
     let Some(expected) = free(shared, &place).await? else { return Ok(None) };
     let mut recovery = Recovery::new(NAME, "lock", Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1));
     loop {
-        let lease = PendingLease::create(shared, &place, ttl).await?;
-        return match attempt(shared, &lease, &place, expected).await {
+        let mut lease = PendingLease::get(shared, ttl).await?;
+        return match attempt(&mut lease, &place, expected).await {
             Ok(Attempt::Granted(token)) => Ok(Some(lease.grant(token, place))),
-            Ok(Attempt::Taken | Attempt::Delayed) => Ok(None),
+            Ok(Attempt::Taken | Attempt::Delayed) => {
+                lease.give_back();
+                Ok(None)
+            }
             // The agent that created the session has left the cluster, and took the session along.
             Ok(Attempt::NoSession) => {
                 let ended = Error::unavailable("the session ended before it could be used");
@@ -157,12 +163,14 @@ pub(crate) async fn try_lock(
 }
 
 /// Locks the entry, provided that it still has the index; 0 means that it does not exist.
-async fn attempt(shared: &Shared, lease: &PendingLease, place: &Place, expected: u64) -> Result<Attempt> {
-    let lock = Operation::lock(&place.entry, lease.id(), b"", LOCK_FLAGS);
-    match shared.transact(&[Operation::check_index(&place.entry, expected), lock]).await? {
-        Outcome::Applied(Some(index)) => Ok(Attempt::Granted(index)),
-        Outcome::Applied(None) => Err(Error::unexpected_answer("the entry was locked, but no index came back")),
-        Outcome::Refused(refused) => {
+async fn attempt(lease: &mut PendingLease, place: &Place, expected: u64) -> Result<Attempt> {
+    let id = lease.id().to_owned();
+    let lock = Operation::lock(&place.entry, &id, b"", LOCK_FLAGS);
+    match lease.attach(&[Operation::check_index(&place.entry, expected), lock]).await? {
+        None => Ok(Attempt::NoSession),
+        Some(Outcome::Applied(Some(index))) => Ok(Attempt::Granted(index)),
+        Some(Outcome::Applied(None)) => Err(Error::unexpected_answer("the entry was locked, but no index came back")),
+        Some(Outcome::Refused(refused)) => {
             if let Some(error) = fault(&refused) {
                 return Err(error);
             }
@@ -213,9 +221,9 @@ async fn wait(watch: &mut Subscription, lease: &PendingLease) -> Result<()> {
 }
 
 /// Creates a session, however long that takes: an agent that has just joined cannot create one yet.
-async fn create(shared: &Arc<Shared>, place: &Place, ttl: Duration, recovery: &mut Recovery) -> Result<PendingLease> {
+async fn create(shared: &Arc<Shared>, ttl: Duration, recovery: &mut Recovery) -> Result<PendingLease> {
     loop {
-        match PendingLease::create(shared, place, ttl).await {
+        match PendingLease::create(shared, ttl).await {
             Ok(lease) => return Ok(lease),
             Err(error) => survive(error, recovery).await?,
         }

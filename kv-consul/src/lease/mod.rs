@@ -7,3 +7,4 @@ mod pending;
 mod place;
 pub(crate) mod queue;
 mod session;
+pub(crate) mod spare;

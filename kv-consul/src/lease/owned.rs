@@ -14,6 +14,8 @@ use crate::api::transaction::{Outcome, fault};
 pub(super) struct ConsulLease {
     pub(super) session: Session,
     pub(super) place: Place,
+    /// The index at which the entry was locked.
+    pub(super) token: u64,
 }
 
 impl ConsulLease {
@@ -23,9 +25,9 @@ impl ConsulLease {
 
     /// Applies an operation, if any, provided that the session still holds the entry.
     async fn guarded(&self, operation: Option<Operation<'_>>) -> Result<Option<u64>> {
-        let check = Operation::check_session(&self.place.entry, &self.session.id);
+        let check = self.place.check(&self.session.id, self.token);
         let operations: Vec<_> = [Some(check), operation].into_iter().flatten().collect();
-        match self.session.shared.transact(&operations).await? {
+        match self.session.transact(&operations).await? {
             Outcome::Applied(index) => Ok(index),
             Outcome::Refused(refused) => Err(fault(&refused).unwrap_or_else(|| self.place.lost())),
         }
@@ -45,20 +47,25 @@ impl Lease for ConsulLease {
     }
 
     async fn set(&self, data: Bytes) -> Result<u64> {
-        self.renew_session().await?;
         let flags = self.place.flags(&self.session.shared);
-        // To lock the entry again writes the value and keeps the session as the holder.
-        let index = self.guarded(Some(Operation::lock(&self.place.entry, &self.session.id, &data, flags))).await?;
-        index.ok_or_else(|| Error::unexpected_answer("the write was applied, but no index came back"))
+        // To lock the entry again writes the value and keeps the session as the holder. A session that has ended holds
+        // no entry, so the write needs not wait for the renewal.
+        let lock = Operation::lock(&self.place.entry, &self.session.id, &data, flags);
+        match futures_util::join!(self.renew_session(), self.guarded(Some(lock))) {
+            (Ok(()), Ok(Some(index))) => Ok(index),
+            (Ok(()), Ok(None)) => Err(Error::unexpected_answer("the write was applied, but no index came back")),
+            (Err(error), Ok(_)) => {
+                Err(Error::indeterminate("the value was written, but the lease was not renewed").with_source(error))
+            }
+            (_, Err(error)) => Err(error),
+        }
     }
 
     async fn release(&self) -> Result<()> {
         let deleted = self.guarded(Some(Operation::delete(&self.place.entry))).await;
         if matches!(&deleted, Ok(_) | Err(Error::Lost { .. })) {
-            // The entry is gone by now; only a session that holds nothing is left.
-            if let Err(error) = self.session.destroy().await {
-                tracing::debug!(%error, "the session of a released lease could not be destroyed yet");
-            }
+            // The entry is gone by now. The caller does not wait for what becomes of the session.
+            self.session.give_back();
         }
         deleted.map(drop)
     }

@@ -3,6 +3,7 @@
 use kv_core::Error;
 
 use crate::api::lock::{LOCK_FLAGS, entry_of};
+use crate::api::messages::Operation;
 use crate::shared::Shared;
 
 /// The entry that the session of a lease holds.
@@ -28,6 +29,18 @@ impl Place {
     /// The flags of the next write of the entry.
     pub(super) fn flags(&self, shared: &Shared) -> u64 {
         if self.is_lock { LOCK_FLAGS } else { shared.fresh_flags() }
+    }
+
+    /// The check that the session still holds the entry that it locked at this index.
+    ///
+    /// The entry of a lock is never written again, so its index tells the holder. A session may hold the same lock twice,
+    /// one time after the other; its identifier does not tell them apart.
+    pub(super) fn check<'a>(&'a self, session: &'a str, token: u64) -> Operation<'a> {
+        if self.is_lock {
+            Operation::check_index(&self.entry, token)
+        } else {
+            Operation::check_session(&self.entry, session)
+        }
     }
 
     pub(super) fn lost(&self) -> Error {

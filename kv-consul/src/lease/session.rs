@@ -1,6 +1,6 @@
 //! A session, which is what Consul gives a time to live.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,11 +11,16 @@ use kv_core::clock::Moment;
 use kv_core::{Error, Result};
 use serde::de::IgnoredAny;
 
-use crate::api::messages::{CreatedSession, NewSession};
+use super::spare::SpareSession;
+use crate::api::messages::{CreatedSession, NewSession, Operation};
+use crate::api::transaction::Outcome;
 use crate::error::ttl_bounds;
 use crate::shared::Shared;
 use crate::transport::callers::Callers;
 use crate::transport::client::SMALL;
+
+/// What the sessions are called. They pass from one key or lock to the next, so the name names none of them.
+const NAME: &str = "kv lease";
 
 /// The longest identifier of a session that is accepted. Consul's have 36 characters.
 const ID_BYTES: usize = 64;
@@ -27,16 +32,25 @@ pub(super) struct Session {
     pub(super) ttl: Duration,
     /// When the last successful request that created or renewed it was sent.
     since: Mutex<Moment>,
-    open: AtomicBool,
+    /// How many requests may still change something in its name. One of unknown outcome stays among them.
+    unsettled: AtomicUsize,
+    given_back: AtomicBool,
 }
 
 impl Session {
+    /// A session that another caller no longer needs; it may have ended meanwhile.
+    pub(super) fn kept(shared: &Arc<Shared>, ttl: Duration) -> Option<Self> {
+        let spare = shared.spares.take(ttl)?;
+        let since = spare.since;
+        Some(Self::new(Arc::clone(shared), spare.into_id()?, ttl, since))
+    }
+
     /// Creates a session for a lease on a key or lock.
     ///
     /// It has no health check, so that only the time to live ends it. What it holds is deleted with it.
-    pub(super) async fn create(shared: Arc<Shared>, name: &str, ttl: Duration, callers: &Callers) -> Result<Self> {
+    pub(super) async fn create(shared: Arc<Shared>, ttl: Duration, callers: &Callers) -> Result<Self> {
         let body = serde_json::to_vec(&NewSession {
-            name: &format!("kv lease on {name}"),
+            name: NAME,
             ttl: go_text(ttl),
             lock_delay: go_text(shared.lock_delay),
             behavior: "delete",
@@ -63,7 +77,22 @@ impl Session {
         if id.is_empty() || id.len() > ID_BYTES || !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
             return Err(answer.unexpected());
         }
-        Ok(Self { shared, id, ttl, since: Mutex::new(since), open: AtomicBool::new(true) })
+        Ok(Self::new(shared, id, ttl, since))
+    }
+
+    fn new(shared: Arc<Shared>, id: String, ttl: Duration, since: Moment) -> Self {
+        Self { shared, id, ttl, since: Mutex::new(since), unsettled: AtomicUsize::new(0), given_back: AtomicBool::new(false) }
+    }
+
+    /// Sends operations as one transaction in the name of the session.
+    pub(super) async fn transact(&self, operations: &[Operation<'_>]) -> Result<Outcome> {
+        self.unsettled.fetch_add(1, Ordering::Relaxed);
+        let result = self.shared.transact(operations).await;
+        // It is over, unless it may arrive later. The same goes for one whose future is dropped.
+        if !matches!(result, Err(Error::Indeterminate { .. })) {
+            self.unsettled.fetch_sub(1, Ordering::Relaxed);
+        }
+        result
     }
 
     /// Starts the time to live anew; false if the session has ended.
@@ -103,36 +132,27 @@ impl Session {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the session, and with it all that it holds. It is no error if the session has ended before.
-    pub(super) async fn destroy(&self) -> Result<()> {
-        if self.open.load(Ordering::Relaxed) {
-            destroy(&self.shared, &self.id).await?;
-            self.open.store(false, Ordering::Relaxed);
+    /// Leaves the session, which holds nothing, to the next caller; or ends it, if a request that is still on its way
+    /// could lock something in its name.
+    pub(super) fn give_back(&self) {
+        let Some(spare) = self.spare() else { return };
+        if self.unsettled.load(Ordering::Relaxed) == 0 {
+            self.shared.spares.keep(self.ttl, spare);
         }
-        Ok(())
+    }
+
+    fn spare(&self) -> Option<SpareSession> {
+        let is_first = !self.given_back.swap(true, Ordering::Relaxed);
+        let Shared { clients, background, .. } = &*self.shared;
+        is_first.then(|| SpareSession::new(clients, background, self.id.clone(), self.since()))
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if !self.open.load(Ordering::Relaxed) {
-            return;
-        }
-        // Without a runtime nothing can be sent, and the time to live ends the session.
-        let (shared, id) = (self.shared.clone(), std::mem::take(&mut self.id));
-        self.shared.background.spawn(async move {
-            if let Err(error) = destroy(&shared, &id).await {
-                tracing::debug!(%error, "an unused session could not be destroyed; its time to live ends it");
-            }
-        });
+        // Destroys it, unless it was given back before.
+        drop(self.spare());
     }
-}
-
-async fn destroy(shared: &Shared, id: &str) -> Result<()> {
-    let client = shared.client()?;
-    let target = client.target(&format!("/v1/session/destroy/{id}"), &[]);
-    let answer = client.put(target, Bytes::new(), Idempotence::Repeatable).await?;
-    if answer.status == StatusCode::OK { Ok(()) } else { Err(answer.unexpected()) }
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

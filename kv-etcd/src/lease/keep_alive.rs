@@ -59,8 +59,6 @@ impl KeepAlive {
         let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut logins_left = LOGINS;
         let caller = Call::current();
-        // A write that renews first has not been sent yet.
-        caller.not_sent();
         loop {
             let apart = self.apart().contains(&id);
             let result = if apart { self.renew_apart(id).await } else { self.renew_together(id).await };

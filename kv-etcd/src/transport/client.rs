@@ -3,6 +3,7 @@
 
 use std::slice;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -19,7 +20,8 @@ use crate::api::messages::Call;
 use crate::config::{Config, NAME};
 use crate::error::{Failed, Unreachable, Unresponsive};
 use crate::transport::auth::{Auth, Token};
-pub(crate) use crate::transport::connection::Connection;
+pub(crate) use crate::transport::connection::{Connection, HEALTH, Ping};
+use crate::transport::connection::Companions;
 use crate::transport::connector::{Connector, left_at};
 use crate::transport::health::Health;
 pub(crate) use crate::transport::http2::Volume;
@@ -95,6 +97,13 @@ impl Client {
         self.members().stream(method, requests).await
     }
 
+    /// What the calls of `ping` were answered if they went along with the first call on a new connection.
+    pub(crate) async fn early_ping(&self) -> Result<Option<Ping>, Unreachable> {
+        let caller = call::Call::current();
+        let connection = self.members().connection(slice::from_ref(&caller), Volume::Small).await?;
+        Ok(connection.early_ping().await)
+    }
+
     /// Makes sure that there is a connection.
     pub(crate) async fn connect(&self) -> Result<(), Unreachable> {
         let caller = call::Call::current();
@@ -121,6 +130,21 @@ impl Client {
     fn members(&self) -> Arc<Members> {
         self.members.get(|| Members::new(&self.config))
     }
+}
+
+/// The calls that go along with the first one on a connection: a login, or, on the first connection, the calls of the
+/// `ping` that most likely waits for it.
+fn companions(auth: Option<Arc<Auth>>, left_at: Health) -> Companions {
+    let pings = AtomicBool::new(auth.is_none());
+    Arc::new(move |connection| match &auth {
+        Some(auth) => {
+            let (auth, connection) = (Arc::clone(auth), Arc::clone(connection));
+            // Whoever needs the token waits for it, and logs in again if that failed.
+            tokio::spawn(async move { drop(auth.token(&connection, left_at).await) });
+        }
+        None if pings.swap(false, Ordering::Relaxed) => connection.ping_early(),
+        None => {}
+    })
 }
 
 /// Everything that a request needs to be sent.
@@ -156,11 +180,14 @@ struct Attempt {
 
 impl Members {
     fn new(config: &Arc<Config>) -> Self {
+        let auth = config.credentials.clone().map(|credentials| Arc::new(Auth::new(credentials)));
+        let left_at = left_at(config.endpoints.len());
+        let companions = companions(auth.clone(), left_at);
         Self {
-            auth: config.credentials.clone().map(|credentials| Arc::new(Auth::new(credentials))),
-            left_at: left_at(config.endpoints.len()),
-            connector: Connector::new(config, Volume::Small),
-            bulk: Connector::new(config, Volume::Large),
+            auth,
+            left_at,
+            connector: Connector::new(config, Volume::Small, companions),
+            bulk: Connector::new(config, Volume::Large, Arc::new(|_| {})),
         }
     }
 

@@ -5,18 +5,20 @@
 
 use std::error::Error as _;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::uri::PathAndQuery;
 use prost::Message as _;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::api::messages::{Call, StatusRequest};
+use crate::api::messages::{Call, RangeResponse, StatusRequest, StatusResponse};
+use crate::api::range::Range;
 use crate::config::Endpoint;
 use crate::error::{Attempt, Unreachable};
 use crate::transport::health::{Health, Waiting};
@@ -25,6 +27,9 @@ use crate::transport::http2::{Driver, Sender, Volume, handshake};
 /// The most bytes of one message: memory for it is set aside as soon as its length is known, and what it says may take
 /// many times as much. What etcd sends at a time is either small or asked for in smaller parts when it is refused.
 const MESSAGE: usize = 64 << 20;
+
+/// The key that is read to find out whether the cluster can serve, as etcd's own health check does.
+pub(crate) const HEALTH: &str = "health";
 
 /// A connection to an etcd member that had a leader when it was made.
 pub(crate) struct Connection {
@@ -35,7 +40,18 @@ pub(crate) struct Connection {
     /// That endpoint, as errors name it.
     pub(crate) address: Arc<str>,
     driver: Driver,
+    /// The calls of `ping`, if they were sent together with the first call.
+    early_ping: Mutex<Option<JoinHandle<Ping>>>,
 }
+
+/// What the calls of `ping` were answered.
+pub(crate) struct Ping {
+    pub(crate) read: Result<RangeResponse, Status>,
+    pub(crate) status: Result<StatusResponse, Status>,
+}
+
+/// Sends calls on a new connection together with its first call, so that they cost no round trip of their own.
+pub(crate) type Companions = Arc<dyn Fn(&Arc<Connection>) + Send + Sync>;
 
 impl Connection {
     /// Connects, and asks the member who leads. `worked_before`: an earlier connection to the endpoint worked.
@@ -44,7 +60,8 @@ impl Connection {
         index: usize,
         volume: Volume,
         worked_before: bool,
-    ) -> Result<Self, Unreachable> {
+        companions: &Companions,
+    ) -> Result<Arc<Self>, Unreachable> {
         let tcp = TcpStream::connect(&*endpoint.address).await;
         let tcp = tcp.map_err(|error| Unreachable::for_now(format!("cannot connect: {error}")))?;
         tcp.set_nodelay(true).map_err(|error| Unreachable::for_now(error.to_string()))?;
@@ -54,7 +71,9 @@ impl Connection {
         }
         .map_err(|error| Unreachable::for_now(format!("HTTP/2 could not be begun: {error}")))?;
         let (origin, address) = (endpoint.origin.clone(), Arc::clone(&endpoint.address));
-        let mut connection = Self { sender, origin, endpoint: index, address, driver };
+        let early_ping = Mutex::default();
+        let connection = Arc::new(Self { sender, origin, endpoint: index, address, driver, early_ping });
+        companions(&connection);
         match connection.prove().await {
             Ok(true) => Ok(connection),
             Ok(false) => Err(Unreachable::for_now("it has no leader")),
@@ -65,6 +84,27 @@ impl Connection {
                 Err(Unreachable::from_first_call(&status, &attempt))
             }
         }
+    }
+
+    /// Sends what `ping` asks. The answers are waited for by whoever pings first.
+    pub(crate) fn ping_early(self: &Arc<Self>) {
+        // The task must not keep the connection alive.
+        let (sender, origin) = (self.sender.clone(), self.origin.clone());
+        let pinging = tokio::spawn(async move {
+            let (sender, origin) = (&sender, &origin);
+            let (read, status) = tokio::join!(
+                unary(sender, origin, Arc::new(Range::key(HEALTH).request()), None),
+                unary(sender, origin, Arc::new(StatusRequest {}), None)
+            );
+            Ping { read, status }
+        });
+        *self.early_ping.lock().unwrap_or_else(PoisonError::into_inner) = Some(pinging);
+    }
+
+    /// The answers to [`ping_early`](Self::ping_early), once.
+    pub(crate) async fn early_ping(&self) -> Option<Ping> {
+        let pinging = self.early_ping.lock().unwrap_or_else(PoisonError::into_inner).take();
+        pinging?.await.ok()
     }
 
     /// Whether it has ended, and takes no more requests.
@@ -92,10 +132,7 @@ impl Connection {
         request: Arc<C>,
         token: Option<AsciiMetadataValue>,
     ) -> Result<C::Answer, Status> {
-        let mut grpc = self.grpc(self.sender.clone()).await?;
-        let path = PathAndQuery::from_static(C::METHOD);
-        let answer = grpc.unary(with_metadata(request, token), path, Kept(PhantomData)).await?;
-        Ok(answer.into_inner())
+        unary(&self.sender, &self.origin, request, token).await
     }
 
     /// A stream of requests, a stream of answers.
@@ -109,16 +146,10 @@ impl Connection {
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        let mut grpc = self.grpc(self.sender.for_streams()).await?;
+        let mut grpc = grpc(self.sender.for_streams(), &self.origin).await?;
         let path = PathAndQuery::from_static(method);
         let answer = grpc.streaming(with_metadata(requests, token), path, ProstCodec::<Q, A>::default()).await?;
         Ok(answer.into_inner())
-    }
-
-    async fn grpc(&self, sender: Sender) -> Result<Grpc<Sender>, Status> {
-        let mut grpc = Grpc::with_origin(sender, self.origin.clone()).max_decoding_message_size(MESSAGE);
-        grpc.ready().await.map_err(Status::from_error)?;
-        Ok(grpc)
     }
 
     /// Whether it is an etcd member that has a leader, for only that is worth sending to. A server that does not
@@ -136,6 +167,24 @@ impl Connection {
             Err(status) => Err(status),
         }
     }
+}
+
+async fn unary<C: Call>(
+    sender: &Sender,
+    origin: &http::Uri,
+    request: Arc<C>,
+    token: Option<AsciiMetadataValue>,
+) -> Result<C::Answer, Status> {
+    let mut grpc = grpc(sender.clone(), origin).await?;
+    let path = PathAndQuery::from_static(C::METHOD);
+    let answer = grpc.unary(with_metadata(request, token), path, Kept(PhantomData)).await?;
+    Ok(answer.into_inner())
+}
+
+async fn grpc(sender: Sender, origin: &http::Uri) -> Result<Grpc<Sender>, Status> {
+    let mut grpc = Grpc::with_origin(sender, origin.clone()).max_decoding_message_size(MESSAGE);
+    grpc.ready().await.map_err(Status::from_error)?;
+    Ok(grpc)
 }
 
 /// Encodes a request that its caller keeps, for it may have to be sent again.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::{Config, NAME};
 use crate::error::Unreachable;
-use crate::transport::connection::Connection;
+use crate::transport::connection::{Companions, Connection};
 use crate::transport::health::Health;
 use crate::transport::http2::Volume;
 
@@ -36,6 +36,7 @@ pub(super) struct Connector(Arc<Shared>);
 struct Shared {
     config: Arc<Config>,
     volume: Volume,
+    companions: Companions,
     /// In which order endpoints are tried.
     rotation: Rotation,
     state: Mutex<State>,
@@ -74,7 +75,7 @@ impl Drop for Connector {
 }
 
 impl Connector {
-    pub(super) fn new(config: &Arc<Config>, volume: Volume) -> Self {
+    pub(super) fn new(config: &Arc<Config>, volume: Volume, companions: Companions) -> Self {
         let tries = || Tries {
             pauses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             ready: Instant::now(),
@@ -91,7 +92,8 @@ impl Connector {
             recovery: Recovery::new(NAME, what, Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)),
         };
         let rotation = Rotation::new(config.endpoints.len());
-        Self(Arc::new(Shared { config: Arc::clone(config), volume, rotation, state: Mutex::new(state) }))
+        let (config, state) = (Arc::clone(config), Mutex::new(state));
+        Self(Arc::new(Shared { config, volume, companions, rotation, state }))
     }
 
     /// The current connection, or the next one, waiting for it as long as the caller does.
@@ -211,14 +213,15 @@ impl Shared {
         order.into_iter().filter(|index| !trying.contains(index)).map(ready).min_by_key(|(_, ready)| *ready)
     }
 
-    async fn open(&self, index: usize) -> (usize, Result<Connection, Unreachable>) {
+    async fn open(&self, index: usize) -> (usize, Result<Arc<Connection>, Unreachable>) {
         let worked = self.state().endpoints[index].worked;
-        let opening = Connection::open(&self.config.endpoints[index], index, self.volume, worked);
+        let endpoint = &self.config.endpoints[index];
+        let opening = Connection::open(endpoint, index, self.volume, worked, &self.companions);
         let opened = timeout(PATIENCE, opening).await;
         (index, opened.unwrap_or_else(|_| Err(Unreachable::for_now(format!("no answer within {PATIENCE:?}")))))
     }
 
-    fn install(&self, connection: Connection) {
+    fn install(&self, connection: Arc<Connection>) {
         let mut state = self.state();
         self.rotation.answered(connection.endpoint);
         let tries = &mut state.endpoints[connection.endpoint];
@@ -226,7 +229,7 @@ impl Shared {
         (tries.worked, tries.failure) = (true, None);
         state.recovery.worked();
         state.again = true;
-        state.current = Some(Arc::new(connection));
+        state.current = Some(connection);
     }
 
     fn begun(&self, index: usize) -> Unreachable {

@@ -20,7 +20,8 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinHandle;
+use tokio::sync::Mutex;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 use tonic::body::Body;
 
@@ -77,24 +78,27 @@ where
         .handshake(Observed::new(io, Arc::clone(&signs)))
         .await?;
     let task = tokio::spawn(drive(connection, Arc::clone(&signs)));
-    Ok((Sender { requests, signs: Arc::clone(&signs), is_call: true }, Driver { task, signs }))
+    let driver = Driver { end: task.abort_handle(), task: Mutex::new(task), signs: Arc::clone(&signs) };
+    Ok((Sender { requests, signs, is_call: true }, driver))
 }
 
 /// Moves the bytes; dropping it ends the connection.
 pub(crate) struct Driver {
-    task: JoinHandle<Option<String>>,
+    task: Mutex<JoinHandle<Option<String>>>,
+    end: AbortHandle,
     signs: Arc<Signs>,
 }
 
 impl Driver {
     /// Whether the connection has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.task.is_finished()
+        self.end.is_finished()
     }
 
     /// Why the connection ended, if it did: a request that met the end may know less.
-    pub(crate) async fn reason(&mut self) -> Option<String> {
-        timeout(Duration::from_millis(100), &mut self.task).await.ok()?.ok()?
+    pub(crate) async fn reason(&self) -> Option<String> {
+        let mut task = self.task.lock().await;
+        timeout(Duration::from_millis(100), &mut *task).await.ok()?.ok()?
     }
 
     pub(crate) fn health(&self) -> Health {
@@ -114,7 +118,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.task.abort();
+        self.end.abort();
     }
 }
 
