@@ -90,6 +90,10 @@ impl Carrier for Transactions {
         IN_FLIGHT
     }
 
+    fn is_answer(&self, answer: &Result<Option<u64>>) -> bool {
+        matches!(answer, Ok(_) | Err(Error::Conflict { .. }))
+    }
+
     async fn send_alone(&self, job: SmallWrite) -> Result<Option<u64>> {
         // Boxed to keep the futures of queued writes small.
         Box::pin(self.shared.commit(&job.txn, &Callers::one(&job.call))).await
