@@ -9,7 +9,7 @@ use kv_core::backend::{Backend, EventStream, Grant, Snapshot, Txn};
 use kv_core::clock::Moment;
 use kv_core::{Limits, Result, Value};
 
-use crate::batch::{Transactions, Writes};
+use crate::batch::{ReadTransactions, Reads, Transactions, Writes};
 use crate::config::NAME;
 use crate::keys;
 use crate::lease::queue::Queues;
@@ -30,6 +30,7 @@ pub(crate) struct Consul {
 /// The parts that run tasks or make callers wait for one another. Each runtime has its own, so that none depends on
 /// another one being alive or driven ([clause S1](kv_core::contract::CLAUSES#S1)).
 struct Parts {
+    reads: Reads,
     writes: Writes,
     hub: Hub,
     queues: Queues,
@@ -44,6 +45,7 @@ impl Consul {
     fn parts(&self) -> Result<Arc<Parts>> {
         self.parts.try_get(|| {
             Ok(Parts {
+                reads: Reads::new(ReadTransactions::new(self.shared.clone())),
                 writes: Writes::new(Transactions { shared: self.shared.clone() }),
                 hub: Hub::new(self.shared.clone())?,
                 queues: Queues::default(),
@@ -80,7 +82,8 @@ impl Backend for Consul {
     }
 
     async fn get(&self, key: &str) -> Result<Value> {
-        read::get(&*self.shared.client()?, key).await
+        let reads = &self.parts()?.reads;
+        reads.submit(reads.carrier().read(key)).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Snapshot> {

@@ -16,11 +16,12 @@ use crate::api::listing::Listing;
 use crate::api::messages::{AgentSelf, Operation, ReadAnswer, ReadResult};
 use crate::api::path;
 use crate::api::state::{Scope, State};
-use crate::api::transaction::{Outcome, fault, outcome};
+use crate::api::transaction::{Outcome, Refused, fault, outcome};
 use crate::error::{EXCERPT, Refusal};
 use crate::settings::TXN_OPS;
 use crate::shared::Shared;
 use crate::transport::Response;
+use crate::transport::callers::Callers;
 use crate::transport::client::{Client, LISTING, SMALL};
 
 /// The directory that `ping` reads. Nothing is in it.
@@ -72,11 +73,12 @@ pub(crate) async fn agent(client: &Client, again_and_again: bool) -> Result<Agen
 }
 
 /// Reads one key.
-pub(crate) async fn get(client: &Client, key: &str) -> Result<Value> {
+pub(crate) async fn get(shared: &Shared, callers: &Callers, key: &str) -> Result<Value> {
     if !path::is_queryable(key) {
-        return get_by_txn(client, key).await;
+        return get_by_txn(shared, callers, key).await;
     }
-    let answer = client.get(client.target(&path::kv(key), &[client.consistency()]), SMALL).await?;
+    let client = shared.client()?;
+    let answer = client.get_for(callers, client.target(&path::kv(key), &[client.consistency()]), SMALL).await?;
     answer.index()?;
     let Some(entry) = entries(&answer)?.pop() else {
         return Err(Error::NotFound { key: key.to_owned() });
@@ -85,25 +87,54 @@ pub(crate) async fn get(client: &Client, key: &str) -> Result<Value> {
 }
 
 /// Reads a key that no path can name, by a transaction of one operation.
-async fn get_by_txn(client: &Client, key: &str) -> Result<Value> {
-    let answer = transact(client, &[Operation::get(key)], client.consistency()).await?;
+async fn get_by_txn(shared: &Shared, callers: &Callers, key: &str) -> Result<Value> {
+    match get_together(shared, callers, &[Operation::get(key)]).await? {
+        Found::Refused(refused) => Err(fault(&refused).unwrap_or_else(|| Error::NotFound { key: key.to_owned() })),
+        // Consul leaves out what the token may not read.
+        Found::All(found) => found
+            .into_iter()
+            .next()
+            .map(|(_, value)| value)
+            .ok_or_else(|| Error::permission_denied("Consul shows nothing of this key")),
+    }
+}
+
+/// What a transaction that only reads has found.
+pub(crate) enum Found {
+    /// The entries that it read, and that the token may read.
+    All(Vec<(String, Value)>),
+    /// Nothing, because of these operations.
+    Refused(Vec<Refused>),
+}
+
+/// Reads or checks several keys, in one transaction.
+pub(crate) async fn get_together(shared: &Shared, callers: &Callers, operations: &[Operation<'_>]) -> Result<Found> {
+    let client = shared.client()?;
+    let answer = transact(&client, callers, operations, client.consistency()).await?;
     match outcome(&answer)? {
-        Outcome::Refused(refused) => Err(fault(&refused).unwrap_or_else(|| Error::NotFound { key: key.to_owned() })),
-        Outcome::Applied(_) => match answer.json::<ReadAnswer<'_>>()?.results.first() {
-            Some(ReadResult { kv }) => {
-                Ok(Value { data: decode(kv.value.unwrap_or_default())?, index: kv.modify_index })
-            }
-            // Consul leaves out what the token may not read.
-            None => Err(Error::permission_denied("Consul shows nothing of this key")),
-        },
+        Outcome::Refused(refused) => Ok(Found::Refused(refused)),
+        Outcome::Applied(_) => {
+            let found = answer.json::<ReadAnswer<'_>>()?.results.unwrap_or_default();
+            let entry = |ReadResult { kv }: ReadResult<'_>| {
+                let data = decode(kv.value.unwrap_or_default())?;
+                Ok((kv.key.into_owned(), Value { data, index: kv.modify_index }))
+            };
+            found.into_iter().map(entry).collect::<Result<_>>().map(Found::All)
+        }
     }
 }
 
 /// Sends a transaction that only reads.
-async fn transact(client: &Client, operations: &[Operation<'_>], consistency: &str) -> Result<Answer> {
+async fn transact(
+    client: &Client,
+    callers: &Callers,
+    operations: &[Operation<'_>],
+    consistency: &str,
+) -> Result<Answer> {
     let body = serde_json::to_vec(operations)
         .map_err(|error| Error::unexpected_answer("a key cannot be written as JSON").with_source(error))?;
-    client.put(client.target("/v1/txn", &[consistency]), body.into(), Idempotence::Repeatable).await
+    let target = client.target("/v1/txn", &[consistency]);
+    client.put_for(callers, target, body.into(), Idempotence::Repeatable).await
 }
 
 /// Which of some keys the token may not read, by their positions.
@@ -115,7 +146,7 @@ pub(crate) async fn denied(client: &Client, keys: &[&str]) -> Result<Vec<usize>>
     for (number, keys) in keys.chunks(TXN_OPS).enumerate() {
         // No entry has this index. So the transaction fails, and names what is not permitted.
         let checks: Vec<_> = keys.iter().map(|key| Operation::check_index(*key, 1)).collect();
-        let answer = transact(client, &checks, "consistent").await?;
+        let answer = transact(client, &Callers::current(), &checks, "consistent").await?;
         // A server that answers differently does not say that anything is denied.
         if let Ok(Outcome::Refused(refused)) = outcome(&answer) {
             let of_access = refused.iter().filter(|one| one.why == Refusal::Denied);

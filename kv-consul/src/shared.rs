@@ -40,6 +40,11 @@ impl Shared {
         self.clients.current()
     }
 
+    /// How many requests the current runtime's calls may have in flight at once.
+    pub(crate) fn most_in_flight(&self) -> usize {
+        self.client().map_or(1, |client| client.most_calls())
+    }
+
     /// Flags that no other write has. Consul ignores a write that repeats the value and the flags of an entry.
     ///
     /// They have at most 63 bits, because some programs read flags as a signed number.

@@ -169,6 +169,10 @@ impl<J: Job> Carrier for Transactions<J> {
         J::window(jobs)
     }
 
+    fn is_answer(&self, answer: &Self::Answer) -> bool {
+        answer.is_ok()
+    }
+
     async fn send_alone(&self, one: One<J>) -> Self::Answer {
         one.job.alone(&self.client, std::slice::from_ref(&one.caller)).await
     }

@@ -64,6 +64,7 @@
 //! [`Recording`]: crate::judge::Recording
 
 mod cuts;
+pub mod distance;
 mod link;
 mod nemesis;
 mod progress;

@@ -75,7 +75,7 @@ pub(crate) struct Indices {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ReadAnswer<'a> {
     #[serde(borrow)]
-    pub(crate) results: Vec<ReadResult<'a>>,
+    pub(crate) results: Option<Vec<ReadResult<'a>>>,
 }
 
 /// An entry that was read.

@@ -81,7 +81,14 @@ impl Session {
     }
 
     fn new(shared: Arc<Shared>, id: String, ttl: Duration, since: Moment) -> Self {
-        Self { shared, id, ttl, since: Mutex::new(since), unsettled: AtomicUsize::new(0), given_back: AtomicBool::new(false) }
+        Self {
+            shared,
+            id,
+            ttl,
+            since: Mutex::new(since),
+            unsettled: AtomicUsize::new(0),
+            given_back: AtomicBool::new(false),
+        }
     }
 
     /// Sends operations as one transaction in the name of the session.

@@ -2,7 +2,8 @@
 //!
 //! An agent closes every connection beyond 200 from one address (`limits.http_max_conns_per_client`), and several
 //! processes may share that address. So the number is bounded, by a parameter of the address. Blocking queries occupy a
-//! connection for as long as they wait, so they have a part of their own and never take what calls need.
+//! connection for as long as they wait, so they have a part of their own and never take what calls need. What they leave
+//! calls may borrow, each for one request.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -21,15 +22,58 @@ pub(super) struct Budget {
 }
 
 /// What is not in use by any runtime. Nobody ever waits for it.
-struct Pot(AtomicUsize);
+struct Pot {
+    left: AtomicUsize,
+    /// How many are borrowed for another purpose.
+    lent: AtomicUsize,
+    /// How many are never lent.
+    reserve: usize,
+    /// Somebody found nothing, so that nothing more is lent until somebody finds something.
+    is_short: AtomicBool,
+}
 
 impl Pot {
+    fn new(number: usize) -> Self {
+        let (left, lent) = (AtomicUsize::new(number), AtomicUsize::new(0));
+        Self { left, lent, reserve: number / 4, is_short: AtomicBool::new(false) }
+    }
+
     fn take(&self) -> bool {
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok()
+        let taken = self.take_above(0);
+        if taken == self.is_short.load(Ordering::Relaxed) {
+            self.is_short.store(!taken, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Takes one for another purpose.
+    fn lend(&self) -> bool {
+        let lent = !self.is_short.load(Ordering::Relaxed) && self.take_above(self.reserve);
+        self.lent.fetch_add(usize::from(lent), Ordering::AcqRel);
+        lent
+    }
+
+    fn give_back(&self, number: usize) {
+        self.lent.fetch_sub(number, Ordering::AcqRel);
+        self.put(number);
+    }
+
+    /// How many could be lent now.
+    fn spare(&self) -> usize {
+        if self.is_short.load(Ordering::Relaxed) { 0 } else { self.left().saturating_sub(self.reserve) }
+    }
+
+    fn take_above(&self, reserve: usize) -> bool {
+        let take = |left: usize| if left > reserve { Some(left - 1) } else { None };
+        self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok()
     }
 
     fn put(&self, number: usize) {
-        self.0.fetch_add(number, Ordering::AcqRel);
+        self.left.fetch_add(number, Ordering::AcqRel);
+    }
+
+    fn left(&self) -> usize {
+        self.left.load(Ordering::Relaxed)
     }
 }
 
@@ -39,17 +83,17 @@ impl Budget {
         let waits = connections / 2;
         // One is for the harmless question whether a broken agent answers again.
         let calls = (connections - waits).saturating_sub(1);
-        let pot = |number: usize, own: usize| Arc::new(Pot(AtomicUsize::new(number.saturating_sub(own))));
+        let pot = |number: usize, own: usize| Arc::new(Pot::new(number.saturating_sub(own)));
         Self { calls: pot(calls, OWN.0), waits: pot(waits, OWN.1) }
     }
 
     /// What a runtime makes its requests with.
     pub(super) fn share(&self) -> Share {
-        let lane = |pot: &Arc<Pot>, own| Arc::new(Lane::new(Some(pot.clone()), own));
-        let calls = lane(&self.calls, OWN.0);
         // Half of what the first runtime can have.
-        let bulk = OWN.0.midpoint(self.calls.0.load(Ordering::Relaxed));
-        let (waits, bulk) = (lane(&self.waits, OWN.1), Arc::new(Lane::new(None, bulk.max(1))));
+        let bulk = OWN.0.midpoint(self.calls.left());
+        let calls = Arc::new(Lane::new(Some(&self.calls), Some(&self.waits), OWN.0));
+        let waits = Arc::new(Lane::new(Some(&self.waits), None, OWN.1));
+        let bulk = Arc::new(Lane::new(None, None, bulk.max(1)));
         Share { calls, waits, bulk, large: Arc::new(Large(std::array::from_fn(|_| AtomicBool::new(false)))) }
     }
 }
@@ -111,6 +155,11 @@ impl Share {
         self.waits.try_acquire()
     }
 
+    /// How many requests calls may have in flight that come in large numbers; others find room beside them.
+    pub(super) fn most_calls(&self) -> usize {
+        self.calls.most().saturating_sub(OWN.0).max(1)
+    }
+
     /// How many blocking queries may be watched at a time. Some are kept for queries that nobody watches any more: the
     /// agent counts them until they end.
     pub(super) fn queries(&self) -> usize {
@@ -121,17 +170,22 @@ impl Share {
 /// Permits of one kind and one runtime. More are borrowed from the pot when they are needed.
 struct Lane {
     pot: Option<Arc<Pot>>,
+    /// Another kind's pot, where the own one is empty.
+    spare: Option<Arc<Pot>>,
     own: usize,
     free: Semaphore,
+    /// How many are borrowed from the pot, and from the other kind's.
     borrowed: AtomicUsize,
+    foreign: AtomicUsize,
     waiting: AtomicUsize,
 }
 
 impl Lane {
     /// A lane without a pot borrows nothing.
-    fn new(pot: Option<Arc<Pot>>, own: usize) -> Self {
-        let (borrowed, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { pot, own, free: Semaphore::new(own), borrowed, waiting }
+    fn new(pot: Option<&Arc<Pot>>, spare: Option<&Arc<Pot>>, own: usize) -> Self {
+        let (pot, spare) = (pot.cloned(), spare.cloned());
+        let [borrowed, foreign, waiting] = [0; 3].map(AtomicUsize::new);
+        Self { pot, spare, own, free: Semaphore::new(own), borrowed, foreign, waiting }
     }
 
     async fn acquire(self: &Arc<Self>) -> Permit {
@@ -150,6 +204,8 @@ impl Lane {
             permit.forget();
         } else if self.pot.as_ref().is_some_and(|pot| pot.take()) {
             self.borrowed.fetch_add(1, Ordering::AcqRel);
+        } else if self.spare.as_ref().is_some_and(|spare| spare.lend()) {
+            self.foreign.fetch_add(1, Ordering::AcqRel);
         } else {
             return None;
         }
@@ -157,9 +213,18 @@ impl Lane {
     }
 
     fn release(&self) {
-        if let Some(pot) = &self.pot
-            && self.waiting.load(Ordering::Acquire) == 0
-            && self.borrowed.fetch_update(Ordering::AcqRel, Ordering::Acquire, |number| number.checked_sub(1)).is_ok()
+        let take_one = |count: &AtomicUsize| {
+            count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |number| number.checked_sub(1)).is_ok()
+        };
+        let is_needed = self.waiting.load(Ordering::Acquire) > 0;
+        if let Some(spare) = &self.spare
+            && (!is_needed || spare.is_short.load(Ordering::Relaxed))
+            && take_one(&self.foreign)
+        {
+            spare.give_back(1);
+        } else if let Some(pot) = &self.pot
+            && !is_needed
+            && take_one(&self.borrowed)
         {
             pot.put(1);
         } else {
@@ -169,8 +234,9 @@ impl Lane {
 
     /// How many permits it can have at present.
     fn most(&self) -> usize {
-        let left = self.pot.as_ref().map_or(0, |pot| pot.0.load(Ordering::Relaxed));
-        self.own + self.borrowed.load(Ordering::Relaxed) + left
+        let left = self.pot.as_ref().map_or(0, |pot| pot.left() + pot.lent.load(Ordering::Relaxed));
+        let spare = self.spare.as_ref().map_or(0, |spare| spare.spare());
+        self.own + self.borrowed.load(Ordering::Relaxed) + self.foreign.load(Ordering::Relaxed) + left + spare
     }
 }
 
@@ -178,6 +244,9 @@ impl Drop for Lane {
     fn drop(&mut self) {
         if let Some(pot) = &self.pot {
             pot.put(*self.borrowed.get_mut());
+        }
+        if let Some(spare) = &self.spare {
+            spare.give_back(*self.foreign.get_mut());
         }
     }
 }
@@ -229,6 +298,8 @@ mod tests {
     fn a_runtime_gets_what_others_leave_and_never_nothing() {
         let budget = Budget::new(32);
         let (one, other) = (budget.share(), budget.share());
+        let waits: Vec<_> = std::iter::from_fn(|| one.try_wait()).collect();
+        assert_eq!(waits.len(), 16);
         let most = all(|| now(one.call("a")));
         assert_eq!(most.len(), 15);
         let rest = all(|| now(other.call("a")));
@@ -252,6 +323,24 @@ mod tests {
         let large = all(|| now(share.call("large")));
         let small = all(|| now(share.call("a")));
         assert_eq!((large.len(), small.len()), (7, 8));
+    }
+
+    #[test]
+    fn calls_borrow_what_queries_leave_until_queries_need_it() {
+        let share = Budget::new(32).share();
+        let mut calls = all(|| now(share.call("a")));
+        assert_eq!((calls.len(), share.most_calls()), (15 + 12, 15 + 12 - 2));
+        assert_eq!(share.queries(), 12, "what is lent comes back");
+        let mut waits: Vec<_> = std::iter::from_fn(|| share.try_wait()).collect();
+        assert_eq!(waits.len(), 4);
+        // One that found nothing gets the next one that a call gives back.
+        calls.pop();
+        assert!(now(share.call("a")).is_none());
+        waits.extend(share.try_wait());
+        assert_eq!(waits.len(), 5);
+        drop((calls, waits));
+        let waits: Vec<_> = std::iter::from_fn(|| share.try_wait()).collect();
+        assert_eq!((waits.len(), all(|| now(share.call("a"))).len()), (16, 15));
     }
 
     #[tokio::test]

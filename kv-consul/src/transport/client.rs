@@ -89,6 +89,11 @@ impl Client {
         self.get_with(target, cap, Response::whole).await
     }
 
+    /// Sends a read for calls that may wait elsewhere.
+    pub(crate) async fn get_for(&self, callers: &Callers, target: String, cap: usize) -> Result<Answer> {
+        self.read(&reading(target, cap), Response::whole, callers).await
+    }
+
     /// Sends a read as [`get`](Self::get) does; `receive` reads the body of each answer.
     pub(crate) async fn get_with<T, F>(
         &self,
@@ -274,6 +279,11 @@ impl Client {
     /// Permits a blocking query, unless there are too many.
     pub(crate) fn try_wait(&self) -> Option<Permit> {
         self.share.try_wait()
+    }
+
+    /// How many requests calls may have in flight that come in large numbers; others find room beside them.
+    pub(crate) fn most_calls(&self) -> usize {
+        self.share.most_calls()
     }
 
     /// How many blocking queries may be watched at a time.

@@ -74,7 +74,9 @@ impl Lease for EtcdLease {
         match written {
             Ok(answer) if answer.succeeded => match alive {
                 Ok(()) => Ok(revision(answer.header.as_ref())?),
-                Err(error) => Err(Error::indeterminate("the value was written, but the lease was not renewed").with_source(error)),
+                Err(error) => {
+                    Err(Error::indeterminate("the value was written, but the lease was not renewed").with_source(error))
+                }
             },
             Ok(_) => Err(self.lost()),
             Err(failed) if failed.is_lease_not_found() => Err(self.lost()),

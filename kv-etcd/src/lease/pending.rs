@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kv_core::Result;
 use kv_core::backend::backoff::random;
 use kv_core::backend::call::Call;
 use kv_core::backend::{Grant, Guard};
 use kv_core::clock::Moment;
-use kv_core::Result;
 
 use super::leases::Leases;
 use super::owned::EtcdLease;

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::carrier::{Carrier, Job as _, Verdict};
 use super::queue::{Batch, Progress, Queue, Queued};
 use super::rules::Rules;
+use super::window::Bounds;
 
 /// Sends operations, those that come at the same time together. Clones share one queue.
 ///
@@ -39,6 +40,7 @@ use super::rules::Rules;
 ///         }
 ///     }
 ///     fn window(&self, _jobs: usize) -> usize { 3 }
+///     fn is_answer(&self, answer: &Self::Answer) -> bool { answer.is_ok() }
 ///     async fn send_alone(&self, _job: Set) -> Self::Answer { Ok(()) }
 ///     async fn send_together(&self, jobs: &[Set]) -> Vec<Verdict<Self::Answer>> {
 ///         jobs.iter().map(|_| Verdict::Answer(Ok(()))).collect()
@@ -60,6 +62,8 @@ pub struct Batcher<C: Carrier> {
 struct Shared<C: Carrier> {
     carrier: C,
     queue: Mutex<Queue<Waiting<C>>>,
+    /// The beginning of the queue's time.
+    made: Instant,
 }
 
 /// Where the answer to an operation goes.
@@ -99,7 +103,7 @@ impl<C: Carrier> Batcher<C> {
     /// Starts with an empty queue; no task runs before operations wait.
     pub fn new(carrier: C) -> Self {
         let queue = Mutex::new(Queue::new(carrier.rules()));
-        Self { shared: Arc::new(Shared { carrier, queue }) }
+        Self { shared: Arc::new(Shared { carrier, queue, made: Instant::now() }) }
     }
 
     /// The carrier that it was made with.
@@ -117,10 +121,11 @@ impl<C: Carrier> Batcher<C> {
     pub async fn submit(&self, job: C::Job) -> C::Answer {
         let carrier = self.carrier();
         match self.shared.enter(job) {
-            Entry::Send(job, _in_flight) => {
+            Entry::Send(job, None) => carrier.send_alone(job).await,
+            Entry::Send(job, Some(_in_flight)) => {
                 let began = Instant::now();
                 let answer = carrier.send_alone(job).await;
-                carrier.measured(1, began.elapsed());
+                self.shared.measure(began, carrier.is_answer(&answer));
                 answer
             }
             Entry::Wait(outcome) => match outcome.await {
@@ -130,6 +135,16 @@ impl<C: Carrier> Batcher<C> {
                 Err(_) => carrier.unanswered(),
             },
         }
+    }
+}
+
+impl<C: Carrier> Bounds for C {
+    fn few(&self, jobs: usize) -> usize {
+        self.window(jobs)
+    }
+
+    fn most(&self) -> usize {
+        self.most_in_flight()
     }
 }
 
@@ -152,18 +167,44 @@ impl<C: Carrier> Shared<C> {
         if bytes > queue.rules().largest {
             return Entry::Send(job, None);
         }
-        if queue.admit(|jobs| self.carrier.window(jobs)) {
+        if queue.admit(&self.carrier) {
             drop(queue);
             return Entry::Send(job, Some(InFlight::new(self, 1)));
         }
         let (reply, outcome) = oneshot::channel();
         let needs_guard = queue.push(Waiting { job, reply: Unsent(Some(reply)) });
+        let gathers = queue.gather(&self.carrier);
         let rules = *queue.rules();
         drop(queue);
         if needs_guard {
             tokio::spawn(guard_against_stalls(StallGuard { shared: Arc::downgrade(self), ended: false }, rules));
         }
+        if gathers {
+            self.gather();
+        }
         Entry::Wait(outcome)
+    }
+
+    /// Starts the task of a request that gathers what waits.
+    fn gather(self: &Arc<Self>) {
+        let mut in_flight = InFlight::new(self, 0);
+        in_flight.gathering = true;
+        // Without a runtime the permit is dropped here, which drops what waits.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(gather(in_flight));
+        }
+    }
+
+    fn is_answer(&self, verdict: &Verdict<C::Answer>) -> bool {
+        matches!(verdict, Verdict::Answer(answer) if self.carrier.is_answer(answer))
+    }
+
+    /// Notes how long a request took that began then.
+    fn measure(&self, began: Instant, is_answered: bool) {
+        if is_answered {
+            let now = Instant::now();
+            self.queue().answered(now - self.made, now - began);
+        }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<Waiting<C>>> {
@@ -200,21 +241,48 @@ struct InFlight<C: Carrier> {
     shared: Arc<Shared<C>>,
     /// How many operations the request carries.
     carried: usize,
+    /// It has yet to take the operations that go next.
+    gathering: bool,
     /// The permit is given back.
     ended: bool,
 }
 
 impl<C: Carrier> InFlight<C> {
     fn new(shared: &Arc<Shared<C>>, carried: usize) -> Self {
-        Self { shared: Arc::clone(shared), carried, ended: false }
+        Self { shared: Arc::clone(shared), carried, gathering: false, ended: false }
     }
 
     /// What goes next on this permit; without anything, it is given back.
     fn next(&mut self) -> Option<Batch<Waiting<C>>> {
-        let next = self.shared.queue().next(self.carried, |jobs| self.shared.carrier.window(jobs));
+        let gathered = std::mem::replace(&mut self.gathering, false);
+        let (next, gathers) = {
+            let mut queue = self.shared.queue();
+            let next = queue.next(self.carried, gathered, &self.shared.carrier);
+            // What a batch could not carry leaves at once, too, where there is room for more requests.
+            (next, queue.gather(&self.shared.carrier))
+        };
         self.carried = next.as_ref().map_or(0, Batch::len);
         self.ended = next.is_none();
+        if gathers {
+            self.shared.gather();
+        }
         next
+    }
+
+    /// Lets those submit who are about to: what they have to send then goes together.
+    async fn let_others_submit(&mut self) {
+        if !self.gathering {
+            self.shared.queue().gather_again();
+            self.gathering = true;
+        }
+        for _ in 0..TURNS {
+            let before = self.shared.queue().waiting();
+            yield_now().await;
+            let queue = self.shared.queue();
+            if queue.waiting() <= before || !queue.is_patient(&self.shared.carrier) {
+                return;
+            }
+        }
     }
 }
 
@@ -233,13 +301,24 @@ impl<C: Carrier> Drop for InFlight<C> {
     }
 }
 
+/// How many turns of the runtime a request gathers at most. In one turn, a thread runs some sixty tasks.
+const TURNS: usize = 4;
+
+/// Sends what waits when those have submitted who are about to.
+async fn gather<C: Carrier>(mut in_flight: InFlight<C>) {
+    in_flight.let_others_submit().await;
+    if let Some(batch) = in_flight.next() {
+        carry(in_flight, batch).await;
+    }
+}
+
 /// Sends what waits until nothing does.
 async fn carry<C: Carrier>(mut in_flight: InFlight<C>, mut batch: Batch<Waiting<C>>) {
     loop {
         send_each_alone(&in_flight.shared, batch.alone.into_iter().filter_map(Waiting::into_parts));
         send_together(&in_flight.shared, batch.together).await;
-        // Those who have just been answered may have more to send, and then all of that goes together.
-        yield_now().await;
+        // Those who have just been answered may have more to send.
+        in_flight.let_others_submit().await;
         match in_flight.next() {
             Some(next) => batch = next,
             None => return,
@@ -252,7 +331,7 @@ async fn send_together<C: Carrier>(shared: &Arc<Shared<C>>, batch: Vec<Waiting<C
     while jobs.len() > 1 {
         let began = Instant::now();
         let mut verdicts = shared.carrier.send_together(&jobs).await;
-        shared.carrier.measured(jobs.len(), began.elapsed());
+        shared.measure(began, verdicts.iter().any(|verdict| shared.is_answer(verdict)));
         // An operation without a verdict is one that nothing is known about.
         verdicts.resize_with(jobs.len(), || Verdict::Answer(shared.carrier.unanswered()));
         let sent = jobs.len();
@@ -282,8 +361,8 @@ async fn send_together<C: Carrier>(shared: &Arc<Shared<C>>, batch: Vec<Waiting<C
         && let Some((job, reply)) = jobs.pop().zip(replies.pop())
     {
         let began = Instant::now();
-        send_alone(shared, job, reply).await;
-        shared.carrier.measured(1, began.elapsed());
+        let is_answered = send_alone(shared, job, reply).await;
+        shared.measure(began, is_answered);
     }
     send_each_alone(shared, jobs.into_iter().zip(replies));
 }
@@ -296,11 +375,16 @@ fn send_each_alone<C: Carrier>(shared: &Arc<Shared<C>>, operations: impl IntoIte
     }
 }
 
-async fn send_alone<C: Carrier>(shared: &Shared<C>, job: C::Job, mut reply: Reply<C>) {
+/// Sends an operation, and returns whether the server answered it.
+async fn send_alone<C: Carrier>(shared: &Shared<C>, job: C::Job, mut reply: Reply<C>) -> bool {
     tokio::select! {
-        answer = shared.carrier.send_alone(job) => drop(reply.send(Outcome::Answer(answer))),
+        answer = shared.carrier.send_alone(job) => {
+            let is_answer = shared.carrier.is_answer(&answer);
+            let _ = reply.send(Outcome::Answer(answer));
+            is_answer
+        }
         // The caller gave up.
-        () = reply.closed() => {}
+        () = reply.closed() => false,
     }
 }
 

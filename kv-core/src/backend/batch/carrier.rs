@@ -1,7 +1,6 @@
 //! What a driver says about its operations and how they are sent.
 
 use std::hash::Hash;
-use std::time::Duration;
 
 use super::rules::Rules;
 
@@ -46,16 +45,21 @@ pub trait Carrier: Send + Sync + 'static {
     /// The limits of a batch; read once.
     fn rules(&self) -> Rules;
 
-    /// How many requests may be in flight where `jobs` operations are waiting or in flight; at least 1.
+    /// How many requests keep a server busy that is near, where `jobs` operations are waiting or in flight; at least 1.
     ///
-    /// It is called under a lock and must return at once. With [`measured`](Self::measured) it can follow the round
-    /// trips: few requests where answers come as fast as the server works, more where the distance takes the time.
+    /// So many may always be in flight. The batcher lets more through where the distance, and not the work of the
+    /// server, takes the time. It is called under a lock and must return at once.
     fn window(&self, jobs: usize) -> usize;
 
-    /// Notes that a request of so many operations was answered, and how long that took.
-    fn measured(&self, jobs: usize, took: Duration) {
-        let _ = (jobs, took);
+    /// How many requests the server and the connections to it take at once, as far as is known now.
+    ///
+    /// It is called under a lock and must return at once.
+    fn most_in_flight(&self) -> usize {
+        usize::MAX
     }
+
+    /// Whether the server gave this answer, so that the time that it took says something about the server.
+    fn is_answer(&self, answer: &Self::Answer) -> bool;
 
     /// Sends one operation by itself.
     ///

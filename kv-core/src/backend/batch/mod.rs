@@ -20,6 +20,7 @@ mod batcher;
 mod carrier;
 mod queue;
 mod rules;
+mod window;
 
 pub use batcher::Batcher;
 pub use carrier::{Carrier, Job, Verdict};

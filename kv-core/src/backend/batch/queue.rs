@@ -1,9 +1,11 @@
 //! The queue of a batcher: who may be sent, and which operations go together. Pure: no clock, no task, no lock.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use super::carrier::Job;
 use super::rules::{Duplicates, Rules};
+use super::window::{Bounds, Room, Window};
 
 /// An operation in the queue.
 pub(super) trait Queued {
@@ -42,9 +44,12 @@ pub(super) enum Progress {
 
 pub(super) struct Queue<T> {
     rules: Rules,
+    window: Window,
     waiting: VecDeque<T>,
     /// The requests in flight.
     in_flight: usize,
+    /// How many of them have not taken their operations yet.
+    gathering: usize,
     /// How many of them the stall guard let through beyond the window.
     beyond_window: usize,
     /// How many operations the requests in flight carry.
@@ -57,11 +62,26 @@ pub(super) struct Queue<T> {
 
 impl<T: Queued> Queue<T> {
     pub(super) fn new(rules: Rules) -> Self {
-        Self { rules, waiting: VecDeque::new(), in_flight: 0, beyond_window: 0, carried: 0, sent: 0, guarded: false }
+        Self {
+            rules,
+            window: Window::default(),
+            waiting: VecDeque::new(),
+            in_flight: 0,
+            gathering: 0,
+            beyond_window: 0,
+            carried: 0,
+            sent: 0,
+            guarded: false,
+        }
     }
 
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// How many operations wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// How many operations wait or are in flight.
@@ -69,15 +89,36 @@ impl<T: Queued> Queue<T> {
         self.waiting.len() + self.carried
     }
 
+    /// Notes that a request was answered at `now`, after `took`.
+    pub(super) fn answered(&mut self, now: Duration, took: Duration) {
+        self.window.returned(now, took);
+    }
+
     /// Whether an operation may be sent at once, alone; then a request more is in flight.
-    pub(super) fn admit(&mut self, window: impl FnOnce(usize) -> usize) -> bool {
-        let admitted = self.in_flight < window(self.jobs()).max(1);
-        if admitted {
-            self.in_flight += 1;
-            self.carried += 1;
-            self.sent += 1;
+    ///
+    /// Nobody overtakes those who wait. Far from the server only the first operation leaves alone: those that follow
+    /// it in the same moment go together.
+    pub(super) fn admit(&mut self, bounds: &impl Bounds) -> bool {
+        if !self.waiting.is_empty() {
+            return false;
         }
-        admitted
+        if self.in_flight > 0 {
+            let Room { requests, is_far } = self.window.room(self.jobs(), bounds);
+            if is_far || self.in_flight >= requests {
+                return false;
+            }
+        }
+        self.start();
+        self.carried += 1;
+        self.sent += 1;
+        true
+    }
+
+    fn start(&mut self) {
+        if self.in_flight == 0 {
+            self.window.idle();
+        }
+        self.in_flight += 1;
     }
 
     /// Adds an operation; `true` if the queue had no stall guard, which the caller must start.
@@ -86,18 +127,42 @@ impl<T: Queued> Queue<T> {
         !std::mem::replace(&mut self.guarded, true)
     }
 
-    /// What is sent in place of a request that has returned, and that carried so many operations.
+    /// Whether one more request is to leave, with what waits by then. It is in flight from now on, and gathers.
+    pub(super) fn gather(&mut self, bounds: &impl Bounds) -> bool {
+        // Those that gather already take a full batch each.
+        let gathers = self.waiting.len() > self.gathering * self.rules.operations
+            && self.in_flight < self.window.room(self.jobs(), bounds).requests;
+        if gathers {
+            self.start();
+            self.gathering += 1;
+        }
+        gathers
+    }
+
+    /// Notes that a request has returned, and gathers what waits for the next one.
+    pub(super) fn gather_again(&mut self) {
+        self.gathering += 1;
+    }
+
+    /// Whether those who gather do so for as long as more operations come. Far from the server that costs no time.
+    pub(super) fn is_patient(&self, bounds: &impl Bounds) -> bool {
+        self.waiting.len() < self.rules.operations && self.window.room(self.jobs(), bounds).is_far
+    }
+
+    /// What is sent by a request that gathered, and that carried so many operations before.
     ///
     /// `None` if nothing waits or enough requests are in flight without it; then it is not in flight any more.
-    pub(super) fn next(&mut self, returned: usize, window: impl FnOnce(usize) -> usize) -> Option<Batch<T>> {
+    pub(super) fn next(&mut self, returned: usize, gathered: bool, bounds: &impl Bounds) -> Option<Batch<T>> {
         self.carried -= returned;
+        self.gathering -= usize::from(gathered);
         let jobs = self.jobs();
-        let window = window(jobs).max(1);
-        if self.in_flight <= window {
+        let Room { requests, is_far } = self.window.room(jobs, bounds);
+        if self.in_flight <= requests {
             self.beyond_window = 0;
         }
-        if self.in_flight <= window + self.beyond_window {
-            let batch = self.take(jobs.div_ceil(window));
+        if self.in_flight <= requests + self.beyond_window {
+            // Near by, all requests together carry what there is. Far away, whatever waits leaves.
+            let batch = self.take(if is_far { usize::MAX } else { jobs.div_ceil(requests) });
             if batch.len() > 0 {
                 self.sent += 1;
                 self.carried += batch.len();
@@ -205,6 +270,32 @@ mod tests {
         }
     }
 
+    /// A near server that is kept busy by so many requests.
+    struct Near(usize);
+
+    impl Bounds for Near {
+        fn few(&self, _jobs: usize) -> usize {
+            self.0
+        }
+
+        fn most(&self) -> usize {
+            self.0
+        }
+    }
+
+    /// A server that takes any number of requests.
+    struct Far;
+
+    impl Bounds for Far {
+        fn few(&self, _jobs: usize) -> usize {
+            1
+        }
+
+        fn most(&self) -> usize {
+            usize::MAX
+        }
+    }
+
     fn read() -> One {
         One { key: None, bytes: 1, operations: 1, abandoned: false }
     }
@@ -228,19 +319,19 @@ mod tests {
         queue.in_flight = 1;
         queue.carried = 0;
         let keys = |jobs: Vec<One>| jobs.into_iter().filter_map(|one| one.key).collect();
-        queue.next(0, |_| 1).map_or_else(Default::default, |batch| (keys(batch.together), keys(batch.alone)))
+        queue.next(0, false, &Near(1)).map_or_else(Default::default, |batch| (keys(batch.together), keys(batch.alone)))
     }
 
     #[test]
     fn requests_in_flight_have_equal_shares() {
         let mut queue = queue(Duplicates::Wait, []);
         let submit = |queue: &mut Queue<One>| {
-            if !queue.admit(|_| 3) {
+            if !queue.admit(&Near(3)) {
                 queue.push(read());
             }
         };
         (0..12).for_each(|_| submit(&mut queue));
-        let size = |queue: &mut Queue<One>, returned| queue.next(returned, |_| 3).map(|batch| batch.len());
+        let size = |queue: &mut Queue<One>, returned| queue.next(returned, false, &Near(3)).map(|batch| batch.len());
         // Nine wait, and two are in flight: a third of eleven goes next.
         assert_eq!([1, 1, 1].map(|returned| size(&mut queue, returned)), [Some(4), Some(4), Some(1)]);
         // Four have come back, and all ask again, while five are in flight.
@@ -277,11 +368,15 @@ mod tests {
     fn operations_and_bytes_are_limited() {
         let mut queue = queue(Duplicates::Wait, std::iter::repeat_n(One { operations: 2, ..read() }, 100));
         queue.in_flight = 1;
-        assert_eq!(queue.next(0, |_| 1).map(|batch| batch.len()), Some(32));
+        assert_eq!(queue.next(0, false, &Near(1)).map(|batch| batch.len()), Some(32));
         queue.waiting = std::iter::repeat_n(One { bytes: 400, ..read() }, 5).collect();
-        assert_eq!(queue.next(32, |_| 1).map(|batch| batch.len()), Some(2));
+        assert_eq!(queue.next(32, false, &Near(1)).map(|batch| batch.len()), Some(2));
         queue.waiting.push_front(One { bytes: 5000, ..read() });
-        assert_eq!(queue.next(2, |_| 1).map(|batch| batch.len()), Some(1), "a large one goes in a batch of its own");
+        assert_eq!(
+            queue.next(2, false, &Near(1)).map(|batch| batch.len()),
+            Some(1),
+            "a large one goes in a batch of its own"
+        );
     }
 
     #[test]
@@ -305,27 +400,55 @@ mod tests {
     #[test]
     fn a_window_that_shrinks_takes_requests_out_of_flight() {
         let mut queue = queue(Duplicates::Wait, []);
-        assert!((0..4).all(|_| queue.admit(|_| 4)) && !queue.admit(|_| 4));
+        assert!((0..4).all(|_| queue.admit(&Near(4))) && !queue.admit(&Near(4)));
         for _ in 0..8 {
             queue.push(read());
         }
-        assert!(queue.next(1, |_| 2).is_none() && queue.next(1, |_| 2).is_none());
-        assert!(queue.next(1, |_| 2).is_some(), "two may stay in flight");
+        assert!(queue.next(1, false, &Near(2)).is_none() && queue.next(1, false, &Near(2)).is_none());
+        assert!(queue.next(1, false, &Near(2)).is_some(), "two may stay in flight");
     }
 
     #[test]
     fn a_stalled_queue_gets_one_more_request_which_goes_on() {
         let mut queue = queue(Duplicates::Wait, []);
-        assert!(queue.admit(|_| 1));
+        assert!(queue.admit(&Near(1)));
         assert!(queue.push(read()) && !queue.push(read()), "the first needs a guard");
         let mut last_look = None;
         assert_eq!(queue.progress(&mut last_look), Progress::Moving);
         assert_eq!(queue.progress(&mut last_look), Progress::Stalled);
         assert_eq!(queue.in_flight, 2);
-        let carried = queue.next(0, |_| 1).expect("a batch").len();
+        let carried = queue.next(0, false, &Near(1)).expect("a batch").len();
         queue.push(read());
         assert_eq!(queue.progress(&mut last_look), Progress::Moving);
-        assert!(queue.next(carried, |_| 1).is_some(), "the first request is still stalled");
+        assert!(queue.next(carried, false, &Near(1)).is_some(), "the first request is still stalled");
         assert_eq!(queue.progress(&mut last_look), Progress::Idle);
+    }
+
+    #[test]
+    fn nobody_overtakes_those_who_wait() {
+        let mut queue = queue(Duplicates::Wait, []);
+        assert!(queue.admit(&Near(1)) && !queue.admit(&Near(1)));
+        queue.push(read());
+        // The window has grown meanwhile.
+        assert!(!queue.admit(&Near(3)));
+        assert!(queue.gather(&Near(3)) && !queue.gather(&Near(3)), "one request gathers all that waits");
+        assert_eq!(queue.next(0, true, &Near(3)).map(|batch| batch.len()), Some(1));
+        assert!(queue.admit(&Near(3)));
+    }
+
+    #[test]
+    fn far_away_what_waits_leaves_together_without_an_answer() {
+        let mut queue = queue(Duplicates::Wait, []);
+        assert!(queue.admit(&Far) && !queue.admit(&Far), "the first leaves alone");
+        let mut gathering = 0;
+        for _ in 0..150 {
+            queue.push(read());
+            gathering += usize::from(queue.gather(&Far));
+        }
+        assert_eq!(gathering, 3, "one for each full batch");
+        let sizes = [64, 64, 22].map(|size| queue.next(0, true, &Far).map_or(0, |batch| batch.len()) == size);
+        assert_eq!(sizes, [true; 3]);
+        assert_eq!((queue.in_flight, queue.gathering, queue.waiting()), (4, 0, 0));
+        assert!(queue.next(64, false, &Far).is_none() && queue.next(22, false, &Far).is_none());
     }
 }

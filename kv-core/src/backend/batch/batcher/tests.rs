@@ -30,9 +30,10 @@ impl Job for Number {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Recording {
     sent: Mutex<Vec<Vec<u64>>>,
+    most: usize,
 }
 
 impl Recording {
@@ -68,6 +69,14 @@ impl Carrier for Recording {
         1
     }
 
+    fn most_in_flight(&self) -> usize {
+        self.most
+    }
+
+    fn is_answer(&self, answer: &Self::Answer) -> bool {
+        answer.is_ok()
+    }
+
     async fn send_alone(&self, job: Number) -> Self::Answer {
         self.send(vec![job.0]).await;
         if job.0 == REFUSED { Err("refused") } else { Ok(job.0) }
@@ -93,8 +102,13 @@ impl Carrier for Recording {
     }
 }
 
+/// A server that takes one request at a time.
 fn batcher() -> Batcher<Recording> {
-    Batcher::new(Recording::default())
+    to_server_with_room_for(1)
+}
+
+fn to_server_with_room_for(most: usize) -> Batcher<Recording> {
+    Batcher::new(Recording { sent: Mutex::default(), most })
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,4 +226,30 @@ fn what_travels_when_its_runtime_ends_has_an_unknown_outcome() {
     });
     drop(first);
     assert_eq!(second.block_on(join_all(together)), [Err("unanswered"), Err("unanswered")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn far_away_a_burst_leaves_at_once_in_few_requests() {
+    let batcher = to_server_with_room_for(usize::MAX);
+    for _pause in 0..2 {
+        let began = Instant::now();
+        let answers = join_all((0..500).map(|number| batcher.submit(Number(number)))).await;
+        assert_eq!(answers, (0..500).map(Ok).collect::<Vec<_>>());
+        assert_eq!(began.elapsed(), ROUND_TRIP, "nobody waited for another's answer");
+        assert_eq!(batcher.carrier().sent().len(), 9, "one alone, and full batches");
+        sleep(Duration::from_secs(60)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn far_away_callers_are_served_in_turn_and_one_that_gives_up_is_not_sent() {
+    let batcher = to_server_with_room_for(2);
+    let mut all: Vec<_> = (0..300).map(|number| Box::pin(batcher.submit(Number(number)))).collect();
+    for one in &mut all {
+        assert!(poll!(one).is_pending());
+    }
+    let left: Vec<_> = all.into_iter().enumerate().filter_map(|(at, one)| (at % 2 == 0).then_some(one)).collect();
+    assert!(join_all(left).await.iter().all(Result::is_ok));
+    let sent = batcher.carrier().sent().concat();
+    assert_eq!(sent, (0..300).step_by(2).collect::<Vec<_>>());
 }

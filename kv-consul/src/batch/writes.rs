@@ -1,4 +1,4 @@
-//! Writes of single keys that travel together: what Consul's transactions need of kv-core's batcher.
+//! Writes of single keys that travel together, in one transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::settings::{OPERATION, TXN_OPS};
 use crate::shared::Shared;
 use crate::transport::callers::Callers;
 
-/// How many transactions of queued writes are in flight at a time.
+/// How many transactions of queued writes keep a near agent busy.
 const IN_FLIGHT: usize = 2;
 
 /// If no transaction starts for this long, one more may. An agent can take seconds to answer a transaction that it
@@ -89,6 +89,14 @@ impl Carrier for Transactions {
 
     fn window(&self, _jobs: usize) -> usize {
         IN_FLIGHT
+    }
+
+    fn most_in_flight(&self) -> usize {
+        self.shared.most_in_flight()
+    }
+
+    fn is_answer(&self, answer: &Result<Option<u64>>) -> bool {
+        matches!(answer, Ok(_) | Err(Error::Conflict { .. }))
     }
 
     async fn send_alone(&self, job: SmallWrite) -> Result<Option<u64>> {
