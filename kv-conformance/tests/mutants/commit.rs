@@ -102,6 +102,16 @@ impl Faulty {
         }
         match self.fault {
             Some(Fault::TokenRepeats) => restore_tokens(txn),
+            Some(Fault::GuardOfAnyTenure) => {
+                let last = lock(&self.guards);
+                for check in &mut txn.checks {
+                    if let Check::Held(guard) = check
+                        && let Some(last) = last.get(&guard.key)
+                    {
+                        guard.clone_from(last);
+                    }
+                }
+            }
             Some(Fault::GuardNotChecked) => txn.checks.retain(|check| matches!(check, Check::Index { .. })),
             Some(Fault::ChecksIgnored) if txn.operations.len() > 1 => {
                 txn.checks.retain(|check| matches!(check, Check::Held(_)));

@@ -64,6 +64,7 @@ faults! {
     WaitGoesOn "L4" "a store whose waits go on when abandoned"
     TokenRepeats "L5" "a store with tokens that repeat"
     GuardNotChecked "L5" "a store that does not check guards"
+    GuardOfAnyTenure "L5" "a store where a client that holds a lock again may write by its earlier guards"
     ClockTooLate "L6" "a store that says leases began later than they did"
     UnlockKeepsIt "L7" "a store whose unlock frees nothing"
     RenewalDoesNothing "L8" "a store whose renewals do nothing"

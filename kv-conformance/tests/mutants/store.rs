@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_core::backend::{Backend, EventStream, Grant, Operation, Snapshot, Txn};
+use kv_core::backend::{Backend, EventStream, Grant, Guard, Operation, Snapshot, Txn};
 use kv_core::{Error, ForeignWrite, Limits, Result, Value};
 use kv_memory::MemoryBackend;
 
@@ -26,12 +26,18 @@ pub(crate) struct Faulty {
     /// What this client has read.
     read: Mutex<HashMap<String, Value>>,
     pub(crate) sharing: Sharing,
+    /// The last guard that this client had for each lock.
+    pub(crate) guards: Mutex<HashMap<String, Guard>>,
 }
 
 impl Faulty {
     pub(crate) fn new(fault: Option<Fault>, shared: Arc<Shared>) -> Self {
         let number = shared.handles.fetch_add(1, Ordering::Relaxed);
-        Self { fault, shared, number, read: Mutex::default(), sharing: Sharing::default() }
+        Self { fault, shared, number, read: Mutex::default(), sharing: Sharing::default(), guards: Mutex::default() }
+    }
+
+    fn note_guard(&self, grant: &Grant) {
+        lock(&self.guards).insert(grant.guard.key.clone(), grant.guard.clone());
     }
 
     pub(crate) fn has(&self, fault: Fault) -> bool {
@@ -230,6 +236,7 @@ impl Backend for Faulty {
             Some(Fault::AbandonedWaitsHoldUpLocks) => self.lock_in_one_queue(key, asked).await?,
             _ => self.take(key, asked).await?,
         };
+        self.note_guard(&grant);
         Ok(faulty_grant(self.fault, &self.shared, Grant { ttl, ..grant }))
     }
 
@@ -242,6 +249,7 @@ impl Backend for Faulty {
             },
             _ => self.try_to_take(key, ttl).await?,
         };
+        grant.iter().for_each(|grant| self.note_guard(grant));
         Ok(grant.map(|grant| faulty_grant(self.fault, &self.shared, grant)))
     }
 

@@ -369,7 +369,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_gives_no_sign_of_life_is_left_once_somebody_waits() {
         let (end, _silent) = duplex(1 << 16);
-        let (mut sender, mut driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
+        let (mut sender, driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
         sleep(Duration::from_secs(60)).await;
         assert!(!driver.has_ended() && driver.health() == Health::Good, "nobody waits");
 
