@@ -332,7 +332,7 @@ impl Error {
         matches!(self, Self::Indeterminate { .. })
     }
 
-    /// Whether the events after an index are gone, so that a watch must begin anew with a listing.
+    /// Whether the events after an index are gone, so that a watch must start again with a listing.
     pub fn is_compacted(&self) -> bool {
         matches!(self, Self::Compacted { .. })
     }

@@ -17,12 +17,12 @@
 //! root, so other programs see the same keys. The first host that answers serves, and the others replace it if it
 //! fails. `http://`, `https://` and the empty address try etcd among the other backends.
 //!
-//! | parameter | meaning | else from | else |
+//! | parameter | meaning | environment variable | default |
 //! |---|---|---|---|
-//! | `ca` | file with the certificates that the server's is checked against (PEM) | `ETCDCTL_CACERT` | the platform's |
-//! | `cert`, `key` | files with this client's certificate and its key (PEM) | `ETCDCTL_CERT`, `ETCDCTL_KEY` | none |
+//! | `ca` | PEM file with the authorities for the server's certificate | `ETCDCTL_CACERT` | the system's |
+//! | `cert`, `key` | PEM files with the client's certificate and its key | `ETCDCTL_CERT`, `ETCDCTL_KEY` | none |
 //! | `server-name` | the name that the server's certificate must have | | the host |
-//! | `consistency` | `linearizable`, or `serializable`: reads that one member answers alone, and that may be stale | | `linearizable` |
+//! | `consistency` | `linearizable`, or `serializable`: one member answers reads alone, and they may be stale | | `linearizable` |
 //! | `timeout` | the request timeout of the handle | | `5s` |
 //!
 //! An address without hosts uses `ETCDCTL_ENDPOINTS`, or else `127.0.0.1:2379`. An address without a user uses
@@ -75,11 +75,11 @@
 //! | [contract](kv_core::contract) | etcd |
 //! |---|---|
 //! | index | revision: one for the whole store, raised by every request that changes something |
-//! | value at most 1,552,384 bytes, transaction 128 checks and operations and 1,556,480 bytes | request limit of 1.5 MiB, less keys and envelope; a server started with lower limits refuses earlier |
+//! | value at most 1,552,384 bytes, transaction 128 checks and operations and 1,556,480 bytes | request limit of 1.5 MiB, less keys and envelope; a server with lower limits refuses earlier |
 //! | snapshot | reads of one revision, in pages |
 //! | watch | one stream for all watches of a backend; etcd keeps every change until it is compacted |
-//! | time to live | lease: whole seconds, at least what the server's election timeout allows (2 s by default), which is what is then granted |
-//! | lock on `NAME` | keys `NAME/<lease id>` on their leases, as `etcdctl lock NAME` and etcd's Go client make them: all exclude one another, first come first served |
+//! | time to live | lease of whole seconds; the server grants at least what its election timeout allows, 2 s by default |
+//! | lock on `NAME` | keys `NAME/<lease id>` on their leases, as of `etcdctl lock NAME` and etcd's Go client: all exclude one another, in the order in which they asked |
 //!
 //! Reads and writes of single keys that are made while others are in flight travel together, in one transaction. Each
 //! has the outcome that it would have had alone, and those that change something share a revision. An operation is sent

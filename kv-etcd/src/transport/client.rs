@@ -92,7 +92,26 @@ impl Client {
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        self.members().stream(method, requests).await
+        let members = self.members();
+        let connection = members.connection(&[], Volume::Small).await?;
+        let token = members.token(&connection).await?;
+        let due = connection.expect_answer();
+        let opened = tokio::select! {
+            biased;
+            opened = connection.stream(method, requests, token.value) => opened,
+            () = connection.worsens_to(members.left_at) => Err(Status::from_error(Unresponsive.into())),
+        };
+        drop(due);
+        match opened {
+            Ok(stream) => {
+                let answers = Answers { stream, connection: Arc::clone(&connection), left_at: members.left_at };
+                Ok((connection, answers))
+            }
+            Err(status) => {
+                members.abandon(&connection);
+                Err(Failed::stream(&connection.address, status))
+            }
+        }
     }
 
     /// Makes sure that there is a connection.
@@ -101,7 +120,7 @@ impl Client {
         self.members().connection(slice::from_ref(&caller), Volume::Small).await.map(drop)
     }
 
-    /// Makes the next call or stream log in anew.
+    /// Makes the next call or stream log in again.
     pub(crate) async fn forget_token(&self) {
         if let Some(auth) = &self.members().auth {
             auth.forget_any().await;
@@ -269,36 +288,6 @@ impl Members {
             let failed = Failed::at(&connection.address, idempotence, status);
             Attempt { connection, generation: token.generation, failed }
         })
-    }
-
-    async fn stream<Q, A>(
-        &self,
-        method: &'static str,
-        requests: impl futures_core::Stream<Item = Q> + Send + 'static,
-    ) -> Result<(Arc<Connection>, Answers<A>), Failed>
-    where
-        Q: prost::Message + 'static,
-        A: prost::Message + Default + 'static,
-    {
-        let connection = self.connection(&[], Volume::Small).await?;
-        let token = self.token(&connection).await?;
-        let due = connection.expect_answer();
-        let opened = tokio::select! {
-            biased;
-            opened = connection.stream(method, requests, token.value) => opened,
-            () = connection.worsens_to(self.left_at) => Err(Status::from_error(Unresponsive.into())),
-        };
-        drop(due);
-        match opened {
-            Ok(stream) => {
-                let answers = Answers { stream, connection: Arc::clone(&connection), left_at: self.left_at };
-                Ok((connection, answers))
-            }
-            Err(status) => {
-                self.abandon(&connection);
-                Err(Failed::stream(&connection.address, status))
-            }
-        }
     }
 
     fn abandon(&self, connection: &Arc<Connection>) {
