@@ -31,7 +31,7 @@ struct Term {
 }
 
 impl Leases {
-    /// A number that grows, and that no lease of any store in this process has: a lock guards nothing in another store.
+    /// A new id, greater than any before it in this process, in any store. So a lock guards nothing in another store.
     pub(crate) fn next_id() -> LeaseId {
         static LAST: AtomicU64 = AtomicU64::new(0);
         LAST.fetch_add(1, Ordering::Relaxed) + 1
