@@ -96,7 +96,7 @@ mod system {
         read(rustix::time::ClockId::Boottime)
     }
 
-    /// The same clock without that time.
+    /// A clock that stands still while the machine is suspended.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn running() -> Duration {
         read(rustix::time::ClockId::Monotonic)
@@ -108,7 +108,7 @@ mod system {
         read(rustix::time::ClockId::Monotonic)
     }
 
-    /// A clock without that time.
+    /// A clock that stands still while the machine is suspended.
     #[cfg(target_vendor = "apple")]
     fn running() -> Duration {
         static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
