@@ -65,6 +65,8 @@ struct Store {
     revision: i64,
     entries: BTreeMap<Vec<u8>, Entry>,
     leases: BTreeSet<i64>,
+    /// How many leases were granted so far.
+    grants: usize,
     history: Vec<Change>,
     changes: broadcast::Sender<Change>,
 }
@@ -180,6 +182,7 @@ impl Minimal {
             revision: 1,
             entries: BTreeMap::new(),
             leases: BTreeSet::new(),
+            grants: 0,
             history: Vec::new(),
             changes: broadcast::channel(1024).0,
         };
@@ -208,6 +211,11 @@ impl Minimal {
     /// How many leases there are.
     pub(crate) fn leases(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).leases.len()
+    }
+
+    /// How many leases were granted so far.
+    pub(crate) fn grants(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).grants
     }
 
     pub(crate) fn serve(self, mut call: Call) -> Act {
@@ -241,6 +249,7 @@ impl Minimal {
             "LeaseGrant" => {
                 let grant = Grant::decode(request).expect("a grant");
                 store.leases.insert(grant.id);
+                store.grants += 1;
                 return Some([number(2, grant.id), number(3, grant.ttl)].concat());
             }
             "LeaseRevoke" => {
