@@ -47,7 +47,7 @@ impl Moment {
 impl Add<Duration> for Moment {
     type Output = Self;
 
-    /// The moment so much later, if the machine is not suspended until then.
+    /// The moment after this time, if the machine is not suspended until then.
     fn add(self, time: Duration) -> Self {
         Self { instant: self.instant + time, ..self }
     }

@@ -92,7 +92,7 @@ pub enum ForeignWrite {
 /// In which order those who wait for a lock are served (clause L13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockOrder {
-    /// In the order in which they asked, whichever handle they asked through.
+    /// In the order in which they asked, through any handle.
     Asked,
     /// Those of one handle in the order in which they asked; between handles no waiter is passed over for ever.
     PerHandle,

@@ -43,7 +43,7 @@ impl Failed {
         Self::at(endpoint, Idempotence::Repeatable, status)
     }
 
-    /// The answer is none that etcd gives.
+    /// The failure for an answer that etcd never gives.
     pub(crate) fn unexpected(what: &str) -> Self {
         Self::Status { status: Status::internal(what), idempotence: Idempotence::Repeatable, endpoint: None }
     }

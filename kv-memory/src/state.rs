@@ -227,7 +227,7 @@ impl State {
         waiter.granted.notify_one();
     }
 
-    /// Grants a lock that has become free to whoever has waited longest.
+    /// Grants a lock that has become free to the longest waiter.
     fn pass_on(&mut self, key: &str, now: Moment) {
         let Some(mut queue) = self.locks.remove(key) else { return };
         if let Some((id, waiter)) = queue.waiters.pop_first() {

@@ -1,6 +1,6 @@
 //! The contenders for a lock whose name also has data below it ([clause L10](kv_core::contract::CLAUSES#L10)).
 //!
-//! Contenders are direct children of the lock's name. Other keys below the name, and nested locks, are none.
+//! Contenders are direct children of the lock's name. Other keys below the name, and nested locks, do not count.
 
 use bytes::Bytes;
 

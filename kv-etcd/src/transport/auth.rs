@@ -108,7 +108,7 @@ impl Auth {
         }
     }
 
-    /// Drops the token, whichever it is.
+    /// Drops the current token.
     pub(crate) async fn forget_any(&self) {
         self.state.lock().await.known = None;
     }
