@@ -54,14 +54,14 @@ impl Backend for Etcd {
 
     async fn ping(&self) -> Result<()> {
         let client = &self.shared.client;
-        // As in etcd's own health check: a linearizable read needs a leader, and etcd checks permissions only after it.
+        // As etcd's own health check: a linearizable read needs a leader, and being refused comes after that.
         let (read, status) = tokio::join!(client.call(Range::key("health").request()), client.call(StatusRequest {}));
         if let Err(failed) = read
             && !failed.is_permission_denied()
         {
             return Err(failed.into());
         }
-        // Every member knows every alarm. A user without permission to read the status does not see alarms.
+        // Every member knows of every alarm. Those who may not see the status are not told.
         let alarm = status.ok().and_then(|status| status.errors.into_iter().find(|error| error.contains("NOSPACE")));
         alarm.map_or(Ok(()), |alarm| Err(error::storage_full(&alarm)))
     }

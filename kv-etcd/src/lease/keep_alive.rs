@@ -58,7 +58,7 @@ impl KeepAlive {
         let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut logins_left = LOGINS;
         let caller = Call::current();
-        // The caller may be a write that renews first. The write itself has not been sent.
+        // A write that renews first has not been sent yet.
         caller.not_sent();
         loop {
             let apart = self.apart().contains(&id);

@@ -35,10 +35,10 @@ use crate::error::Failed;
 use crate::read::paging::Pager;
 use crate::watch::Hubs;
 
-/// A wait that lasts this long is reported.
+/// How long a wait lasts before it is reported.
 const LONG_WAIT: Duration = Duration::from_secs(1);
 
-/// The outcome of an attempt to take the lock that succeeds only if no other key is below its name.
+/// The outcome of an attempt to take the lock where its name has no other key below it.
 enum Attempt {
     /// The contender's key was created at this revision, and the lock is held.
     Held(u64),
@@ -261,7 +261,7 @@ async fn keep_alive(pending: &mut PendingLease) {
     }
 }
 
-/// Reports a long wait.
+/// Reports a wait once it is long.
 async fn report_long_wait() -> Infallible {
     sleep(LONG_WAIT).await;
     observability::waiting_for_lock(NAME);

@@ -142,7 +142,7 @@ impl Client {
     }
 }
 
-/// A connection and a token, for one request.
+/// Everything that a request needs to be sent.
 pub(crate) struct Ready {
     members: Arc<Members>,
     connection: Arc<Connection>,

@@ -67,7 +67,7 @@ impl Connection {
         }
     }
 
-    /// Whether the connection has ended, so that it accepts no request.
+    /// Whether it has ended, and takes no more requests.
     pub(crate) fn is_closed(&self) -> bool {
         self.driver.has_ended()
     }
@@ -121,8 +121,8 @@ impl Connection {
         Ok(grpc)
     }
 
-    /// Whether the server is an etcd member that has a leader. A server of another kind, or one that does not answer,
-    /// is detected before any request of a caller is sent to it.
+    /// Whether it is an etcd member that has a leader, for only that is worth sending to. A server that does not
+    /// answer shows here, before any request is at stake.
     async fn prove(&self) -> Result<bool, Status> {
         match self.unary(Arc::new(StatusRequest {}), None).await {
             Ok(member) if member.is_learner => {
@@ -138,7 +138,7 @@ impl Connection {
     }
 }
 
-/// Encodes a request that the caller keeps, because it may be sent again.
+/// Encodes a request that its caller keeps, for it may have to be sent again.
 struct Kept<C>(PhantomData<C>);
 
 impl<C: Call> Codec for Kept<C> {

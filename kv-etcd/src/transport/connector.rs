@@ -35,7 +35,7 @@ pub(super) struct Connector(Arc<Shared>);
 struct Shared {
     config: Arc<Config>,
     volume: Volume,
-    /// The order in which endpoints are tried.
+    /// In which order endpoints are tried.
     rotation: Rotation,
     state: Mutex<State>,
 }

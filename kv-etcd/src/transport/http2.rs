@@ -92,7 +92,7 @@ impl Driver {
         self.task.is_finished()
     }
 
-    /// Why the connection ended, if it did. The error of a request that failed with it often says less.
+    /// Why the connection ended, if it did: a request that met the end may know less.
     pub(crate) async fn reason(&mut self) -> Option<String> {
         timeout(Duration::from_millis(100), &mut self.task).await.ok()?.ok()?
     }
