@@ -90,8 +90,7 @@ impl History {
         }
     }
 
-    /// Forgets the values that the oldest records replaced, while they take too much. Only listings in progress need
-    /// them.
+    /// Forgets what the oldest records replaced while there is too much: only listings that are being read need it.
     fn forget_replaced(&mut self) {
         while self.bytes > Self::MAX_BYTES && self.undoable < self.end() {
             let place = self.place(self.undoable);

@@ -62,7 +62,7 @@ impl Subscriptions {
         }
     }
 
-    /// Wakes the watches whose prefixes a key has. The event of the key is at this position in the history.
+    /// Wakes the watches that a key concerns; its event is at this position in the history.
     pub(crate) fn announce(&self, key: &str, position: u64) {
         for (length, same_length) in self.by_length.range(..=key.len()) {
             let same_prefix = key.get(..*length).and_then(|prefix| same_length.get(prefix));

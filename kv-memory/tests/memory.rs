@@ -288,7 +288,7 @@ async fn the_shortest_time_to_live_can_be_held() -> Result<()> {
     lock.unlock().await
 }
 
-/// More children than are read at a time. Some of them come and go meanwhile, always in pairs.
+/// More children than are read at a time, some of which come and go meanwhile, always in pairs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn children_read_in_pieces_are_those_of_one_moment() -> Result<()> {
     const CHILDREN: usize = 3000;
