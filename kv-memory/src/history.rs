@@ -35,9 +35,8 @@ impl Record {
 
 /// The records of the latest commits. Every record has a position; the first one ever has position 1.
 ///
-/// It is bounded in number and in bytes, and drops only whole commits: it keeps the fewest of the latest commits that
-/// reach one of the bounds. So a commit of any size stays until as much has followed it, and watches can read it until
-/// then.
+/// It is bounded in number and in bytes, by whole commits: it keeps the fewest of the latest commits that reach one of
+/// the bounds. So a commit of any size stays until as much has followed it, and a watch has that long to read it.
 pub(crate) struct History {
     records: VecDeque<Record>,
     commits: VecDeque<Commit>,
