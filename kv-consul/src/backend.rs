@@ -20,15 +20,15 @@ use crate::txn;
 use crate::watch::history::History;
 use crate::watch::hub::Hub;
 
-/// A handle on the agents of one datacenter, for any number of runtimes.
+/// The backend for the agents of one datacenter, usable from any number of runtimes.
 pub(crate) struct Consul {
     shared: Arc<Shared>,
     history: History,
     parts: PerRuntime<Parts>,
 }
 
-/// The parts that run tasks or make callers wait for one another. Each runtime has its own, so that none depends on
-/// another one being alive or driven ([clause S1](kv_core::contract::CLAUSES#S1)).
+/// The parts that run tasks or make callers wait for one another. Each runtime has its own, so that no runtime depends
+/// on another one being alive or driven ([clause S1](kv_core::contract::CLAUSES#S1)).
 struct Parts {
     writes: Writes,
     hub: Hub,

@@ -12,7 +12,7 @@ use super::entries::{Values, decode, entries_of};
 use super::lock::is_lock;
 use super::state::{Scope, State};
 
-/// All entries of a scope at one moment. The values stay in the JSON that they came in until somebody needs them.
+/// All entries of a scope at one moment. The values stay in the JSON that they came in until they are needed.
 pub(crate) struct Listing {
     /// When the request was sent. A consistent read contains everything that was seen before this moment.
     pub(crate) asked: Instant,

@@ -1,4 +1,4 @@
-//! The indices of all entries in a scope at one moment. This file needs nothing else of the crate, so that the benchmark
+//! The indices of all entries in a scope at one moment. This file uses nothing else of the crate, so that the benchmark
 //! `diff` can compile it alone.
 
 use std::ops::Range;
@@ -9,7 +9,7 @@ use std::ops::Range;
 pub(crate) struct State {
     keys: String,
     rows: Vec<Row>,
-    /// Which rows are entries of locks, in order. They are few.
+    /// Which rows are entries of locks, in ascending order. There are few of them.
     locks: Vec<usize>,
 }
 
@@ -21,7 +21,7 @@ struct Row {
     modify: u64,
 }
 
-/// Which keys a read or a watch is about.
+/// The keys that a read or a watch covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope<'a> {
     /// All keys that begin with a string.
@@ -46,7 +46,7 @@ impl Scope<'_> {
         }
     }
 
-    /// Whether the entries of locks are left out: a prefix is about data, and a key is that of one lock's entry.
+    /// Whether the entries of locks are left out. A prefix selects data; a single key is always that of a lock's entry.
     pub(crate) fn hides_locks(self) -> bool {
         matches!(self, Self::Prefix(_))
     }
@@ -90,7 +90,7 @@ impl State {
         Self { keys: String::with_capacity(rows * 32), rows: Vec::with_capacity(rows), locks: Vec::new() }
     }
 
-    /// Adds a row. Its key must come after all keys that are there.
+    /// Adds a row. Its key must sort after the keys of all rows so far.
     pub(crate) fn push(&mut self, key: &str, create: u64, modify: u64) {
         self.keys.push_str(key);
         self.rows.push(Row { end: self.keys.len(), create, modify });
@@ -124,7 +124,7 @@ impl State {
         self.rows[row].modify
     }
 
-    /// The rows of a scope, which are neighbours.
+    /// The rows of a scope, which are adjacent.
     pub(crate) fn rows(&self, scope: Scope<'_>) -> Range<usize> {
         let start = self.partition(0, |key| key < scope.start());
         start..self.partition(start, |key| scope.has(key))
