@@ -44,7 +44,7 @@
 //! | history is compacted while the observers' member is down | holds: each watch ends with `Compacted` | keeps no history | observers know that member only |
 //! | 500 connections are cut, truncated, stalled or delayed | holds, 1.1 s | holds, 0.8 s | go through a proxy |
 //!
-//! Five seconds are the request timeout. A call in flight at a leader that dies gets no answer, and its fate is
+//! The request timeout is five seconds. A call in flight at a leader that dies gets no answer, and its fate is
 //! [`Indeterminate`](kv_core::Error::Indeterminate).
 //!
 //! These runs found faults that the backends now avoid:
@@ -192,7 +192,7 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
     )))
 }
 
-/// Requires that no call failed which certainly did nothing: there was a majority, and time to make it again.
+/// Requires that no call failed without effect: there was a majority, and time to repeat the call.
 fn spared(tallies: &Tallies) -> Outcome {
     let mut told = String::new();
     for tally in tallies.all() {
@@ -252,7 +252,7 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
     };
     let (((registers, bank, changes, lock, lives, ()), last), observations, ()) =
         tokio::try_join!(working, observing, striking)?;
-    // A lease that the store ended before its time says nothing of the client.
+    // If the store itself ends leases early, an early end does not show a fault of the client.
     let leases = if storm.ends_leases() { ephemeral::Lives::default() } else { lives };
     let recording = Recording {
         about: String::new(),

@@ -47,7 +47,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A fault on its way, with its victim.
+/// A fault in progress, with its victim.
 pub(crate) struct Nemesis {
     fault: Fault,
     victim: usize,
@@ -82,7 +82,7 @@ impl Nemesis {
         endpoints
     }
 
-    /// Does to every member in turn what is planned, and waits after each until every client is served.
+    /// Applies the planned operation to every member in turn, and waits after each until every client is served.
     async fn maintain(&self, cx: &Context, progress: &Progress<'_>) -> Outcome {
         let faults = cx.faults()?;
         let rounds = if self.fault == Fault::Upgraded { faults.upgrades() } else { 1 };
@@ -142,7 +142,7 @@ impl Storm for Nemesis {
                 cx.hurt("pause a member", faults.pause(victim)).await?;
                 let (served, ()) = tokio::join!(
                     progress.everyone("while a member stands still"),
-                    // The pause itself must last this long.
+                    // The length of the pause is what is tested.
                     tokio::time::sleep(PAUSE)
                 );
                 served?;
@@ -165,8 +165,8 @@ impl Storm for Nemesis {
         }
     }
 
-    /// Clients may not notice a graceful restart: the member hands over its work first.
-    /// Clients with other endpoints need not notice planned work, nor that one endpoint is gone.
+    /// Clients may not notice a graceful restart: the member hands over its work first. Clients with other endpoints
+    /// need not notice planned work, or the loss of one endpoint.
     fn must_bite(&self) -> bool {
         !self.is_planned() && self.fault != Fault::EndpointKilled
     }
@@ -182,7 +182,8 @@ impl Storm for Nemesis {
         )
     }
 
-    /// Consul removes a member that leaves from its catalog, and with it the sessions of the clients of that agent.
+    /// Consul removes a member that leaves from its catalog, together with the sessions that were created at that
+    /// agent.
     fn ends_leases(&self) -> bool {
         self.fault == Fault::LeftAndReturned
     }
