@@ -56,7 +56,7 @@ pub trait Fixture: Send + Sync + 'static {
 
     /// An environment whose variables name the server, and an address that does not, such as `etcd://`.
     ///
-    /// For the cases about the environment (clause [A2](kv_core::contract)).
+    /// For the cases about the environment (clause [A2](kv_core::contract::CLAUSES#A2)).
     fn environment(&self) -> Option<(Environment, String)> {
         None
     }

@@ -1,4 +1,4 @@
-//! Checks that a secret is sent to the server only (clause [A4](kv_core::contract)).
+//! Checks that a secret is sent to the server only (clause [A4](kv_core::contract::CLAUSES#A4)).
 //!
 //! A [`Capture`] records every line that is logged on its thread, also by the backend's dependencies, and everything
 //! that it is shown. A test uses its backend with a secret, in success and in failure, and then searches the record:

@@ -3,8 +3,10 @@
 //! `file:///root?path=PATH`. Handles within one program share the file; programs may not. Opening it again brings
 //! everything back but what lived on leases, whose holders are gone.
 //!
-//! To stay small it leaves three clauses out: waiters for a lock are served in no order (L13), a commit larger than the
-//! history ends a watch (E8), and a lease lapses on the runtime that took it (S1). The memory store keeps them.
+//! To stay small it leaves three clauses out: waiters for a lock are served in no order
+//! ([L13](kv_core::contract::CLAUSES#L13)), a commit larger than the history ends a watch
+//! ([E8](kv_core::contract::CLAUSES#E8)), and a lease lapses on the runtime that took it
+//! ([S1](kv_core::contract::CLAUSES#S1)). The memory store keeps them.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};

@@ -1,4 +1,5 @@
-//! Addresses, secrets, errors and the request timeout: clauses [A1](kv_core::contract) to [A6](kv_core::contract).
+//! Addresses, secrets, errors and the request timeout: clauses [A1](kv_core::contract::CLAUSES#A1) to
+//! [A6](kv_core::contract::CLAUSES#A6).
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};

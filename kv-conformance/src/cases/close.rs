@@ -1,4 +1,4 @@
-//! What a closed handle gives back: clause L12.
+//! What a closed handle gives back: [clause L12](kv_core::contract::CLAUSES#L12).
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Ephemeral keys, and what they share with locks: clauses [L1](kv_core::contract) to [L3](kv_core::contract),
-//! [L6](kv_core::contract) and [L8](kv_core::contract).
+//! Ephemeral keys, and what they share with locks: clauses [L1](kv_core::contract::CLAUSES#L1) to
+//! [L3](kv_core::contract::CLAUSES#L3), [L6](kv_core::contract::CLAUSES#L6) and [L8](kv_core::contract::CLAUSES#L8).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -1,5 +1,6 @@
-//! The contract under faults: clauses [E4](kv_core::contract), [A6](kv_core::contract),
-//! [W6](kv_core::contract) and [L4](kv_core::contract), with the faults that the fixture offers.
+//! The contract under faults: clauses [E4](kv_core::contract::CLAUSES#E4), [A6](kv_core::contract::CLAUSES#A6),
+//! [W6](kv_core::contract::CLAUSES#W6) and [L4](kv_core::contract::CLAUSES#L4), with the faults that the fixture
+//! offers.
 //!
 //! The victim is always the leader; a single server is its own leader.
 

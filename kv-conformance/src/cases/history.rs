@@ -1,4 +1,5 @@
-//! What a store remembers of its past, and what watches say when it has lost or replaced it: clauses E1 and E8.
+//! What a store remembers of its past, and what watches say when it has lost or replaced it: clauses
+//! [E1](kv_core::contract::CLAUSES#E1) and [E8](kv_core::contract::CLAUSES#E8).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What one caller does is no matter of another's: clause S2.
+//! What one caller does is no matter of another's: [clause S2](kv_core::contract::CLAUSES#S2).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

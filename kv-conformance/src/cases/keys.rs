@@ -1,4 +1,4 @@
-//! Keys, prefixes and directories: clauses [K1](kv_core::contract) and [K2](kv_core::contract).
+//! Keys, prefixes and directories: clauses [K1](kv_core::contract::CLAUSES#K1) and [K2](kv_core::contract::CLAUSES#K2).
 
 use std::collections::BTreeSet;
 

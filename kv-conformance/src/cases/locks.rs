@@ -1,4 +1,4 @@
-//! Locks: clauses [L4](kv_core::contract) to [L8](kv_core::contract).
+//! Locks: clauses [L4](kv_core::contract::CLAUSES#L4) to [L8](kv_core::contract::CLAUSES#L8).
 //!
 //! Longer than most files: it has one short function for each case of one subject.
 

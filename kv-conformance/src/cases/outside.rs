@@ -1,4 +1,4 @@
-//! Locks seen and touched from outside: clause L10.
+//! Locks seen and touched from outside: [clause L10](kv_core::contract::CLAUSES#L10).
 
 use kv_core::{Error, EventType, Lock, Value};
 use tokio::task::JoinHandle;

@@ -1,4 +1,4 @@
-//! What operators do every week costs callers time, never an error: clause S5.
+//! What operators do every week costs callers time, never an error: [clause S5](kv_core::contract::CLAUSES#S5).
 //!
 //! Every workload of `chaos` runs through each of these, with eight busy tasks on one handle beside them. The history
 //! is judged as under any fault, and no call may fail that certainly did nothing. `clusters` has the restarts.

@@ -1,4 +1,4 @@
-//! Reads: clauses [R1](kv_core::contract) to [R3](kv_core::contract).
+//! Reads: clauses [R1](kv_core::contract::CLAUSES#R1) to [R3](kv_core::contract::CLAUSES#R3).
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Roots: clause [K4](kv_core::contract).
+//! Roots: clause [K4](kv_core::contract::CLAUSES#K4).
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! One handle in several runtimes, at once or one after the other: clause S1.
+//! One handle in several runtimes, at once or one after the other: [clause S1](kv_core::contract::CLAUSES#S1).
 //!
 //! Each case uses a handle in a runtime of its own first. That runtime is then ended, or kept alive without a thread
 //! that drives it, and the same handle is used in another one.
@@ -252,7 +252,7 @@ async fn keys_beside_an_idle_runtime(cx: Context) -> Outcome {
     keys(cx, First::Idle).await
 }
 
-/// Waits for a lock in this runtime; S1 is broken if it does not come.
+/// Waits for a lock in this runtime; [S1](kv_core::contract::CLAUSES#S1) is broken if it does not come.
 async fn granted(cx: &Context, kv: &Kv, key: &str, ttl: Duration) -> Outcome<Lock> {
     let waiting = tokio::time::timeout(cx.expiry() * 2, kv.lock(key, ttl)).await;
     waiting.map_err(|_| Broke::new("S1", format!("lock {key:?} is free, and its waiter does not get it")))?.keeps("S1")

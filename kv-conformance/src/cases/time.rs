@@ -1,5 +1,5 @@
-//! Timeouts, and how a handle comes back when an endpoint hangs: clause S3, and what clause W6 says of writes that
-//! had no chance to leave.
+//! Timeouts, and how a handle comes back when an endpoint hangs: [clause S3](kv_core::contract::CLAUSES#S3), and what
+//! [clause W6](kv_core::contract::CLAUSES#W6) says of writes that had no chance to leave.
 //!
 //! An endpoint that hangs is a relay that accepts connections and passes nothing on.
 

@@ -1,4 +1,4 @@
-//! Transactions: clause [W5](kv_core::contract).
+//! Transactions: clause [W5](kv_core::contract::CLAUSES#W5).
 
 use std::collections::BTreeSet;
 

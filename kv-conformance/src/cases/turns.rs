@@ -1,4 +1,4 @@
-//! In which order those who wait for a lock are served: clause L13.
+//! In which order those who wait for a lock are served: [clause L13](kv_core::contract::CLAUSES#L13).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! Values: clause [K3](kv_core::contract).
+//! Values: clause [K3](kv_core::contract::CLAUSES#K3).
 
 use bytes::Bytes;
 use kv_core::{Error, EventType, Value};

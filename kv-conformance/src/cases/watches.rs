@@ -1,5 +1,5 @@
-//! Watches: clauses [E1](kv_core::contract) to [E3](kv_core::contract) and [E5](kv_core::contract), as far as one
-//! client at a time shows them.
+//! Watches: clauses [E1](kv_core::contract::CLAUSES#E1) to [E3](kv_core::contract::CLAUSES#E3) and
+//! [E5](kv_core::contract::CLAUSES#E5), as far as one client at a time shows them.
 //!
 //! Longer than most files: it has one short function for each case of one subject.
 

@@ -1,5 +1,5 @@
-//! Writes of one key and of trees: clauses [W1](kv_core::contract) to [W4](kv_core::contract) and
-//! [W6](kv_core::contract).
+//! Writes of one key and of trees: clauses [W1](kv_core::contract::CLAUSES#W1) to [W4](kv_core::contract::CLAUSES#W4)
+//! and [W6](kv_core::contract::CLAUSES#W6).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
