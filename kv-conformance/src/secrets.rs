@@ -121,7 +121,7 @@ impl Capture {
     pub fn assert_heard(&self, sources: &[&str]) {
         let text = self.told.text();
         for source in sources {
-            assert!(text.contains(source), "{source} has said nothing in {} bytes", text.len());
+            assert!(text.contains(source), "{source} has logged nothing in {} bytes", text.len());
         }
     }
 
@@ -137,7 +137,7 @@ impl Capture {
         let text = self.told.text();
         for secret in secrets {
             if let Some(line) = telling(&text, secret) {
-                panic!("{secret:?} is told: {line}");
+                panic!("{secret:?} was revealed: {line}");
             }
         }
     }
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "\"hunter2\" is told: shown: \"operator:hunter2\"")]
+    #[should_panic(expected = "\"hunter2\" was revealed: shown: \"operator:hunter2\"")]
     fn the_line_that_tells_is_shown() {
         let capture = Capture::start();
         capture.show(&"operator:hunter2");
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "rustls has said nothing")]
+    #[should_panic(expected = "rustls has logged nothing")]
     fn silence_proves_nothing() {
         Capture::start().assert_heard(&["rustls"]);
     }

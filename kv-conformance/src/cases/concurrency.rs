@@ -436,7 +436,7 @@ async fn guarded_writes_are_in_order(cx: Context) -> Outcome {
     at_once(&cx, 4, |_, client| async move {
         for _ in 0..5 {
             let lock = client.lock("lock", ttl).await.keeps("L4")?;
-            // Read, then written without a check of the index: only the lock keeps others out.
+            // A read and then a write without a check of the index. Only the lock excludes other writers.
             let read = client.get("tokens").await?;
             let tokens = format!("{} {}", String::from_utf8_lossy(&read.data), lock.token());
             client.commit(client.kv().txn().held(&lock).set("tokens", tokens)).await.keeps("L5")?;

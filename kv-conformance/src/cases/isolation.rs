@@ -1,4 +1,4 @@
-//! What one caller does is no matter of another's: [clause S2](kv_core::contract::CLAUSES#S2).
+//! One caller's calls do not disturb another caller: [clause S2](kv_core::contract::CLAUSES#S2).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ cases! { "isolation":
     calls_cancelled_all_the_time ["S2"] "Eight tasks that drop their calls after a few milliseconds, for ten seconds, disturb no other caller's writes."
     refused_calls_fail_nobody_else ["S2", "W2", "W3"] "Calls that are refused or invalid do not fail others that are made at the same moment."
     large_reads_on_a_slow_line ["S2"] needs [Faults] "Many large reads on a slow line do not make small calls time out."
-    slow_readers_hold_up_nobody ["S2", "E5"] "Watches that nobody reads hold up no other watch, renewal, lock or write of the same handle."
+    slow_readers_hold_up_no_other ["S2", "E5"] "Watches that are not read hold up no other watch, renewal, lock or write of the same handle."
     abandoned_waits_hold_up_no_lock ["S2", "L4"] "Hundreds of lock waits that are dropped hold up no other lock, and the lock itself passes on."
 }
 
@@ -27,7 +27,7 @@ cases! { "isolation":
 #[derive(Debug, Clone, Copy)]
 enum Until {
     Polled,
-    /// Others have run meanwhile, so that it may have been sent.
+    /// Other tasks have run meanwhile, so the call may have been sent.
     Sent,
     /// Its answer may be on its way.
     Answering,
@@ -48,20 +48,20 @@ async fn cancel(call: impl Future + Send, until: Until) {
     }
 }
 
-/// Writes one value after the other until it is stopped; each must succeed, and is there.
+/// Writes one value after the other until it is stopped. Each write must succeed and be readable.
 async fn undisturbed(kv: Kv, over: Arc<AtomicUsize>) -> Outcome<usize> {
     let mut written = 0;
     while over.load(Ordering::Relaxed) > 0 {
         let index = kv.set("undisturbed", written.to_string()).await.keeps("S2")?;
         same!("S2", kv.get("undisturbed").await.keeps("S2")?.index, index, "the index of write {written}");
         written += 1;
-        // A store in memory answers at once, and would leave no other task its turn.
+        // A store in memory answers at once, so without this no other task would run.
         tokio::task::yield_now().await;
     }
     Ok(written)
 }
 
-/// Runs tasks that cancel calls on one handle, beside a writer on the same handle, which none may disturb.
+/// Runs tasks that cancel calls on one handle, beside a writer on the same handle that they must not disturb.
 async fn beside_a_writer<F>(cx: &Context, cancelling: impl IntoIterator<Item = F>, kv: Kv) -> Outcome
 where
     F: Future<Output = ()> + Send + 'static,
@@ -79,7 +79,7 @@ where
     }
     tasks.spawn(undisturbed(kv.clone(), running));
     let written: usize = all_end(&mut tasks).await?.into_iter().sum();
-    // On a store that answers at once, the writer may have had its turn before the last calls were dropped.
+    // On a store that answers at once, the writer may have finished before the last calls were dropped.
     kv.set("undisturbed", "after all").await.keeps("S2")?;
     cx.note(format_args!("{written} writes were made meanwhile"));
     Ok(())
@@ -139,7 +139,7 @@ async fn refused_calls_fail_nobody_else(cx: Context) -> Outcome {
     let kv = cx.client().await?.kv().clone();
     let index = kv.set("there", "").await?;
     let lost = kv.lock("passed-on", cx.long_ttl()).await?;
-    // The tree of a lock ends with it: guarded writes are refused from now on.
+    // Deleting the tree ends the lock in it. Guarded writes are refused from now on.
     kv.delete_tree("passed-on").await?;
     for round in 0..ROUNDS {
         let good = (0..24).map(|number| {
@@ -172,14 +172,14 @@ async fn refused_calls_fail_nobody_else(cx: Context) -> Outcome {
                 Outcome::Ok(())
             }
         });
-        // The bad ones first: on a store that answers at once, each is over before the next begins.
+        // The bad calls come first, because on a store that answers at once each call ends before the next begins.
         tokio::try_join!(try_join_all(bad), try_join_all(good))?;
     }
     Ok(())
 }
 
 async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
-    /// Bytes a second; what the readers ask for together takes this line twice the timeout of the small calls.
+    /// Bytes a second. At this rate, the answers to all readers together take twice the timeout of the small calls.
     const RATE: u32 = 2 << 20;
     const TOGETHER: usize = 20 << 20;
     const SMALL: usize = 20;
@@ -196,7 +196,7 @@ async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
         let kv = patient.clone();
         reading.spawn(async move { while kv.get("large").await.is_ok() {} });
     }
-    // Until the line is full.
+    // Waits until the line is full.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut slowest = Duration::ZERO;
     for number in 0..SMALL {
@@ -213,7 +213,7 @@ async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn slow_readers_hold_up_nobody(cx: Context) -> Outcome {
+async fn slow_readers_hold_up_no_other(cx: Context) -> Outcome {
     const SLOW: usize = 8;
     const WRITES: usize = 100;
     const BYTES: usize = 32 << 10;
@@ -229,7 +229,7 @@ async fn slow_readers_hold_up_nobody(cx: Context) -> Outcome {
     });
     let mut writing = futures_util::stream::iter(writing);
     for round in 0..10 {
-        // Ten at a time, so that no store is asked for more than it takes.
+        // Ten at a time, so that no store is overloaded.
         let some: Vec<_> = futures_util::StreamExt::collect(futures_util::StreamExt::take(&mut writing, 10)).await;
         try_join_all(some).await.keeps("S2")?;
         let index = other.set("fast/key", round.to_string()).await.keeps("S2")?;
@@ -238,15 +238,15 @@ async fn slow_readers_hold_up_nobody(cx: Context) -> Outcome {
         member.renew().await.keeps("S2")?;
         member.set(round.to_string()).await.keeps("S2")?;
         let granted = tokio::time::timeout(cx.patience(), kv.lock("lock", cx.long_ttl())).await;
-        let lock = granted.map_err(|_| Broke::new("S2", "a lock is free, and slow watches hold it up"))?.keeps("S2")?;
+        let lock = granted.map_err(|_| Broke::new("S2", "a lock is free, but slow watches hold it up"))?.keeps("S2")?;
         lock.unlock().await.keeps("S2")?;
     }
     let last = other.set("slow/last", "").await?;
-    // They still see what they have not read, or are told that it is gone.
+    // They still deliver the events that were not read, or report that these are gone.
     for mut watch in slow {
         loop {
             let next = tokio::time::timeout(cx.patience(), watch.next()).await;
-            match next.map_err(|_| Broke::new("E5", "a watch that was not read for a while gives nothing"))? {
+            match next.map_err(|_| Broke::new("E5", "a watch that was not read for a while delivers nothing"))? {
                 Some(Ok(event)) if event.index < last => {}
                 Some(Ok(_) | Err(Error::Compacted { .. })) => break,
                 ended => return Err(Broke::new("E4", format!("a slow watch ended: {ended:?}"))),

@@ -1,5 +1,5 @@
-//! Timeouts, and how a handle comes back when an endpoint hangs: [clause S3](kv_core::contract::CLAUSES#S3), and what
-//! [clause W6](kv_core::contract::CLAUSES#W6) says of writes that had no chance to leave.
+//! Timeouts, and how a handle recovers when an endpoint hangs: [clause S3](kv_core::contract::CLAUSES#S3), and what
+//! [clause W6](kv_core::contract::CLAUSES#W6) says of writes that cannot have left.
 //!
 //! An endpoint that hangs is a relay that accepts connections and passes nothing on.
 
@@ -20,12 +20,12 @@ cases! { "time":
     a_timeout_set_later_counts ["S3"] needs [Faults] "With a timeout of a second, given to the handle instead of its address, a call moves on from an endpoint that hangs."
     a_long_timeout_waits ["S3", "W6"] needs [Faults] "With a timeout of 20 s, writes alone and together succeed though the server takes 6 s to answer."
     dropped_calls_recover ["S3"] needs [Faults] "Callers that give up after a quarter of a second each find another endpoint when the first one hangs."
-    a_new_handle_passes_over_what_hangs ["S3", "A6"] needs [Faults] "A handle that connects while its first endpoint hangs serves calls with a short timeout."
+    a_new_handle_passes_over_an_endpoint_that_hangs ["S3", "A6"] needs [Faults] "A handle that connects while its first endpoint hangs serves calls with a short timeout."
     refused_writes_were_not_applied ["W6", "A6"] needs [Faults] "Writes to a server that refuses connections are unavailable, never indeterminate, alone and together."
-    queued_writes_were_not_applied ["W6"] needs [Faults] "Of many writes to a server that hears and does not answer, those that left are indeterminate, those that queued are unavailable."
+    queued_writes_were_not_applied ["W6"] needs [Faults] "Of many writes to a server that reads and does not answer, those that left are indeterminate, and those that queued are unavailable."
 }
 
-/// Two endpoints with a relay before the first of them, and a handle that has used it.
+/// Two endpoints with a relay before the first one, and a handle that has used the relay.
 async fn before_two(cx: &Context) -> Outcome<(Proxy, Kv)> {
     let endpoints = cx.faults()?.endpoints();
     let first = Proxy::start(endpoints[0].clone()).await?;
@@ -36,7 +36,7 @@ async fn before_two(cx: &Context) -> Outcome<(Proxy, Kv)> {
     Ok((first, kv))
 }
 
-/// Reads again and again until so many reads in a row have succeeded; gives how many have failed.
+/// Repeats a read until so many reads in a row have succeeded, and returns how many have failed.
 async fn served_again<F: Future<Output = bool> + Send>(
     cx: &Context,
     read: impl Fn() -> F + Send + Sync,
@@ -57,10 +57,10 @@ async fn served_again<F: Future<Output = bool> + Send>(
     Ok(failed)
 }
 
-/// Counts the connections to an endpoint that hangs while a handle is used; there may be one now and then.
+/// Counts the connections to an endpoint that hangs while a handle is used. Occasional attempts are expected.
 async fn few_connections(cx: &Context, hung: &Proxy, kv: &Kv) -> Outcome {
     const WHILE: Duration = Duration::from_secs(5);
-    /// One a second would be patient; more than twice as many are a flood.
+    /// One attempt a second would be patient. More than twice as many are a flood.
     const MANY: usize = 12;
     let (began, before) = (Instant::now(), hung.counts().connections);
     while began.elapsed() < WHILE {
@@ -84,7 +84,7 @@ async fn a_short_timeout_recovers(cx: Context) -> Outcome {
 }
 
 async fn a_timeout_set_later_counts(cx: Context) -> Outcome {
-    /// The call that meets it, and one that was under way with it.
+    /// The call that finds out, and one that was in flight with it.
     const FEW: usize = 3;
     let (first, kv) = before_two(&cx).await?;
     let kv = kv.with_timeout(Duration::from_secs(1));
@@ -130,7 +130,7 @@ async fn dropped_calls_recover(cx: Context) -> Outcome {
     few_connections(&cx, &first, &kv.with_timeout(ENOUGH)).await
 }
 
-async fn a_new_handle_passes_over_what_hangs(cx: Context) -> Outcome {
+async fn a_new_handle_passes_over_an_endpoint_that_hangs(cx: Context) -> Outcome {
     let endpoints = cx.faults()?.endpoints();
     let first = Proxy::start(endpoints[0].clone()).await?;
     first.stall();
@@ -148,9 +148,9 @@ async fn refused_writes_were_not_applied(cx: Context) -> Outcome {
     let kv = cx.faults()?.connect_to(&[only.endpoint().to_owned()]).await?.scoped(cx.directory())?;
     let kv = kv.with_timeout(Duration::from_secs(1));
     kv.set("key", "").await?;
-    cx.note("nobody listens any more");
+    cx.note("the server no longer listens");
     drop(only);
-    // Until the handle has noticed, a write may leave on a connection that is gone.
+    // Until the handle has noticed, a write may leave on a broken connection.
     let noticed = || async { Ok(kv.get("key").await.is_err().then_some(())) };
     cx.until("A6", "the connection is gone", noticed).await?;
     refused!("W6", kv.get("key").await, Error::Unavailable { .. });
@@ -175,7 +175,7 @@ async fn queued_writes_were_not_applied(cx: Context) -> Outcome {
         cx.summarize("not judged: what is sent is encrypted".to_owned());
         return Ok(());
     }
-    cx.note("the server hears, and does not answer");
+    cx.note("the server reads, and does not answer");
     link.set(Line::Deaf);
     link.forget();
     let writing = (0..TOGETHER).map(|number| {
@@ -183,7 +183,7 @@ async fn queued_writes_were_not_applied(cx: Context) -> Outcome {
         async move { (number, kv.set(&format!("fate{number:02}x"), "").await) }
     });
     let fates = join_all(writing).await;
-    // What has left the process may still be on its way to the relay.
+    // A write that has left the process may not have reached the relay yet.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut left = 0;
     for (number, fate) in fates {

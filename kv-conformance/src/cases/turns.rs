@@ -1,4 +1,4 @@
-//! In which order those who wait for a lock are served: [clause L13](kv_core::contract::CLAUSES#L13).
+//! The order in which the waiters for a lock are served: [clause L13](kv_core::contract::CLAUSES#L13).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,15 +14,15 @@ use crate::context::Context;
 use crate::outcome::{Keeps as _, Outcome, all_end, check, same};
 
 cases! { "turns":
-    of_one_handle ["L13"] "Those who wait through one handle are given the lock in the order in which they asked."
-    across_handles ["L13"] "Those who wait through several handles are given the lock in the order that the limits state."
-    who_leaves_holds_nobody_up ["L13", "L4"] "When one who waits gives up, those behind move up in their order."
-    nobody_is_passed_over ["L13"] "Of those who take the lock again and again, through several handles, each has a fair share."
-    a_handle_shares_with_itself ["L13"] "Of those who take the lock again and again through one handle, each has a fair share."
+    of_one_handle ["L13"] "Waiters of one handle are given the lock in the order in which they asked."
+    across_handles ["L13"] "Waiters of several handles are given the lock in the order that the limits state."
+    a_waiter_that_leaves_holds_up_no_other ["L13", "L4"] "When a waiter gives up, those behind it move up in their order."
+    contenders_of_many_handles_have_fair_shares ["L13"] "Each of many contenders that take the lock repeatedly through several handles has a fair share."
+    contenders_of_one_handle_have_fair_shares ["L13"] "Each of many contenders that take the lock repeatedly through one handle has a fair share."
 }
 
-/// Has those who wait ask one after another, with a pause in which each is queued before the next one asks, and gives
-/// the order in which they were served. Those who are named as leaving stop waiting before the lock is free.
+/// Starts waiters one after another, with a pause in which each joins the queue before the next one asks. Returns the
+/// order in which they were served. The waiters in `leaving` stop waiting before the lock is free.
 async fn order(cx: &Context, pause: Duration, waiting: &[Client], leaving: &[usize]) -> Outcome<Vec<usize>> {
     let holder = cx.client().await?;
     let lock = holder.lock("lock", cx.long_ttl()).await?;
@@ -50,7 +50,7 @@ async fn order(cx: &Context, pause: Duration, waiting: &[Client], leaving: &[usi
     Ok(served)
 }
 
-/// The clients of several handles in turns, and which of them each place belongs to.
+/// The clients of several handles in turn, and the handle to which each place belongs.
 async fn interleaved(cx: &Context, handles: usize, places: usize) -> Outcome<Vec<Client>> {
     let mut clients = Vec::new();
     for _ in 0..handles {
@@ -84,7 +84,7 @@ async fn across_handles(cx: Context) -> Outcome {
             for handle in 0..HANDLES {
                 let own: Vec<_> = served.iter().copied().filter(|place| place % HANDLES == handle).collect();
                 let asked: Vec<_> = (handle..9).step_by(HANDLES).collect();
-                same!("L13", own, asked, "the order of those served who asked through handle {handle}");
+                same!("L13", own, asked, "the order of service of the waiters of handle {handle}");
             }
             Ok(())
         }
@@ -92,20 +92,20 @@ async fn across_handles(cx: Context) -> Outcome {
     .await
 }
 
-async fn who_leaves_holds_nobody_up(cx: Context) -> Outcome {
+async fn a_waiter_that_leaves_holds_up_no_other(cx: Context) -> Outcome {
     cx.steadily(|ttl| {
         let cx = &cx;
         async move {
             let waiting = interleaved(cx, 1, 6).await?;
             let served = order(cx, ttl / 8, &waiting, &[0, 3]).await?;
-            same!("L13", served, [1, 2, 4, 5], "the order of those served when two had left");
+            same!("L13", served, [1, 2, 4, 5], "the order of service after two waiters had left");
             Ok(())
         }
     })
     .await
 }
 
-/// How often each client's task had the lock when one of them had had it this many times.
+/// How often each client's task had held the lock when one of them had held it `rounds` times.
 async fn shares(cx: &Context, clients: Vec<Client>, most: usize) -> Outcome<Vec<usize>> {
     let holder = cx.client().await?;
     let lock = holder.lock("lock", cx.long_ttl()).await?;
@@ -130,34 +130,34 @@ async fn shares(cx: &Context, clients: Vec<Client>, most: usize) -> Outcome<Vec<
             }
         });
     }
-    // All of them have asked, and the store is given time to hear of it, before the first is served.
+    // All contenders ask before the first one is served, and the store has time to receive their requests.
     all_have_asked.wait().await;
     tokio::time::sleep(Duration::from_millis(250)).await;
     holder.call("unlock", lock.unlock()).await?;
-    // The first to be done ends the count; the others stop where they are.
+    // The count ends when the first contender is done. The others stop where they are.
     match tasks.join_next().await {
         Some(Ok(outcome)) => outcome?,
-        other => check!("L13", false, "one who takes turns ended with {other:?}"),
+        other => check!("L13", false, "a contender ended with {other:?}"),
     }
     let counts: Vec<_> = turns.iter().map(|turns| turns.load(Ordering::Relaxed)).collect();
     cx.note(format_args!("turns: {counts:?}"));
     Ok(counts)
 }
 
-/// Whether everybody had at least a quarter of what the busiest had.
+/// Requires that each contender had at least a quarter of the largest share.
 fn fair(counts: &[usize], most: usize) -> Outcome {
     let least = counts.iter().copied().min().unwrap_or_default();
     check!("L13", least >= most / 4, "while one had the lock {most} times another had it {least} times: {counts:?}");
     Ok(())
 }
 
-async fn nobody_is_passed_over(cx: Context) -> Outcome {
+async fn contenders_of_many_handles_have_fair_shares(cx: Context) -> Outcome {
     const MOST: usize = 20;
     let clients = interleaved(&cx, 4, 8).await?;
     fair(&shares(&cx, clients, MOST).await?, MOST)
 }
 
-async fn a_handle_shares_with_itself(cx: Context) -> Outcome {
+async fn contenders_of_one_handle_have_fair_shares(cx: Context) -> Outcome {
     const MOST: usize = 20;
     let clients = interleaved(&cx, 1, 8).await?;
     fair(&shares(&cx, clients, MOST).await?, MOST)
