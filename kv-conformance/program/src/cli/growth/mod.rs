@@ -16,8 +16,8 @@ use super::start::start;
 use line::Line;
 use subject::Subject;
 
-/// Prints how the cost of operations grows, as a table with an exponent for each: 0 is a cost that stays the same, 1
-/// one that doubles with the size.
+/// Prints how the cost of operations grows, as a table with an exponent for each: with 0 the cost stays the same, with
+/// 1 it doubles with the size.
 ///
 /// The keys are in a directory of their own, which is removed afterwards.
 #[derive(Args)]
@@ -85,7 +85,7 @@ impl Arguments {
         }
     }
 
-    /// One measurement, in a directory of its own that is removed afterwards.
+    /// Makes one measurement, in a directory of its own that is removed afterwards.
     async fn at_size(&self, kv: &Kv, subject: Subject, size: u32) -> Result<Duration> {
         let directory = format!("kv-growth-{:016x}", RandomState::new().hash_one(size));
         let time = subject.measure(&kv.scoped(&directory)?, size, self.duration).await;
