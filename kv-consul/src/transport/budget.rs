@@ -1,8 +1,8 @@
-//! How many connections a handle uses, and what for.
+//! The number of connections that a handle uses, and their purposes.
 //!
 //! An agent closes every connection beyond 200 from one address (`limits.http_max_conns_per_client`), and several
 //! processes may share that address. So the number is bounded, by a parameter of the address. Blocking queries occupy a
-//! connection for as long as they wait, so they have a part of their own and never take what calls need.
+//! connection for as long as they wait, so they have connections of their own and never take those that calls need.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
-/// What each runtime has to itself, so that none depends on another one being driven
+/// The connections that each runtime reserves, so that no runtime depends on another one being driven
 /// ([clause S1](kv_core::contract::CLAUSES#S1)): connections for calls, and for blocking queries.
 const OWN: (usize, usize) = (2, 1);
 
@@ -20,7 +20,7 @@ pub(super) struct Budget {
     waits: Arc<Pot>,
 }
 
-/// What is not in use by any runtime. Nobody ever waits for it.
+/// The connections that no runtime uses. No call waits for this pot.
 struct Pot(AtomicUsize);
 
 impl Pot {
@@ -37,13 +37,13 @@ impl Budget {
     /// Half of the connections are for calls, and half for blocking queries.
     pub(super) fn new(connections: usize) -> Self {
         let waits = connections / 2;
-        // One is for the harmless question whether a broken agent answers again.
+        // One connection is for probes of broken agents.
         let calls = (connections - waits).saturating_sub(1);
         let pot = |number: usize, own: usize| Arc::new(Pot(AtomicUsize::new(number.saturating_sub(own))));
         Self { calls: pot(calls, OWN.0), waits: pot(waits, OWN.1) }
     }
 
-    /// What a runtime makes its requests with.
+    /// The permits of the current runtime.
     pub(super) fn share(&self) -> Share {
         let lane = |pot: &Arc<Pot>, own| Arc::new(Lane::new(Some(pot.clone()), own));
         let calls = lane(&self.calls, OWN.0);
@@ -62,7 +62,7 @@ pub(super) struct Share {
     large: Arc<Large>,
 }
 
-/// Which requests had a large answer last time, by a hash of their path. A wrong guess costs nothing but the lane.
+/// Which requests had a large answer last time, by a hash of their path. A wrong guess only selects the wrong lane.
 struct Large([AtomicBool; 256]);
 
 /// The permit for an ordinary request.
@@ -86,7 +86,7 @@ impl CallPermit {
 impl Share {
     /// Waits until an ordinary request may be sent.
     ///
-    /// Those whose answer was large last time take at most half of what there is, so that others need not wait for them
+    /// Requests whose last answer was large take at most half of the permits, so that others need not wait for them
     /// ([clause S2](kv_core::contract::CLAUSES#S2)).
     pub(super) async fn call(&self, target: &str) -> CallPermit {
         let mut hasher = DefaultHasher::new();
@@ -99,7 +99,7 @@ impl Share {
                 bulk = Some(self.bulk.acquire().await);
             }
             let call = self.calls.acquire().await;
-            // Others with the same path may have shown meanwhile that its answer is large.
+            // Another request with the same path may have shown meanwhile that its answer is large.
             if bulk.is_some() || !is_large() {
                 return CallPermit { _call: call, _bulk: bulk, large: self.large.clone(), slot };
             }
@@ -111,8 +111,8 @@ impl Share {
         self.waits.try_acquire()
     }
 
-    /// How many blocking queries may be watched at a time. Some are kept for queries that nobody watches any more: the
-    /// agent counts them until they end.
+    /// The most blocking queries with watches at a time. Some permits are reserved for abandoned queries, which the
+    /// agent counts until they end.
     pub(super) fn queries(&self) -> usize {
         (self.waits.most() * 3 / 4).max(1)
     }
@@ -233,11 +233,11 @@ mod tests {
         assert_eq!(most.len(), 15);
         let rest = all(|| now(other.call("a")));
         assert_eq!(rest.len(), OWN.0);
-        // What one gives back the other can have.
+        // One runtime can use what the other gives back.
         drop(most);
         let more = all(|| now(other.call("a")));
         assert_eq!(rest.len() + more.len(), 15);
-        // Also what a runtime held when it ended.
+        // This includes the permits of a runtime that has ended.
         drop((rest, more, other));
         assert_eq!(all(|| now(one.call("a"))).len(), 15);
     }

@@ -1,4 +1,4 @@
-//! What changed between two states of one scope. It is pure, so that every case can be tested.
+//! The changes between two states of one scope. It is pure, so that every case can be tested.
 
 use std::cmp::Ordering;
 
@@ -14,11 +14,11 @@ pub(crate) struct Change {
     pub(crate) index: u64,
     /// The row of the newer state that has the value; none for a deletion.
     pub(crate) row: Option<usize>,
-    /// Whether it is a change of a lock's entry, which is no data.
+    /// Whether it is a change of a lock's entry, which is not data.
     pub(crate) is_lock: bool,
 }
 
-/// What changed in a scope from `older` to `newer`, which was seen at `index`; sorted by key.
+/// The changes in a scope from `older` to `newer`, which was seen at `index`, sorted by key.
 ///
 /// A key that was deleted and created again has another creation index. That gives a deletion and then a creation. The
 /// index of that deletion is unknown: it is smaller than the creation's, or equal if one transaction did both.
@@ -62,7 +62,7 @@ pub(crate) fn changes(older: &State, newer: &State, scope: Scope<'_>, index: u64
     changes
 }
 
-/// Whether a watch of a scope is concerned by any of these changes, which are in that scope.
+/// Whether a watch of a scope shows any of these changes, which are in that scope.
 pub(crate) fn concern(changes: &[Change], scope: Scope<'_>) -> bool {
     changes.iter().any(|change| !(change.is_lock && scope.hides_locks()))
 }
