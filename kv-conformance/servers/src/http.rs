@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use crate::error::{Doing, Error};
@@ -36,6 +36,19 @@ impl Http {
         Ok(Self { client, bases })
     }
 
+    fn request(
+        &self,
+        member: usize,
+        method: Method,
+        path: &str,
+        header: Option<(&str, &str)>,
+    ) -> (String, RequestBuilder) {
+        let url = format!("{}{path}", self.bases[member]);
+        let request = self.client.request(method, &url);
+        let request = if let Some((name, value)) = header { request.header(name, value) } else { request };
+        (url, request)
+    }
+
     /// Sends a request to a member, with an optional JSON body and header. Returns the status and the body.
     pub(crate) async fn ask(
         &self,
@@ -45,13 +58,9 @@ impl Http {
         body: Option<&Value>,
         header: Option<(&str, &str)>,
     ) -> Result<(StatusCode, String), Error> {
-        let url = format!("{}{path}", self.bases[member]);
-        let mut request = self.client.request(method, &url);
+        let (url, mut request) = self.request(member, method, path, header);
         if let Some(body) = body {
             request = request.json(body);
-        }
-        if let Some((name, value)) = header {
-            request = request.header(name, value);
         }
         let response = request.send().await.doing(&url)?;
         let status = response.status();
@@ -83,12 +92,8 @@ impl Http {
         body: Bytes,
         header: Option<(&str, &str)>,
     ) -> Result<Bytes, Error> {
-        let url = format!("{}{path}", self.bases[member]);
-        let mut request = self.client.request(method, &url).body(body).timeout(LONG);
-        if let Some((name, value)) = header {
-            request = request.header(name, value);
-        }
-        let response = request.send().await.doing(&url)?;
+        let (url, request) = self.request(member, method, path, header);
+        let response = request.body(body).timeout(LONG).send().await.doing(&url)?;
         let status = response.status();
         let answer = response.bytes().await.doing(&url)?;
         if !status.is_success() {

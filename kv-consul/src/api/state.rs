@@ -30,7 +30,7 @@ pub(crate) enum Scope<'a> {
     Key(&'a str),
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
     /// Whether a key is in the scope.
     pub(crate) fn has(self, key: &str) -> bool {
         match self {
@@ -40,7 +40,7 @@ impl Scope<'_> {
     }
 
     /// What every key of the scope begins with.
-    pub(crate) fn start(&self) -> &str {
+    pub(crate) fn start(self) -> &'a str {
         match self {
             Self::Prefix(text) | Self::Key(text) => text,
         }
@@ -71,9 +71,7 @@ impl ScopeBuf {
 
     /// What every key of the scope begins with.
     pub(crate) fn start(&self) -> &str {
-        match self {
-            Self::Prefix(text) | Self::Key(text) => text,
-        }
+        self.as_scope().start()
     }
 
     /// Whether every key of the other scope is in this one.
@@ -152,22 +150,26 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state(rows: &[(&str, u64, u64)]) -> State {
-        let mut state = State::default();
+impl State {
+    /// A state with these keys, each with its creation and modification index.
+    pub(crate) fn of(rows: &[(&str, u64, u64)]) -> Self {
+        let mut state = Self::default();
         for (key, create, modify) in rows {
             state.push(key, *create, *modify);
         }
         state
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn states_are_the_same_if_keys_and_indices_are() {
-        let one = state(&[("a", 1, 1)]);
-        assert!(one.is_same(&state(&[("a", 1, 1)]), Scope::Prefix("")));
-        for other in [state(&[("b", 1, 1)]), state(&[("a", 2, 2)]), state(&[("a", 1, 2)]), state(&[])] {
+        let one = State::of(&[("a", 1, 1)]);
+        assert!(one.is_same(&State::of(&[("a", 1, 1)]), Scope::Prefix("")));
+        for other in [State::of(&[("b", 1, 1)]), State::of(&[("a", 2, 2)]), State::of(&[("a", 1, 2)]), State::of(&[])] {
             assert!(!one.is_same(&other, Scope::Prefix("")));
         }
     }

@@ -15,7 +15,7 @@ use kv_conformance_program::bench::{Keys, Plan, Sample, Summary, measure};
 use kv_core::{Kv, Result};
 use serde_json::json;
 
-use super::fail;
+use super::{fail, seconds};
 
 /// Measures how fast a store answers callers that each wait for one answer before the next call.
 ///
@@ -74,11 +74,6 @@ impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.to_possible_value().expect("no value is hidden").get_name())
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// Measures the store. An interrupt ends it early; the keys are removed in any case.

@@ -11,8 +11,8 @@ use clap::Args;
 use kv_conformance::Fixture as _;
 use kv_core::{Kv, Result};
 
-use super::fail;
 use super::start::start;
+use super::{fail, seconds};
 use line::Line;
 use subject::Subject;
 
@@ -35,11 +35,6 @@ pub(crate) struct Arguments {
     /// How long each operation is repeated at each size, at least; the median counts.
     #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
     duration: Duration,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// Measures every store. A failed measurement is a dash in the table, with the reason on standard error.
