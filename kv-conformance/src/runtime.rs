@@ -37,7 +37,8 @@ impl Apart {
         Ok(Self { jobs, ended, patience })
     }
 
-    /// Runs a future to its end there; whoever awaits this blocks no thread. S1 is broken if it hangs or panics.
+    /// Runs a future to its end in that runtime, without blocking the caller's thread.
+    /// [S1](kv_core::contract::CLAUSES#S1) is broken if it hangs or panics.
     pub(crate) async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Outcome<T> {
         let (sender, receiver) = oneshot::channel();
         let job: Job = Box::new(move |runtime| {

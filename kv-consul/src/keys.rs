@@ -1,4 +1,4 @@
-//! Listings of what is directly below a directory.
+//! Listings of the children of a directory.
 
 use std::collections::HashSet;
 
@@ -26,7 +26,7 @@ enum Depth {
     Everything,
 }
 
-/// Lists what is directly below `prefix`, which is empty or ends in `/`.
+/// Lists the children of `prefix`, which is empty or ends in `/`.
 pub(crate) async fn keys(shared: &Shared, prefix: &str) -> Result<Vec<String>> {
     let client = &*shared.client()?;
     let known = path::queryable(prefix);

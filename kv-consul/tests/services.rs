@@ -185,6 +185,6 @@ async fn no_error_contains_a_secret() {
     let server = closed().await;
     let address = format!("consul://user:hunter2@{server}?token=hunter3&timeout=500ms");
     let (error, _) = refused(&address).await;
-    let told = format!("{error} {error:?}");
-    assert!(!told.contains("hunter"), "{told}");
+    let shown = format!("{error} {error:?}");
+    assert!(!shown.contains("hunter"), "{shown}");
 }

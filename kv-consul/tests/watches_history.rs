@@ -58,10 +58,10 @@ async fn a_restored_snapshot_is_noticed() {
     let mut from_a_listing = kv.watch("r/", listed).await.expect("that listing is remembered");
     let error = end(&mut from_a_listing).await;
     assert!(matches!(error, Error::Compacted { .. }), "{error:?}");
-    let (listing, mut anew) = kv.observe("r/").await.expect("an observation");
+    let (listing, mut observed) = kv.observe("r/").await.expect("an observation");
     assert_eq!(listing.values.into_keys().collect::<Vec<_>>(), ["r/deleted", "r/updated"]);
     let index = kv.set("r/updated", "newer").await.expect("a write");
-    assert_eq!(next(&mut anew).await.index, index);
+    assert_eq!(next(&mut observed).await.index, index);
     cluster.stop().await;
 }
 

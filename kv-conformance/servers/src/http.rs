@@ -112,8 +112,8 @@ impl Http {
         let mut open = 0;
         for member in members {
             let (_, text) = self.ask(member, Method::GET, path, None, header).await?;
-            let told = text.lines().find_map(|line| line.strip_prefix("process_open_fds "));
-            open += told
+            let open_files = text.lines().find_map(|line| line.strip_prefix("process_open_fds "));
+            open += open_files
                 .and_then(|number| number.trim().parse::<usize>().ok())
                 .ok_or_else(|| Error::new(format!("{path} does not contain the number of open files: {text}")))?;
         }

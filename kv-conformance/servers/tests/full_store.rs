@@ -36,8 +36,8 @@ async fn writes_to_a_full_etcd_tell_their_fate() {
     let full = kv.ping().await;
     assert!(matches!(full, Err(Error::StorageFull { .. })), "ping of a full store gave {full:?}");
     let refused = kv.set("small", vec![b'x'; BYTES]).await;
-    let told = matches!(refused, Err(Error::StorageFull { .. } | Error::Indeterminate { .. }));
-    assert!(told, "a write to a full store gave {refused:?}");
+    let typed = matches!(refused, Err(Error::StorageFull { .. } | Error::Indeterminate { .. }));
+    assert!(typed, "a write to a full store gave {refused:?}");
     assert_eq!(kv.get("small").await.expect("a read of a full store").data, "1");
     cluster.stop().await;
 }

@@ -142,7 +142,7 @@ async fn unknown_schemes_are_explained(cx: Context) -> Outcome {
     refused!(
         "A3",
         unknown,
-        Error::UnknownScheme { scheme: told, known } if told == "no-such-store" && known.iter().any(|known| known == scheme)
+        Error::UnknownScheme { scheme: named, known } if named == "no-such-store" && known.iter().any(|known| known == scheme)
     );
     let text = unknown.map_or_else(|error| error.to_string(), |kv| format!("{kv:?}"));
     check!("A3", text.contains(scheme) && text.contains("use kv_"), "the message does not explain: {text}");
@@ -157,7 +157,7 @@ async fn secrets_stay_secret(cx: Context) -> Outcome {
     let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
     let [password, token, slashed] = SECRETS;
     let mut shown = Vec::new();
-    for told in [
+    for text in [
         format!("{scheme}://user:{password}@{rest}"),
         format!("{scheme}://user:{password}@{}", extended(rest, "%zz", "")),
         format!("{scheme}://user:{slashed}@{rest}"),
@@ -166,11 +166,11 @@ async fn secrets_stay_secret(cx: Context) -> Outcome {
         extended(&address, "", &format!("token={token}&timeout=x")),
         format!("no-such-store://user:{password}@host"),
     ] {
-        match registry.connect(&told).await {
+        match registry.connect(&text).await {
             Ok(kv) => shown.push(format!("{kv:?} {:?}", kv.get("absent").await)),
             Err(error) => shown.push(format!("{error} {error:?}")),
         }
-        if let Ok(parsed) = kv_core::backend::Address::parse(&told, kv_core::Environment::from([("TOKEN", token)])) {
+        if let Ok(parsed) = kv_core::backend::Address::parse(&text, kv_core::Environment::from([("TOKEN", token)])) {
             shown.push(format!("{parsed:?} {:?}", parsed.credentials));
         }
     }

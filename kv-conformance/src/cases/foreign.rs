@@ -1,4 +1,4 @@
-//! Ephemeral keys touched from outside: clauses [L2](kv_core::contract::CLAUSES#L2) and
+//! Ephemeral keys that other clients write: clauses [L2](kv_core::contract::CLAUSES#L2) and
 //! [L2b](kv_core::contract::CLAUSES#L2b).
 
 use kv_core::{EphemeralKey, Error, ForeignWrite, Value};

@@ -110,10 +110,10 @@ async fn a_replaced_history_is_shown_or_compacted(cx: Context) -> Outcome {
         }
     }
     // A watch that is opened now shows nothing of the former store.
-    let (listing, mut anew) = other.observe("w/").await.keeps("E8")?;
+    let (listing, mut reopened) = other.observe("w/").await.keeps("E8")?;
     same!("E8", state_of(listing.values), after, "the listing of the store that replaces it");
     let index = kv.set("w/kept", "3").await?;
-    let event = anew.next("E8").await?;
+    let event = reopened.next("E8").await?;
     same!("E8", (event.key.as_str(), event.index), ("w/kept", index), "the event of the next write");
     Ok(())
 }

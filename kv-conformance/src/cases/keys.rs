@@ -110,7 +110,7 @@ async fn every_character_is_data(cx: Context) -> Outcome {
     }
     for key in ODD_KEYS {
         writer.delete(key).await.keeps("K1")?;
-        refused!("K1", reader.get(key).await, Error::NotFound { key: told } if told == key);
+        refused!("K1", reader.get(key).await, Error::NotFound { key: named } if named == key);
     }
     Ok(())
 }
@@ -147,8 +147,8 @@ async fn invalid_keys_are_refused(cx: Context) -> Outcome {
     let before = kv.get_all("").await?.values;
     let ttl = cx.long_ttl();
     for key in ["", "/", "/a", "a/", "a//b", "//", ".", "..", "./a", "a/.", "a/../b", "../a", "a\0", "\0"] {
-        refused!("K1", kv.get(key).await, Error::InvalidKey { key: told, .. } if told == key);
-        refused!("K1", kv.set(key, "x").await, Error::InvalidKey { key: told, .. } if told == key);
+        refused!("K1", kv.get(key).await, Error::InvalidKey { key: named, .. } if named == key);
+        refused!("K1", kv.set(key, "x").await, Error::InvalidKey { key: named, .. } if named == key);
         refused!("K1", kv.update(key, "x", 0).await, Error::InvalidKey { .. });
         refused!("K1", kv.delete(key).await, Error::InvalidKey { .. });
         refused!("K1", kv.remove(key, 0).await, Error::InvalidKey { .. });

@@ -201,7 +201,7 @@ async fn a_crashed_holders_lock_passes_on(cx: Context) -> Outcome {
     let first = kv.lock("lock", cx.ttl()).await?;
     let waiting = tokio::time::timeout(cx.expiry(), other.lock("lock", cx.long_ttl()));
     let second =
-        waiting.await.map_err(|_| Broke::new("L4", "a lock that nobody renews did not pass on"))?.keeps("L4")?;
+        waiting.await.map_err(|_| Broke::new("L4", "a lock that is not renewed did not pass on"))?.keeps("L4")?;
     let waited = began.elapsed();
     check!("L4", waited >= first.ttl(), "a lock for {:?} passed on after {waited:?}", first.ttl());
     check!("L5", second.token() > first.token(), "the tokens are {} and then {}", first.token(), second.token());
@@ -329,7 +329,7 @@ async fn the_guard_refuses_after_expiry(cx: Context) -> Outcome {
     let late = kv.kv().txn().held(&first).set("guarded", "late");
     let waiting = tokio::time::timeout(cx.expiry(), other.lock("lock", cx.long_ttl()));
     let second =
-        waiting.await.map_err(|_| Broke::new("L4", "a lock that nobody renews did not pass on"))?.keeps("L4")?;
+        waiting.await.map_err(|_| Broke::new("L4", "a lock that is not renewed did not pass on"))?.keeps("L4")?;
     refused!("L5", kv.commit(late).await, Error::Lost { key } if key == "lock");
     refused!("L5", kv.get("guarded").await, Error::NotFound { .. });
     other.commit(other.kv().txn().held(&second).set("guarded", "second")).await.keeps("L5")?;
@@ -355,7 +355,7 @@ async fn unlock_reports_a_lost_lock(cx: Context) -> Outcome {
     let first = kv.lock("lock", cx.ttl()).await?;
     let waiting = tokio::time::timeout(cx.expiry(), other.lock("lock", cx.long_ttl()));
     let second =
-        waiting.await.map_err(|_| Broke::new("L4", "a lock that nobody renews did not pass on"))?.keeps("L4")?;
+        waiting.await.map_err(|_| Broke::new("L4", "a lock that is not renewed did not pass on"))?.keeps("L4")?;
     refused!("L7", kv.call("renew the first", first.renew()).await, Error::Lost { key } if key == "lock");
     refused!("L7", kv.call("unlock the first", first.unlock()).await, Error::Lost { key } if key == "lock");
     check!("L7", third.try_lock("lock", cx.long_ttl()).await?.is_none(), "the second's lock was freed by the first");

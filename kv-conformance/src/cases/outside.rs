@@ -1,4 +1,6 @@
-//! Locks seen and touched from outside: [clause L10](kv_core::contract::CLAUSES#L10).
+//! Locks as other callers see and change them: [clause L10](kv_core::contract::CLAUSES#L10).
+//!
+//! Longer than most files: it has one short function for each case of one subject.
 
 use kv_core::{Error, EventType, Lock, Value};
 use tokio::task::JoinHandle;
@@ -188,7 +190,7 @@ async fn a_watch_shows_no_lost_lock(cx: Context) -> Outcome {
     let mut events = other.watch("dir/", 0).await?;
     let _lock = kv.lock("dir/lock", cx.ttl()).await?;
     let passed_on = tokio::time::timeout(cx.expiry(), other.lock("dir/lock", cx.long_ttl())).await;
-    let _second = passed_on.map_err(|_| Broke::new("L4", "a lock that nobody renews did not pass on"))?.keeps("L4")?;
+    let _second = passed_on.map_err(|_| Broke::new("L4", "a lock that is not renewed did not pass on"))?.keeps("L4")?;
     sees_only(&kv, &mut events).await
 }
 

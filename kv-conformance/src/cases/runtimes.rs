@@ -2,6 +2,8 @@
 //!
 //! Each case first uses a handle in a runtime of its own. Then that runtime ends, or stays alive without a thread that
 //! drives it, and the same handle is used in another runtime.
+//!
+//! Longer than most files: its cases share the helpers that put a handle into two runtimes.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -185,9 +187,9 @@ async fn a_watch_outlives_no_runtime_silently(cx: Context) -> Outcome {
         }
     }
     // The handle itself still works.
-    let mut anew = cx.around(kv).watch("watched/", index).await.keeps("S1")?;
+    let mut reopened = cx.around(kv).watch("watched/", index).await.keeps("S1")?;
     let index = writer.set("watched/a", "2").await?;
-    anew.expect(EventType::Update, "watched/a", "2", index).await
+    reopened.expect(EventType::Update, "watched/a", "2", index).await
 }
 
 /// Takes an ephemeral key of this name within a runtime.

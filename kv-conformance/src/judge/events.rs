@@ -64,8 +64,11 @@ pub fn judge_events(
     if shown != *after {
         let differing = after.keys().chain(shown.keys()).find(|key| after.get(*key) != shown.get(*key));
         let key = differing.map(String::as_str).unwrap_or_default();
-        let (told, stored) = (shown.get(key), after.get(key));
-        return Err(Broke::new("E3", format!("the events leave {key:?} at {told:?}, and the store has {stored:?}")));
+        let (delivered, stored) = (shown.get(key), after.get(key));
+        return Err(Broke::new(
+            "E3",
+            format!("the events leave {key:?} at {delivered:?}, and the store has {stored:?}"),
+        ));
     }
     if completeness == Completeness::Every {
         let delivered: HashSet<(&str, u64)> = events.iter().map(|event| (&*event.key, event.index)).collect();

@@ -18,8 +18,8 @@ pub(crate) struct Listing {
     pub(crate) asked: Instant,
     /// When the answer came.
     pub(crate) received: Instant,
-    /// `X-Consul-Index`: the largest index of what exists or was recently deleted under the path. If there is nothing,
-    /// it is the index of the last write anywhere in the store.
+    /// `X-Consul-Index`: the largest index of an entry that exists, or was recently deleted, under the path. If there
+    /// is nothing, it is the index of the last write anywhere in the store.
     pub(crate) index: u64,
     pub(crate) state: Arc<State>,
     body: Bytes,

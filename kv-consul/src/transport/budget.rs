@@ -47,7 +47,7 @@ impl Budget {
     pub(super) fn share(&self) -> Share {
         let lane = |pot: &Arc<Pot>, own| Arc::new(Lane::new(Some(pot.clone()), own));
         let calls = lane(&self.calls, OWN.0);
-        // Half of what the first runtime can have.
+        // Half of the permits that the first runtime can have.
         let bulk = OWN.0.midpoint(self.calls.0.load(Ordering::Relaxed));
         let (waits, bulk) = (lane(&self.waits, OWN.1), Arc::new(Lane::new(None, bulk.max(1))));
         Share { calls, waits, bulk, large: Arc::new(Large(std::array::from_fn(|_| AtomicBool::new(false)))) }
@@ -191,7 +191,7 @@ impl Drop for Permit {
     }
 }
 
-/// Counts who waits for a permit.
+/// Counts the requests that wait for a permit.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {

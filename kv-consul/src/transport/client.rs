@@ -330,7 +330,7 @@ impl Turns {
     }
 }
 
-/// A caller that waits for an agent. If it gives up again and again, the agent counts as broken
+/// A caller that waits for an agent. If callers give up repeatedly, the agent counts as broken
 /// ([clause S3](kv_core::contract::CLAUSES#S3)).
 struct WaitingFor<'a> {
     health: &'a Arc<Health>,

@@ -120,9 +120,9 @@ async fn json_of_the_wrong_kind() {
         let errors = errors.await;
         // A write whose answer makes no sense may have been applied.
         let set = errors.iter().find(|(call, _)| *call == "set");
-        let told =
+        let is_typed =
             |error: &Error| matches!(error, Error::Indeterminate { .. }) || error.to_string().contains("was applied");
-        assert!(set.is_none_or(|(_, error)| told(error)), "{shown}: {set:?}");
+        assert!(set.is_none_or(|(_, error)| is_typed(error)), "{shown}: {set:?}");
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) async fn run(stage: Stage, tally: Tally) -> Outcome<Held> {
         raised += unguarded;
     }
     let lost_unguarded = raised.saturating_sub(count(&read("unguarded").await?));
-    check!("L4", !sections.is_empty(), "nobody ever got the lock");
+    check!("L4", !sections.is_empty(), "no client ever got the lock");
     Ok(Held { sections, counter, lost_unguarded })
 }
 

@@ -135,7 +135,7 @@ async fn observe(stage: Stage, tally: Tally, mut end: End, number: usize) -> Out
                 Ok(Some(Err(error))) => return Err(Broke::new("E4", format!("the watch ended: {error}"))),
                 Ok(None) => return Err(Broke::new("E4", "the watch ended without an error")),
                 Err(_) => {
-                    let what = format!("observer {number} was not told of the last write within {limit:?}");
+                    let what = format!("observer {number} did not see the last write within {limit:?}");
                     return Err(Broke::new("E1", what));
                 }
             }
