@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_a_thread_is_taken_down_and_nothing_of_another() {
+    fn everything_on_one_thread_is_recorded() {
         let capture = Capture::start();
         tracing::trace!(target: "anything", password = "of this thread");
         let other = std::thread::spawn(|| tracing::error!("of another thread"));
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "\"hunter2\" was revealed: shown: \"operator:hunter2\"")]
-    fn the_line_that_tells_is_shown() {
+    fn the_line_with_the_secret_is_shown() {
         let capture = Capture::start();
         capture.show(&"operator:hunter2");
         capture.assert_holds_none_of(&["hunter2"]);
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "rustls has logged nothing")]
-    fn silence_proves_nothing() {
+    fn an_empty_record_fails() {
         Capture::start().assert_heard(&["rustls"]);
     }
 }

@@ -94,7 +94,7 @@ async fn a_stall_keeps_connections_and_passes_nothing_on() {
 }
 
 #[tokio::test]
-async fn refusing_closes_whoever_says_something() {
+async fn refusing_closes_connections_that_send_something() {
     let proxy = echo().await;
     let mut before = connect(&proxy).await;
     assert_eq!(soon("an echo", say(&mut before)).await.expect("an echo"), 1);
@@ -180,7 +180,7 @@ async fn connections_that_carry_nothing_grow_too_old() {
 }
 
 #[tokio::test]
-async fn nobody_behind_it_is_a_reset() {
+async fn no_server_behind_it_is_a_reset() {
     let proxy = Proxy::start("127.0.0.1:1").await.expect("a proxy");
     let mut stream = connect(&proxy).await;
     let error = soon("the end", stream.read(&mut [0])).await.expect_err("a reset");

@@ -11,7 +11,7 @@ const TOGETHER: usize = 20;
 const BYTES: usize = 1 << 20;
 
 #[tokio::test]
-async fn writes_to_a_full_etcd_tell_their_fate() {
+async fn writes_to_a_full_etcd_report_their_fate() {
     let options = Options::default().argument(format!("--quota-backend-bytes={QUOTA}"));
     let cluster = Cluster::start(Kind::Etcd, 1, options).await.expect("a server");
     let kv = Registry::new().with(kv_etcd::REGISTRATION).connect(&cluster.address()).await.expect("a client");

@@ -277,12 +277,12 @@ async fn an_outage_is_told(kind: Kind) {
 }
 
 #[tokio::test]
-async fn an_outage_is_told_by_etcd() {
+async fn an_outage_is_reported_by_etcd() {
     an_outage_is_told(Kind::Etcd).await;
 }
 
 #[tokio::test]
-async fn an_outage_is_told_by_consul() {
+async fn an_outage_is_reported_by_consul() {
     an_outage_is_told(Kind::Consul).await;
 }
 
@@ -327,7 +327,7 @@ async fn attempts_are_counted_by_consul() {
 }
 
 #[tokio::test]
-async fn keys_that_cannot_be_shown_are_told_once() {
+async fn keys_that_cannot_be_shown_are_reported_once() {
     let cluster = server(Kind::Etcd, Options::default()).await;
     let (recorder, _guard) = listen();
     let kv = connect(&cluster.address()).await;

@@ -5,12 +5,12 @@ use kv_conformance_servers::{Access, Cluster, Kind, Options};
 use kv_core::{Error, Registration, Registry};
 
 #[tokio::test]
-async fn etcd_says_that_a_permission_is_gone() {
+async fn etcd_reports_a_lost_permission() {
     permission_taken_away(Kind::Etcd, kv_etcd::REGISTRATION).await;
 }
 
 #[tokio::test]
-async fn consul_says_that_a_permission_is_gone() {
+async fn consul_reports_a_lost_permission() {
     permission_taken_away(Kind::Consul, kv_consul::REGISTRATION).await;
 }
 

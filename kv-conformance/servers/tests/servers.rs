@@ -46,12 +46,12 @@ async fn keeps_data_over_a_crash(kind: Kind) {
 }
 
 #[tokio::test]
-async fn faults_of_an_etcd_cluster_bite_and_heal() {
+async fn faults_of_an_etcd_cluster_take_effect_and_heal() {
     faults_bite_and_heal(Kind::Etcd).await;
 }
 
 #[tokio::test]
-async fn faults_of_a_consul_cluster_bite_and_heal() {
+async fn faults_of_a_consul_cluster_take_effect_and_heal() {
     faults_bite_and_heal(Kind::Consul).await;
 }
 
@@ -94,12 +94,12 @@ async fn faults_bite_and_heal(kind: Kind) {
 }
 
 #[tokio::test]
-async fn etcd_speaks_tls_to_those_who_trust_it() {
+async fn etcd_speaks_tls_to_clients_that_trust_it() {
     speaks_tls(Kind::Etcd, "/health").await;
 }
 
 #[tokio::test]
-async fn consul_speaks_tls_to_those_who_trust_it() {
+async fn consul_speaks_tls_to_clients_that_trust_it() {
     speaks_tls(Kind::Consul, "/v1/status/leader").await;
 }
 
@@ -132,7 +132,7 @@ async fn speaks_tls(kind: Kind, path: &str) {
 }
 
 #[tokio::test]
-async fn etcd_refuses_those_without_credentials() {
+async fn etcd_refuses_clients_without_credentials() {
     let cluster = start(Kind::Etcd, 1, Options::default().access_control().argument("--auth-token-ttl=3")).await;
     let base = format!("http://{}", cluster.endpoints()[0]);
     let http = client(None, None);
@@ -176,7 +176,7 @@ async fn etcd_refuses_those_without_credentials() {
 }
 
 #[tokio::test]
-async fn consul_refuses_those_without_credentials() {
+async fn consul_refuses_clients_without_credentials() {
     let cluster = start(Kind::Consul, 1, Options::default().access_control()).await;
     let base = format!("http://{}/v1/kv", cluster.endpoints()[0]);
     let http = client(None, None);

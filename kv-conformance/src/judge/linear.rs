@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn histories_one_after_another() {
+    fn sequential_histories() {
         assert!(is_linearizable(&[]));
         assert!(is_linearizable(&[absent(0, 1), set(2, 3, "a", 5), get(4, 5, "a", 5), delete(6, 7), absent(8, 9)]));
         assert!(is_linearizable(&[set(0, 1, "a", 5), update(2, 3, 5, "b", 6), conflict(4, 5, 5), get(6, 7, "b", 6)]));
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_at_a_time_may_come_in_any_order() {
+    fn concurrent_operations_may_come_in_any_order() {
         assert!(is_linearizable(&[set(0, 9, "a", 6), set(1, 8, "b", 5), get(2, 3, "b", 5), get(4, 5, "a", 6)]));
         assert!(!is_linearizable(&[set(0, 9, "a", 6), set(1, 8, "b", 5), get(2, 3, "a", 6), get(4, 5, "b", 5)]));
         assert!(is_linearizable(&[set(0, 9, "a", 5), absent(1, 2), get(3, 4, "a", 5)]));

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_before_its_time_is_found() {
+    fn a_key_that_vanished_early_is_found() {
         assert_eq!(broken(End::Killed, 4999), Some("L1"));
         assert_eq!(broken(End::Destroyed(3000), 2999), Some("L1"));
         assert_eq!(broken(End::Lost(4000), 6000), Some("L2"));

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn two_at_a_time_are_found() {
+    fn two_holders_at_a_time_are_found() {
         assert_eq!(broken(&[tenure(1, 5, 3), tenure(4, 6, 4)]), Some("L4"));
         assert_eq!(broken(&[tenure(1, 9, 3), tenure(4, 6, 4)]), Some("L4"));
     }

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_goes_on_when_a_permit_is_given_back() {
+    async fn a_waiter_goes_on_when_a_permit_is_given_back() {
         let share = Arc::new(Budget::new(4).share());
         let mut held = all(|| now(share.call("a")));
         let waiting = tokio::spawn({

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_nobody_waits_for_ends() {
+    async fn a_request_without_callers_ends() {
         for (sent, idempotence, is_known) in
             [(false, Idempotence::Once, true), (true, Idempotence::Once, false), (true, Idempotence::Repeatable, true)]
         {

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feed_that_nobody_watches_is_removed() {
+    fn a_feed_without_watches_is_removed() {
         let feeds = Feeds::default();
         let start = feeds.lock().add(ScopeBuf::Prefix(String::new()), Vec::new(), None);
         assert_eq!((start.id, start.index), (0, 0));
