@@ -1,13 +1,10 @@
-//! A store in one file, in which every change is a line of JSON. It is small enough to read in one sitting, and it
-//! works.
+//! A store in one file, to which every change is a line of JSON: small enough to be read in one sitting, and real.
 //!
-//! `file:///root?path=PATH`. Handles within one program share the file. Several programs must not use it at the same
-//! time. Opening it again restores everything except keys on leases, whose holders are gone.
+//! `file:///root?path=PATH`. Handles within one program share the file; programs may not. Opening it again brings
+//! everything back but what lived on leases, whose holders are gone.
 //!
-//! To stay small, it leaves out three clauses: waiters for a lock are served in no order
-//! ([L13](kv_core::contract::CLAUSES#L13)), a commit larger than the history ends a watch
-//! ([E8](kv_core::contract::CLAUSES#E8)), and a lease lapses on the runtime that took it
-//! ([S1](kv_core::contract::CLAUSES#S1)). The memory store keeps them.
+//! To stay small it leaves three clauses out: waiters for a lock are served in no order (L13), a commit larger than the
+//! history ends a watch (E8), and a lease lapses on the runtime that took it (S1). The memory store keeps them.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -66,7 +63,7 @@ fn failed(error: std::io::Error) -> Error {
 
 struct Store {
     state: Mutex<State>,
-    /// Wakes watches and the waiters for locks.
+    /// Wakes watches and those who wait for a lock.
     changed: watch::Sender<()>,
 }
 
@@ -76,7 +73,7 @@ struct State {
     /// The last events, and the index after which they are complete.
     history: VecDeque<Event>,
     compacted: u64,
-    /// The leases, by token.
+    /// By token.
     leases: HashMap<u64, Leased>,
 }
 
@@ -92,7 +89,7 @@ impl State {
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         let mut text = String::new();
         file.read_to_string(&mut text)?;
-        // A crash may have truncated the last line. No reader has seen that change.
+        // A crash may have cut the last line short; nobody has seen what it says.
         let complete = text.rfind('\n').map_or(0, |end| end + 1);
         file.set_len(complete as u64)?;
         let now = Listing { index: 1, ..Listing::default() };
@@ -104,12 +101,12 @@ impl State {
         Ok(state)
     }
 
-    /// Writes a line and then makes the change visible. Every change goes through here.
+    /// Writes a line, then lets the change be seen: the only way that anything changes.
     fn apply(&mut self, events: Vec<Event>, line: &[Event]) -> Result<u64> {
         let length = self.file.metadata().map_err(failed)?.len();
         let text = serde_json::to_string(line).map_err(|error| failed(error.into()))? + "\n";
         if let Err(error) = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()) {
-            // A partial line must be removed, or the next line would continue it.
+            // Half a line must not be continued by the next one.
             let _ = self.file.set_len(length);
             return Err(failed(error));
         }
@@ -132,8 +129,8 @@ impl State {
         }
     }
 
-    /// Changes a key that vanishes with its holder. Reopening the file deletes the key. Only the index of the change
-    /// remains, so that it is not used again.
+    /// Changes a key that vanishes with its holder. For whoever opens the file again, it is deleted; what remains of
+    /// the change is its index, which is not used again.
     fn apply_leased(&mut self, key: &str, data: Option<Bytes>, is_lock: bool) -> Result<u64> {
         let line = [self.event(key.to_owned(), None)];
         let events = if is_lock { Vec::new() } else { vec![self.event(key.to_owned(), data)] };
@@ -178,7 +175,7 @@ impl State {
             }
         }
         let index = if events.is_empty() { 0 } else { self.apply(events.clone(), &events)? };
-        // A lease ends when its key is deleted. A lock is below its name, so it ends with its tree.
+        // A lease does not survive its key, and a lock, which lives below its name, not its tree.
         let (values, is_gone) = (&self.now.values, |name: String| trees.iter().any(|tree| name.starts_with(tree)));
         let stands =
             |it: &Leased| if it.is_lock { !is_gone(it.key.clone() + "/") } else { values.contains_key(&it.key) };
@@ -212,7 +209,7 @@ impl State {
 }
 
 impl Store {
-    /// Changes the state, and wakes all tasks that wait for changes.
+    /// Changes the state, and wakes whoever waits for changes.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         let mut state = lock(&self.state);
         let result = change(&mut state);
@@ -220,7 +217,7 @@ impl Store {
         result
     }
 
-    /// Takes a lease, and starts the task that ends it.
+    /// Takes a lease, and sees to it that it ends.
     fn grant(self: &Arc<Self>, key: &str, ttl: Duration, is_lock: bool) -> Result<Option<Grant>> {
         let since = Moment::now();
         let Some(token) = self.change(|state| state.grant(key, ttl, is_lock))? else { return Ok(None) };
@@ -260,13 +257,13 @@ impl Store {
     }
 }
 
-/// Ends a lease once it has lapsed. Each renewal postpones that.
+/// Ends a lease once it has lapsed, however often it is renewed until then.
 async fn expire(store: Weak<Store>, token: u64) {
     loop {
         let Some(store) = store.upgrade() else { return };
         let Some(deadline) = lock(&store.state).leases.get(&token).map(|leased| leased.deadline) else { return };
         if deadline <= Instant::now() {
-            // If the file cannot be written, the handle still counts its own time and is lost.
+            // Should the file not take it, the handle counts for itself and is lost all the same.
             return drop(store.change(|state| state.end(token)));
         }
         drop(store);
@@ -314,7 +311,7 @@ impl Backend for FileBackend {
             value_bytes: 1 << 20,
             txn_ops: 64,
             txn_bytes: 4 << 20,
-            // Each change waits for the disk, and renewals wait for each change.
+            // Each change waits for the disk, and renewals wait for it.
             min_ttl: Duration::from_secs(1),
             max_ttl: Duration::from_secs(24 * 60 * 60),
             ttl_step: Duration::from_millis(1),
@@ -371,7 +368,7 @@ impl Backend for FileBackend {
             if let Some(grant) = self.0.grant(key, ttl, true)? {
                 return Ok(grant);
             }
-            // This backend holds the store, so changes continue to arrive.
+            // The store is held by this backend, so it goes on changing.
             let _ = changes.changed().await;
         }
     }

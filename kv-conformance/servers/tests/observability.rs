@@ -41,7 +41,7 @@ impl Fields {
 
 /// A record of all spans and events on the threads where it is installed.
 #[derive(Debug, Clone, Default)]
-struct Recorder(Arc<Mutex<Log>>);
+struct Told(Arc<Mutex<Log>>);
 
 #[derive(Debug, Default)]
 struct Log {
@@ -52,7 +52,7 @@ struct Log {
     lines: Vec<String>,
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Told {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
@@ -86,7 +86,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
     }
 }
 
-impl Recorder {
+impl Told {
     fn calls(&self) -> Vec<Fields> {
         self.0.lock().expect("not poisoned").calls.clone()
     }
@@ -101,7 +101,7 @@ impl Recorder {
     async fn event(&self, message: &str, field: &str, value: &str) -> (Level, Fields) {
         let waiting = async {
             loop {
-                if let Some(event) = self.events(message).into_iter().find(|(_, fields)| fields.get(field) == value) {
+                if let Some(event) = self.events(message).into_iter().find(|(_, told)| told.get(field) == value) {
                     return event;
                 }
                 sleep(Duration::from_millis(20)).await;
@@ -122,9 +122,9 @@ impl Recorder {
 }
 
 /// All tasks of a test run on its thread, so the record contains only what this test logs.
-fn listen() -> (Recorder, tracing::subscriber::DefaultGuard) {
-    let recorder = Recorder::default();
-    (recorder.clone(), tracing::subscriber::set_default(tracing_subscriber::registry().with(recorder)))
+fn listen() -> (Told, tracing::subscriber::DefaultGuard) {
+    let told = Told::default();
+    (told.clone(), tracing::subscriber::set_default(tracing_subscriber::registry().with(told)))
 }
 
 async fn connect(address: &str) -> Kv {
@@ -142,7 +142,7 @@ async fn server(kind: Kind, options: Options) -> Cluster {
 
 /// Calls every verb, and looks at the spans.
 async fn every_call_is_a_span(address: &str, backend: &str, secrets: &[&str]) {
-    let (recorder, _guard) = listen();
+    let (told, _guard) = listen();
     let kv = connect(address).await.scoped("app").expect("a directory");
     kv.delete_tree("").await.expect("an empty tree");
     let index = kv.set("key", VALUE).await.expect("set");
@@ -173,10 +173,10 @@ async fn every_call_is_a_span(address: &str, backend: &str, secrets: &[&str]) {
     }
     drop(member);
     // Dropped handles are released in the background.
-    let released = || recorder.calls().iter().filter(|call| call.get("operation") == "release").count();
+    let released = || told.calls().iter().filter(|call| call.get("operation") == "release").count();
     until("both are released", async || released() == 2).await;
 
-    let calls = recorder.calls();
+    let calls = told.calls();
     let seen: BTreeSet<_> =
         calls.iter().map(|call| (call.get("operation"), call.get("key"), call.get("outcome"))).collect();
     let expected = BTreeSet::from([
@@ -208,14 +208,14 @@ async fn every_call_is_a_span(address: &str, backend: &str, secrets: &[&str]) {
     ]);
     assert_eq!(seen, expected);
     assert!(calls.iter().all(|call| call.get("backend") == backend && call.get("attempt").is_empty()));
-    let done = recorder.events("done");
+    let done = told.events("done");
     assert_eq!(done.len(), calls.len());
     assert!(done.iter().all(|(level, _)| *level == Level::DEBUG));
-    let lost: Vec<_> = recorder.events("lease lost");
+    let lost: Vec<_> = told.events("lease lost");
     let keys: Vec<_> = lost.iter().map(|(_, fields)| fields.get("key")).collect();
     assert_eq!(keys, ["lock", "member"], "the transaction's once, the handle's once");
     assert!(lost.iter().all(|(level, fields)| *level == Level::WARN && fields.get("backend") == backend));
-    recorder.assert_silent_about(&[&[VALUE], secrets].concat());
+    told.assert_silent_about(&[&[VALUE], secrets].concat());
 }
 
 #[tokio::test]
@@ -244,45 +244,45 @@ async fn every_call_is_a_span_on_consul() {
 /// The server is killed under a watch and a lock, and starts again.
 async fn an_outage_is_told(kind: Kind) {
     let cluster = server(kind, Options::default()).await;
-    let (recorder, _guard) = listen();
+    let (told, _guard) = listen();
     let backend = kind.to_string();
     let kv = connect(&format!("{}?timeout=2s", cluster.address())).await;
     let mut watch = kv.watch("", 0).await.expect("watch");
     let lock = kv.lock("lock", TTL).await.expect("lock");
     let dropped = kv.lock("dropped", TTL).await.expect("lock");
-    assert!(recorder.events("reconnecting").is_empty());
+    assert!(told.events("reconnecting").is_empty());
 
     cluster.kill(0).await.expect("killed");
-    let (level, fields) = recorder.event("reconnecting", "what", "watch").await;
+    let (level, fields) = told.event("reconnecting", "what", "watch").await;
     assert_eq!((level, fields.get("attempt"), fields.get("backend")), (Level::WARN, "1", &*backend));
     assert!(!fields.get("error").is_empty());
-    let (level, _) = recorder.event("reconnecting", "attempt", "2").await;
+    let (level, _) = told.event("reconnecting", "attempt", "2").await;
     assert_eq!(level, Level::DEBUG);
     drop(dropped);
-    let (level, fields) = recorder.event("lease left to lapse", "key", "dropped").await;
+    let (level, fields) = told.event("lease left to lapse", "key", "dropped").await;
     assert_eq!((level, fields.get("backend")), (Level::WARN, &*backend));
-    let not_renewed = lock.hold(recorder.event("lease not renewed", "key", "lock")).await;
+    let not_renewed = lock.hold(told.event("lease not renewed", "key", "lock")).await;
     let (level, fields) = not_renewed.expect("the lease stands meanwhile");
     assert_eq!((level, fields.get("backend")), (Level::WARN, &*backend));
 
     cluster.start_again(0).await.expect("started");
-    let (level, fields) = recorder.event("reconnected", "what", "watch").await;
+    let (level, fields) = told.event("reconnected", "what", "watch").await;
     assert_eq!((level, fields.get("backend")), (Level::INFO, &*backend));
     assert!(fields.get("attempt").parse::<usize>().expect("a number") >= 2);
     kv.set("key", VALUE).await.expect("set");
     watch.next().await.expect("the watch goes on").expect("an event");
-    let warnings = recorder.events("reconnecting").into_iter().filter(|(level, _)| *level == Level::WARN);
+    let warnings = told.events("reconnecting").into_iter().filter(|(level, _)| *level == Level::WARN);
     assert!(warnings.count() <= 3, "one warning for each thing that broke, however long the outage is");
     cluster.stop().await;
 }
 
 #[tokio::test]
-async fn an_outage_is_reported_by_etcd() {
+async fn an_outage_is_told_by_etcd() {
     an_outage_is_told(Kind::Etcd).await;
 }
 
 #[tokio::test]
-async fn an_outage_is_reported_by_consul() {
+async fn an_outage_is_told_by_consul() {
     an_outage_is_told(Kind::Consul).await;
 }
 
@@ -293,25 +293,25 @@ async fn attempts_are_counted(kind: Kind) {
     let endpoint = cluster.endpoints().swap_remove(0);
     let [first, second] =
         [Proxy::start(endpoint.clone()).await.expect("a proxy"), Proxy::start(endpoint).await.expect("a proxy")];
-    let (recorder, _guard) = listen();
+    let (told, _guard) = listen();
     let kv = connect(&format!("{kind}://{},{}", first.endpoint(), second.endpoint())).await;
-    assert!(recorder.events("attempt failed").is_empty());
+    assert!(told.events("attempt failed").is_empty());
     let answered = async || kv.get("none").await.is_err_and(|error| error.is_key_not_found());
     // The order of endpoints is random: the second one serves if nothing fails without the first.
     let mut proxy = &first;
     proxy.refuse();
     assert!(answered().await, "the other endpoint answers");
-    if recorder.events("attempt failed").is_empty() {
+    if told.events("attempt failed").is_empty() {
         proxy.heal();
         proxy = &second;
         proxy.refuse();
         assert!(answered().await, "the other endpoint answers");
     }
 
-    let (level, failed) = recorder.events("attempt failed").swap_remove(0);
+    let (level, failed) = told.events("attempt failed").swap_remove(0);
     assert!(failed.get("endpoint").contains(proxy.endpoint()) && !failed.get("error").is_empty(), "{failed:?}");
     assert_eq!((level, failed.get("attempt"), failed.get("backend")), (Level::DEBUG, "1", &*kind.to_string()));
-    let last = recorder.calls().pop().expect("a call");
+    let last = told.calls().pop().expect("a call");
     assert_eq!((last.get("outcome"), last.get("attempt")), ("not_found", "2"));
     cluster.stop().await;
 }
@@ -327,9 +327,9 @@ async fn attempts_are_counted_by_consul() {
 }
 
 #[tokio::test]
-async fn keys_that_cannot_be_shown_are_reported_once() {
+async fn keys_that_cannot_be_shown_are_told_once() {
     let cluster = server(Kind::Etcd, Options::default()).await;
-    let (recorder, _guard) = listen();
+    let (told, _guard) = listen();
     let kv = connect(&cluster.address()).await;
     let mut watch = kv.watch("", 0).await.expect("a watch");
     // In one transaction, so that a watch receives them together.
@@ -344,11 +344,11 @@ async fn keys_that_cannot_be_shown_are_reported_once() {
     assert_eq!(kv.keys("").await.expect("keys"), ["shown"]);
     kv.get("shown").await.expect("a key that can be shown");
 
-    let left_out = recorder.events("foreign keys left out");
-    assert_eq!(left_out.len(), 3, "one event of the watch, and one of each listing: {left_out:?}");
-    for (level, fields) in left_out {
-        let shown = (level, fields.get("backend"), fields.get("count"), fields.get("key"));
-        assert_eq!(shown, (Level::WARN, "etcd", "3", r#"b"a\xff""#));
+    let told = told.events("foreign keys left out");
+    assert_eq!(told.len(), 3, "one event of the watch, and one of each listing: {told:?}");
+    for (level, fields) in told {
+        let told = (level, fields.get("backend"), fields.get("count"), fields.get("key"));
+        assert_eq!(told, (Level::WARN, "etcd", "3", r#"b"a\xff""#));
     }
     cluster.stop().await;
 }
