@@ -27,8 +27,8 @@ pub(crate) struct Consul {
     parts: PerRuntime<Parts>,
 }
 
-/// The parts that run tasks or make callers wait for one another. Each runtime has its own, so that no runtime depends
-/// on another one being alive or driven ([clause S1](kv_core::contract::CLAUSES#S1)).
+/// The parts that run tasks or make callers wait for one another. Each runtime has its own, so that none depends on
+/// another one being alive or driven ([clause S1](kv_core::contract::CLAUSES#S1)).
 struct Parts {
     writes: Writes,
     hub: Hub,

@@ -83,13 +83,13 @@
 //! - **Directories.** A listing of names does not distinguish locks from data. So `keys` also lists the
 //!   sub-directories: one by one if there are few, and otherwise all names below by one request.
 //! - **Leases** are [sessions](https://developer.hashicorp.com/consul/api-docs/session) without health checks. Only the
-//!   time to live ends them, and Consul ends them at most one more time to live later. A session also ends when its
+//!   time to live ends them, and Consul notices that at most one more time to live later. A session also ends when its
 //!   agent leaves the cluster.
 //! - **Locks** are those of `consul lock`: the lock on `NAME` is the entry `NAME/.lock` with the flags of Consul's own
 //!   lock, so `consul lock NAME` and this lock exclude one another. The token needs the permission to write that entry.
-//!   Reads and watches leave out entries with this last segment and these flags. An entry `NAME/.lock` with other flags
-//!   is data of another program: reads show it, and locking `NAME` is a `Conflict`. Waiters of one handle in one
-//!   runtime are served in the order in which they came. Between runtimes and processes, any waiter may be next.
+//!   Entries with this last segment and these flags are shown by no read and no watch. An entry `NAME/.lock` with other
+//!   flags is data of another program: it is shown, and the lock on `NAME` is a `Conflict`. Waiters of one handle in one
+//!   runtime are served in their order. Between runtimes and processes any may be next.
 //!
 //! # Features
 //! `tls`, on by default: `consuls://` and `https://`, by rustls. Without it the crate does not depend on rustls, and an

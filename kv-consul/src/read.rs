@@ -100,7 +100,7 @@ pub(crate) async fn denied(client: &Client, keys: &[&str]) -> Result<Vec<usize>>
         // No entry has this index. So the transaction always fails, and reports which keys are not permitted.
         let checks: Vec<_> = keys.iter().map(|key| Operation::check_index(key, 1)).collect();
         let answer = transact(client, &checks, "consistent").await?;
-        // Any other answer does not say that anything is denied.
+        // A server that answers differently does not say that anything is denied.
         if let Ok(Outcome::Refused(refused)) = outcome(&answer) {
             let of_access = refused.iter().filter(|one| one.why == Refusal::Denied);
             denied.extend(of_access.map(|one| number * TXN_OPS + one.at));

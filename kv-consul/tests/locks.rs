@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kv_conformance::testing::{soon, until};
 use kv_conformance_servers::{Cluster, Options};
 use kv_core::{Error, EventType};
-use support::{Proxy, ask, connect, sessions, start};
+use support::{Proxy, ask, connect, sessions, soon, start, until};
 
 /// Far longer than any test.
 const LONG: Duration = Duration::from_secs(300);

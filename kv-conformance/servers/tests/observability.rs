@@ -286,8 +286,7 @@ async fn an_outage_is_told_by_consul() {
     an_outage_is_told(Kind::Consul).await;
 }
 
-/// The first of two endpoints closes the connection of a call. The call moves on to the second one, and an event
-/// reports it.
+/// The first of two endpoints hangs up on a call: it moves on, and says so.
 async fn attempts_are_counted(kind: Kind) {
     let cluster = server(kind, Options::default()).await;
     let endpoint = cluster.endpoints().swap_remove(0);

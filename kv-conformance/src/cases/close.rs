@@ -16,7 +16,7 @@ cases! { "close":
     abandoned_waits_are_waited_for ["L12", "L4"] "Closing waits until the place of a wait that was given up is free."
     nothing_more_is_taken ["L12"] "A closed handle takes no more locks and ephemeral keys, and has lost those it had; reads and writes still work."
     twice ["L12"] "A handle can be closed twice, at the same time, and when it never held anything."
-    an_end_in_time ["L12", "A6"] needs [Faults] "Closing while no server serves ends in time and names what is left; once the store serves, closing again gives it back."
+    an_end_in_time ["L12", "A6"] needs [Faults] "Closing while nobody serves ends in time and names what is left; once the store serves, closing again gives it back."
 }
 
 /// How many locks and how many ephemeral keys are held.

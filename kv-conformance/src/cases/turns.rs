@@ -14,11 +14,11 @@ use crate::context::Context;
 use crate::outcome::{Keeps as _, Outcome, all_end, check, same};
 
 cases! { "turns":
-    of_one_handle ["L13"] "Waiters of one handle are given the lock in the order in which they asked."
-    across_handles ["L13"] "Waiters of several handles are given the lock in the order that the limits state."
-    a_waiter_that_leaves_holds_up_no_other ["L13", "L4"] "When a waiter gives up, those behind it move up in their order."
-    contenders_of_many_handles_have_fair_shares ["L13"] "Each of many contenders that take the lock repeatedly through several handles has a fair share."
-    contenders_of_one_handle_have_fair_shares ["L13"] "Each of many contenders that take the lock repeatedly through one handle has a fair share."
+    of_one_handle ["L13"] "Those who wait through one handle are given the lock in the order in which they asked."
+    across_handles ["L13"] "Those who wait through several handles are given the lock in the order that the limits state."
+    who_leaves_holds_nobody_up ["L13", "L4"] "When one who waits gives up, those behind move up in their order."
+    nobody_is_passed_over ["L13"] "Of those who take the lock again and again, through several handles, each has a fair share."
+    a_handle_shares_with_itself ["L13"] "Of those who take the lock again and again through one handle, each has a fair share."
 }
 
 /// Starts waiters one after another, with a pause in which each joins the queue before the next one asks. Returns the
@@ -92,7 +92,7 @@ async fn across_handles(cx: Context) -> Outcome {
     .await
 }
 
-async fn a_waiter_that_leaves_holds_up_no_other(cx: Context) -> Outcome {
+async fn who_leaves_holds_nobody_up(cx: Context) -> Outcome {
     cx.steadily(|ttl| {
         let cx = &cx;
         async move {
@@ -151,13 +151,13 @@ fn fair(counts: &[usize], most: usize) -> Outcome {
     Ok(())
 }
 
-async fn contenders_of_many_handles_have_fair_shares(cx: Context) -> Outcome {
+async fn nobody_is_passed_over(cx: Context) -> Outcome {
     const MOST: usize = 20;
     let clients = interleaved(&cx, 4, 8).await?;
     fair(&shares(&cx, clients, MOST).await?, MOST)
 }
 
-async fn contenders_of_one_handle_have_fair_shares(cx: Context) -> Outcome {
+async fn a_handle_shares_with_itself(cx: Context) -> Outcome {
     const MOST: usize = 20;
     let clients = interleaved(&cx, 1, 8).await?;
     fair(&shares(&cx, clients, MOST).await?, MOST)

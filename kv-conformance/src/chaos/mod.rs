@@ -192,7 +192,7 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
     )))
 }
 
-/// Requires that no call failed without effect: there was a majority, and time to repeat the call.
+/// Requires that no call failed which certainly did nothing: there was a majority, and time to make it again.
 fn spared(tallies: &Tallies) -> Outcome {
     let mut told = String::new();
     for tally in tallies.all() {
@@ -252,7 +252,7 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
     };
     let (((registers, bank, changes, lock, lives, ()), last), observations, ()) =
         tokio::try_join!(working, observing, striking)?;
-    // If the store itself ends leases early, an early end does not show a fault of the client.
+    // A lease that the store ended before its time says nothing of the client.
     let leases = if storm.ends_leases() { ephemeral::Lives::default() } else { lives };
     let recording = Recording {
         about: String::new(),

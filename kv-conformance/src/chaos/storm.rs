@@ -39,7 +39,7 @@ pub(crate) trait Storm: Send + Sync + 'static {
         false
     }
 
-    /// Whether the fault ends leases early, as the store documents.
+    /// Whether it ends leases before their time, as the store says it does.
     fn ends_leases(&self) -> bool {
         false
     }

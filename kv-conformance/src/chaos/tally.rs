@@ -32,7 +32,7 @@ struct Counts {
     over: bool,
     /// The number of `unavailable`, `indeterminate` and `compacted` results since the fault began.
     trouble: usize,
-    /// The number of `unavailable` results since the fault began, and the texts of the first ones.
+    /// Of `unavailable`, those since then, and what the first of them said.
     failures: usize,
     first_failures: Vec<String>,
     longest_before: Duration,
@@ -120,7 +120,7 @@ impl Tally {
         counts.trouble += usize::from(counts.struck);
     }
 
-    /// How many calls have failed without effect since the fault began, and the texts of the first ones.
+    /// How many calls failed since the fault began that certainly did nothing, and what the first of them said.
     pub(crate) fn failures(&self) -> (usize, Vec<String>) {
         let counts = self.counts();
         (counts.failures, counts.first_failures.clone())

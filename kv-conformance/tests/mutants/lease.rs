@@ -107,7 +107,7 @@ impl Lease for FaultyLease {
 impl Drop for FaultyLease {
     fn drop(&mut self) {
         self.shared.locks.released(&self.key, self.token);
-        // Dropping the memory store's lease would free it.
+        // Dropping the memory store's lease would free it after all.
         if self.fault == Fault::UnlockKeepsIt
             && let Some(lease) = self.lease.take()
         {

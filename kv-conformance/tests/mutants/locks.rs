@@ -123,7 +123,7 @@ impl Faulty {
         let rank = match self.fault {
             Some(Fault::LastWaiterFirst) => u64::MAX - arrival,
             Some(Fault::HandleByHandle) => (self.number << 32) + arrival,
-            // A running task goes before a task that has to be woken.
+            // Whoever is running goes before whoever has to be woken.
             _ => match self.store().try_lock(key, ttl).await? {
                 Some(grant) => return Ok(grant),
                 None => arrival,

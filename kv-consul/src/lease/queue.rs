@@ -16,14 +16,14 @@ pub(crate) struct Queues {
 pub(super) struct Ticket<'a> {
     queues: &'a Queues,
     key: &'a str,
-    /// The guard, once the place is the first.
+    /// There once the place is the first.
     first: Option<OwnedMutexGuard<()>>,
 }
 
 impl Queues {
     /// Waits for the first place.
     pub(super) async fn wait<'a>(&'a self, key: &'a str) -> Ticket<'a> {
-        // The ticket exists before the wait, so that its drop cleans up however the wait ends.
+        // The ticket comes first, so that it is dropped, and tidies up, however the wait ends.
         let mut ticket = Ticket { queues: self, key, first: None };
         ticket.first = Some(self.queue(key).lock_owned().await);
         ticket
@@ -45,7 +45,7 @@ impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         self.first = None;
         let mut keys = self.queues.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        // Waiting callers have references of their own, which they took under this mutex.
+        // Callers that wait have a reference of their own, which they took under this mutex.
         if keys.get(self.key).is_some_and(|queue| Arc::strong_count(queue) == 1) {
             keys.remove(self.key);
         }

@@ -43,7 +43,7 @@ static X_CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 pub(super) struct Agent {
     /// Host and port, for errors and events.
     pub(super) address: String,
-    /// The base URL.
+    /// The URL of its root.
     root: Url,
     http: reqwest::Client,
     /// Whether a background task probes it.

@@ -2,7 +2,7 @@
 //!
 //! An agent closes every connection beyond 200 from one address (`limits.http_max_conns_per_client`), and several
 //! processes may share that address. So the number is bounded, by a parameter of the address. Blocking queries occupy a
-//! connection for as long as they wait, so they have connections of their own and never take those that calls need.
+//! connection for as long as they wait, so they have a part of their own and never take what calls need.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(super) struct Budget {
     waits: Arc<Pot>,
 }
 
-/// The connections that no runtime uses. No call waits for this pot.
+/// What is not in use by any runtime. Nobody ever waits for it.
 struct Pot(AtomicUsize);
 
 impl Pot {
@@ -47,7 +47,7 @@ impl Budget {
     pub(super) fn share(&self) -> Share {
         let lane = |pot: &Arc<Pot>, own| Arc::new(Lane::new(Some(pot.clone()), own));
         let calls = lane(&self.calls, OWN.0);
-        // Half of the permits that the first runtime can have.
+        // Half of what the first runtime can have.
         let bulk = OWN.0.midpoint(self.calls.0.load(Ordering::Relaxed));
         let (waits, bulk) = (lane(&self.waits, OWN.1), Arc::new(Lane::new(None, bulk.max(1))));
         Share { calls, waits, bulk, large: Arc::new(Large(std::array::from_fn(|_| AtomicBool::new(false)))) }
@@ -111,8 +111,8 @@ impl Share {
         self.waits.try_acquire()
     }
 
-    /// The most blocking queries with watches at a time. Some permits are reserved for abandoned queries, which the
-    /// agent counts until they end.
+    /// How many blocking queries may be watched at a time. Some are kept for queries that nobody watches any more: the
+    /// agent counts them until they end.
     pub(super) fn queries(&self) -> usize {
         (self.waits.most() * 3 / 4).max(1)
     }

@@ -66,7 +66,7 @@ async fn contend(stage: Stage, tally: Tally, number: usize) -> Outcome<(Vec<Sect
     let mut pace = pace(25);
     while !stage.is_over() {
         pace.tick().await;
-        // The tally does not count the wait for the lock as a missing answer.
+        // The wait is not counted as an answer that does not come.
         let lock = match kv.lock("lock", stage.ttl()).await {
             Ok(lock) => lock,
             Err(error) => {
