@@ -1,4 +1,4 @@
-//! Writes of single keys that travel together: kv-core's batcher for Consul's transactions.
+//! Writes of single keys that travel together: what Consul's transactions need of kv-core's batcher.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::transport::callers::Callers;
 const IN_FLIGHT: usize = 2;
 
 /// If no transaction starts for this long, one more may. An agent can take seconds to answer a transaction that it
-/// forwarded to a leader that died, and the other writes must not wait for it.
+/// forwarded to a leader that died, and the other writes must not wait for that.
 const STALL: Duration = Duration::from_millis(100);
 
 /// The queue of one runtime's writes.
@@ -36,7 +36,7 @@ pub(crate) struct SmallWrite {
 }
 
 impl SmallWrite {
-    /// Returns any other transaction unchanged, because only writes of one key come in large numbers.
+    /// Returns any other transaction unchanged: only writes of one key come in large numbers.
     pub(crate) fn new(txn: Txn, call: &Call) -> Result<Self, Txn> {
         let key = match (&*txn.operations, &*txn.checks) {
             ([Write::Set { key, .. } | Write::Delete { key }], []) => key.clone(),
@@ -50,7 +50,7 @@ impl SmallWrite {
         Ok(Self { txn, key, call: call.clone() })
     }
 
-    /// Whether its caller has given up. The caller has got an error, so the write must not be sent any more.
+    /// Whether its caller has given up, and was told what was known then. So nothing more may happen to it.
     fn is_late(&self) -> bool {
         self.call.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
@@ -64,11 +64,11 @@ impl Job for SmallWrite {
         Some(self.key.clone())
     }
 
-    /// An upper bound of the bytes that it takes in the transaction's JSON.
+    /// The bytes that it takes in the transaction's JSON, or more.
     fn bytes(&self) -> usize {
         let value = |write: &Write| if let Write::Set { data, .. } = write { data.len() / 3 * 4 + 4 } else { 0 };
         let values: usize = self.txn.operations.iter().map(value).sum();
-        // JSON takes six bytes for some characters.
+        // JSON needs six bytes for some characters.
         self.txn.len() * (6 * self.key.len() + OPERATION) + values
     }
 
@@ -103,11 +103,11 @@ impl Carrier for Transactions {
                 jobs.iter().map(|job| Verdict::Answer(Ok(index_of(&job.txn, index)))).collect()
             }
             Ok(Outcome::Refused(refused)) => refused_or_again(jobs, refused),
-            // Alone, each of them may be small enough, or permitted.
+            // Each of them alone may be small enough, or permitted.
             Err(Error::TxnTooLarge { .. } | Error::ValueTooLarge { .. } | Error::PermissionDenied { .. }) => {
                 jobs.iter().map(|_| Verdict::Alone).collect()
             }
-            // None of them was applied, and the time of one is up. The others are sent without it.
+            // None of them was applied, and the time of one is up. The others go on without it.
             Err(error @ Error::Unavailable { .. }) => {
                 let verdict = |job: &SmallWrite| {
                     if job.is_late() { Verdict::Answer(Err(fate::copy(&error))) } else { Verdict::Again }
