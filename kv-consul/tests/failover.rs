@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use kv_conformance::testing::soon;
 use kv_core::Error;
 use support::fake::{Then, answer, closed, connect, fake, good, nothing};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -160,7 +159,7 @@ async fn callers_that_give_up_find_another_agent() {
                 row = if served == Ok(true) { row + 1 } else { 0 };
             }
         };
-        soon(what, serving).await;
+        support::soon(what, serving).await;
     }
 }
 

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kv_conformance::testing::{soon, until};
 use kv_conformance_servers::{Cluster, Kind, Options};
 use kv_core::Error;
-use support::{connect, registry, start};
+use support::{connect, registry, start, until};
 use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +48,7 @@ async fn another_agent_takes_over() {
         until("a write after the loss", async || kv.set(&key, "1").await.is_ok()).await;
         until("the lock is still held", async || lock.renew().await.is_ok()).await;
         loop {
-            let event = soon("the event", watch.next()).await.expect("the watch goes on").expect("an event");
+            let event = support::soon("the event", watch.next()).await.expect("the watch goes on").expect("an event");
             if event.key == key {
                 break;
             }

@@ -5,7 +5,6 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use kv_conformance::testing::{soon, until};
 use kv_conformance_servers::{Cluster, Options};
 use kv_core::{Error, EventType};
 use support::{Proxy, ask, connect, sessions, soon, start, until};

@@ -4,10 +4,9 @@ mod support;
 
 use std::time::Duration;
 
-use kv_conformance::testing::soon;
 use kv_conformance_servers::{Cluster, Options};
 use kv_core::{EphemeralKey, Error, Kv, Lock, Watch};
-use support::{connect, start};
+use support::{connect, soon, start};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 

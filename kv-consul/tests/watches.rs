@@ -5,10 +5,9 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use kv_conformance::testing::{PATIENCE, soon, until};
 use kv_conformance_servers::Options;
 use kv_core::{Event, EventType, Kv, Watch};
-use support::{Proxy, connect, start};
+use support::{PATIENCE, Proxy, connect, soon, start};
 
 async fn next(watch: &mut Watch) -> Event {
     soon("an event", watch.next()).await.expect("the watch goes on").expect("an event")
@@ -101,7 +100,7 @@ async fn a_thousand_watches_on_a_thousand_prefixes() {
     // Dropped watches leave nothing behind.
     drop(open);
     drop(watcher);
-    until("every connection is closed", async || proxy.connections() == 0).await;
+    support::until("every connection is closed", async || proxy.connections() == 0).await;
     cluster.stop().await;
 }
 
@@ -135,7 +134,7 @@ async fn a_watch_goes_on_after_a_crash() {
     cluster.start_again(0).await.expect("start again");
     cluster.await_all().await.expect("the server serves again");
     let mut index = 0;
-    until("a write after the restart", async || match kv.set("w/b", "2").await {
+    support::until("a write after the restart", async || match kv.set("w/b", "2").await {
         Ok(written) => {
             index = written;
             true

@@ -4,10 +4,9 @@ mod support;
 
 use std::fmt::Write as _;
 
-use kv_conformance::testing::soon;
 use kv_conformance_servers::{Access, Cluster, Credential, Options};
 use kv_core::{Error, Event, EventType, Kv, Watch};
-use support::{connect, start};
+use support::{connect, soon, start};
 
 async fn next(watch: &mut Watch) -> Event {
     soon("an event", watch.next()).await.expect("the watch goes on").expect("an event")

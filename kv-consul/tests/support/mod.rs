@@ -6,6 +6,8 @@ pub(crate) mod fake;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+#[allow(unused_imports, reason = "each test file uses its own part of this")]
+pub(crate) use kv_conformance::testing::{PATIENCE, soon, until};
 use kv_conformance_servers::{Cluster, Kind, Options};
 use kv_core::{Environment, Kv, Registry};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
