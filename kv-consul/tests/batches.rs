@@ -1,4 +1,4 @@
-//! Writes that share transactions: none fails because of another. Needs Docker.
+//! Writes that share transactions: none suffers from the others. Needs Docker.
 
 mod support;
 

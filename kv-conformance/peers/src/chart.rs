@@ -1,4 +1,4 @@
-//! The ratios as a chart: a bar for each outcome with a target. A longer bar is faster.
+//! The ratios as a picture: a bar for each outcome with a target; more is faster.
 
 use std::fmt::Write as _;
 
@@ -20,7 +20,7 @@ fn x(ratio: f64) -> f64 {
     LEFT + WIDTH * part.clamp(0.0, 1.0)
 }
 
-/// Draws the chart, which is readable on a light and on a dark page.
+/// Draws the chart; it is readable on a light and on a dark page.
 pub(crate) fn svg(report: &Report) -> String {
     let rows: Vec<_> = report.outcomes.iter().filter(|outcome| outcome.target.is_some()).collect();
     let bottom = TOP + ROW * rows.len() as f64;

@@ -117,8 +117,8 @@ async fn compare(arguments: &Arguments, etcd: &Cluster, consul: &Cluster) -> Res
     Ok(Report::new(outcomes, arguments.rounds, measured, &servers))
 }
 
-/// The endpoint of a server: its container's own address, so that nothing is in between, if this machine can reach it.
-/// Otherwise the port that Docker forwards.
+/// Where a server is reached: at its container's own address if this machine has a way there, so that nothing stands
+/// between, else at the port that Docker passes on.
 async fn own_endpoint(cluster: &Cluster, port: u16) -> String {
     if let Ok(hosts) = cluster.exec(0, &["cat", "/etc/hosts"]).await
         && let Some(address) = hosts.stdout.lines().last().and_then(|line| line.split_whitespace().next())

@@ -54,7 +54,7 @@ impl Report {
     }
 }
 
-/// An outcome in one line, which is printed during the run.
+/// An outcome on one line, for who waits for the end of the run.
 pub(crate) fn line(outcome: &Outcome) -> String {
     let Spread { least, median, most } = outcome.ratio();
     format!(

@@ -15,7 +15,7 @@ use crate::outcome::{Broke, Keeps as _, Outcome, check, same};
 cases! { "history":
     a_large_commit_ends_no_watch ["E8", "E3"] needs [Alone] "A watch that keeps up sees the whole of a commit with more changes than a store may keep."
     a_lagging_watch_says_where_it_stopped ["E8", "E1"] needs [EveryChange, Alone] "A watch that falls behind goes on without a gap, or says after which index it has lost the events."
-    a_replaced_history_is_shown_or_compacted ["E8", "E4"] needs [Faults, ReplacedHistory] "Watches of a store that is replaced by an empty one, or by an older copy, show the whole difference or end with `Compacted`."
+    a_replaced_history_is_no_secret ["E8", "E4"] needs [Faults, ReplacedHistory] "Watches over a store that is replaced by an empty one, or by an older copy, show the whole difference or end with `Compacted`."
 }
 
 /// The state that a listing and the events after it add up to. It has no indices: those of a restored copy are smaller
@@ -89,7 +89,7 @@ async fn a_lagging_watch_says_where_it_stopped(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn a_replaced_history_is_shown_or_compacted(cx: Context) -> Outcome {
+async fn a_replaced_history_is_no_secret(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     for key in ["w/kept", "w/changed", "w/gone"] {
         kv.set(key, "1").await?;

@@ -19,7 +19,7 @@ cases! { "isolation":
     calls_cancelled_all_the_time ["S2"] "Eight tasks that drop their calls after a few milliseconds, for ten seconds, disturb no other caller's writes."
     refused_calls_fail_nobody_else ["S2", "W2", "W3"] "Calls that are refused or invalid do not fail others that are made at the same moment."
     large_reads_on_a_slow_line ["S2"] needs [Faults] "Many large reads on a slow line do not make small calls time out."
-    slow_readers_hold_up_no_other ["S2", "E5"] "Watches that are not read hold up no other watch, renewal, lock or write of the same handle."
+    slow_readers_hold_up_nobody ["S2", "E5"] "Watches that nobody reads hold up no other watch, renewal, lock or write of the same handle."
     abandoned_waits_hold_up_no_lock ["S2", "L4"] "Hundreds of lock waits that are dropped hold up no other lock, and the lock itself passes on."
 }
 
@@ -179,7 +179,7 @@ async fn refused_calls_fail_nobody_else(cx: Context) -> Outcome {
 }
 
 async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
-    /// Bytes a second. At this rate, the answers to all readers together take twice the timeout of the small calls.
+    /// Bytes a second; what the readers ask for together takes this line twice the timeout of the small calls.
     const RATE: u32 = 2 << 20;
     const TOGETHER: usize = 20 << 20;
     const SMALL: usize = 20;
@@ -196,7 +196,7 @@ async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
         let kv = patient.clone();
         reading.spawn(async move { while kv.get("large").await.is_ok() {} });
     }
-    // Waits until the line is full.
+    // Until the line is full.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut slowest = Duration::ZERO;
     for number in 0..SMALL {
@@ -213,7 +213,7 @@ async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn slow_readers_hold_up_no_other(cx: Context) -> Outcome {
+async fn slow_readers_hold_up_nobody(cx: Context) -> Outcome {
     const SLOW: usize = 8;
     const WRITES: usize = 100;
     const BYTES: usize = 32 << 10;

@@ -20,12 +20,12 @@ cases! { "time":
     a_timeout_set_later_counts ["S3"] needs [Faults] "With a timeout of a second, given to the handle instead of its address, a call moves on from an endpoint that hangs."
     a_long_timeout_waits ["S3", "W6"] needs [Faults] "With a timeout of 20 s, writes alone and together succeed though the server takes 6 s to answer."
     dropped_calls_recover ["S3"] needs [Faults] "Callers that give up after a quarter of a second each find another endpoint when the first one hangs."
-    a_new_handle_passes_over_an_endpoint_that_hangs ["S3", "A6"] needs [Faults] "A handle that connects while its first endpoint hangs serves calls with a short timeout."
+    a_new_handle_passes_over_what_hangs ["S3", "A6"] needs [Faults] "A handle that connects while its first endpoint hangs serves calls with a short timeout."
     refused_writes_were_not_applied ["W6", "A6"] needs [Faults] "Writes to a server that refuses connections are unavailable, never indeterminate, alone and together."
-    queued_writes_were_not_applied ["W6"] needs [Faults] "Of many writes to a server that reads and does not answer, those that left are indeterminate, and those that queued are unavailable."
+    queued_writes_were_not_applied ["W6"] needs [Faults] "Of many writes to a server that hears and does not answer, those that left are indeterminate, those that queued are unavailable."
 }
 
-/// Two endpoints with a relay before the first one, and a handle that has used the relay.
+/// Two endpoints with a relay before the first of them, and a handle that has used it.
 async fn before_two(cx: &Context) -> Outcome<(Proxy, Kv)> {
     let endpoints = cx.faults()?.endpoints();
     let first = Proxy::start(endpoints[0].clone()).await?;
@@ -130,7 +130,7 @@ async fn dropped_calls_recover(cx: Context) -> Outcome {
     few_connections(&cx, &first, &kv.with_timeout(ENOUGH)).await
 }
 
-async fn a_new_handle_passes_over_an_endpoint_that_hangs(cx: Context) -> Outcome {
+async fn a_new_handle_passes_over_what_hangs(cx: Context) -> Outcome {
     let endpoints = cx.faults()?.endpoints();
     let first = Proxy::start(endpoints[0].clone()).await?;
     first.stall();

@@ -22,7 +22,7 @@ const BUFFER: u32 = 64 << 10;
 pub(crate) enum State {
     /// Passes everything on at once.
     Open,
-    /// Passes what the server sends on in turn: so many bytes a second, of all connections together.
+    /// All that servers send takes its turn: so many bytes a second, of all connections together.
     Narrow(u32),
     /// Reads and keeps what clients send, and passes nothing on in either direction.
     Deaf,
@@ -41,7 +41,7 @@ struct Shared {
     state: watch::Sender<State>,
     /// Everything that clients have sent, in the order of arrival.
     heard: Mutex<Vec<u8>>,
-    /// When the bytes so far have passed at the limited rate.
+    /// When the line is free again.
     free: Mutex<Instant>,
 }
 
@@ -151,7 +151,7 @@ async fn downstream(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Sh
 }
 
 impl Shared {
-    /// Reserves the time that so many bytes need after all earlier ones, and returns its end.
+    /// When so many bytes have passed, after all those before them.
     fn turn(&self, length: usize, rate: u32) -> Instant {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let length = u32::try_from(length).unwrap_or(u32::MAX);

@@ -33,7 +33,7 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// The most bytes that are read of an answer that reports an error.
 const ERROR_BYTES: usize = 1 << 20;
 
-/// An answer of at least this many bytes is large.
+/// An answer of at least so many bytes is a large one.
 const LARGE: usize = 64 << 10;
 
 static X_CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
-/// The connections that each runtime reserves, so that no runtime depends on another one being driven
+/// What each runtime has to itself, so that none depends on another one being driven
 /// ([clause S1](kv_core::contract::CLAUSES#S1)): connections for calls, and for blocking queries.
 const OWN: (usize, usize) = (2, 1);
 
@@ -86,7 +86,7 @@ impl CallPermit {
 impl Share {
     /// Waits until an ordinary request may be sent.
     ///
-    /// Requests whose last answer was large take at most half of the permits, so that others need not wait for them
+    /// Those whose answer was large last time take at most half of what there is, so that others need not wait for them
     /// ([clause S2](kv_core::contract::CLAUSES#S2)).
     pub(super) async fn call(&self, target: &str) -> CallPermit {
         let mut hasher = DefaultHasher::new();

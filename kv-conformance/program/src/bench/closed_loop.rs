@@ -28,7 +28,7 @@ pub struct Plan {
     pub warm_up: Duration,
     /// The duration of the measurement.
     pub measured: Duration,
-    /// How many calls a caller makes between two readings of the clock.
+    /// How many calls a caller makes from one look at the clock to the next.
     ///
     /// Use more than 1 for calls that take no longer than reading the clock. Then the latencies are averages, and
     /// durations that the calls return are ignored.
@@ -47,7 +47,7 @@ impl Default for Plan {
 pub struct Sample {
     /// Answered calls per second.
     pub rate: f64,
-    /// The number of failed calls.
+    /// How many calls failed.
     pub failed: u64,
     /// The error of the first failed call.
     pub failure: Option<String>,
@@ -121,7 +121,7 @@ async fn run(mut caller: impl Caller, from: Instant, until: Instant, burst: u32)
         match result {
             Ok(own) => {
                 let latency = own.filter(|_| burst == 1).unwrap_or((now - began) / burst);
-                // A histogram that resizes itself accepts any value.
+                // A histogram that resizes itself takes any value.
                 let _ = sample.latencies.record_n(nanoseconds(latency), burst);
             }
             Err(failure) => {
