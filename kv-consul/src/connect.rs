@@ -24,8 +24,8 @@ pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
     let config = Config::read(&address)?;
     let lock_delay = config.lock_delay;
     let clients = Clients::new(config)?;
-    // At a generic address any backend may be the right one. The next one must not wait until this one has tried
-    // everything again and again.
+    // At a generic address any backend may be the right one. This one asks each agent only once, so that the next
+    // backend is tried soon.
     let is_sure = matches!(&*address.scheme, "consul" | "consuls");
     let agent = if is_sure { None } else { Some(read::agent(&*clients.current()?, false).await?) };
     let shared = Shared {

@@ -37,8 +37,8 @@ impl ConsulLease {
 #[async_trait]
 impl Lease for ConsulLease {
     async fn renew(&self) -> Result<()> {
-        // A session outlives its entry if somebody deletes the entry or takes it by force. Both questions are asked at
-        // the same time, so that a renewal takes one round trip.
+        // A session outlives its entry if another client deletes the entry or takes it by force. The renewal and the
+        // check of the entry are sent at the same time, so that they take one round trip.
         let (renewed, held) = futures_util::join!(self.renew_session(), self.guarded(None));
         match (renewed, held) {
             (Err(error), _) | (_, Err(error)) if error.is_lost() => Err(error),

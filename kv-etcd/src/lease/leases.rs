@@ -1,4 +1,4 @@
-//! What every lease needs.
+//! The parts that all leases share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use kv_core::backend::background::Background;
 use kv_core::backend::spares::Spares;
 
 use super::keep_alive::KeepAlive;
-use super::unused::UnusedLease;
+use super::unused::{State, UnusedLease};
 use crate::transport::client::Client;
 
-/// What every lease needs, on whatever runtime it is used.
+/// The parts that all leases share, on any runtime.
 pub(crate) struct Leases {
     pub(super) client: Arc<Client>,
     pub(super) keep_alive: KeepAlive,
-    /// What gives leases back after their callers have gone.
+    /// The tasks that revoke leases whose callers gave up.
     pub(super) background: Background,
     spares: Spares<UnusedLease>,
 }
@@ -27,6 +27,11 @@ impl Leases {
             background: Background::new(),
             spares: Spares::new(),
         }
+    }
+
+    /// A lease that nothing relies on.
+    pub(super) fn unused(&self, id: i64, ttl: Duration, state: State) -> UnusedLease {
+        UnusedLease::new(&self.client, &self.background, id, ttl, state)
     }
 
     /// Keeps a lease for the next caller who asks for this time to live. Nothing lives on it, and no request that could

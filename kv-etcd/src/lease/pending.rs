@@ -57,7 +57,7 @@ impl PendingLease {
         for _ in 0..ATTEMPTS {
             // The id is chosen here, so that a lease can be revoked even if its grant was not answered.
             let id = i64::try_from(random() >> 1).unwrap_or(i64::MAX).max(1);
-            let mut lease = UnusedLease::new(&leases, id, ttl, State::Requested);
+            let mut lease = leases.unused(id, ttl, State::Requested);
             let since = Moment::now();
             match leases.client.call(LeaseGrantRequest { ttl: seconds, id }).await {
                 Ok(granted) => {

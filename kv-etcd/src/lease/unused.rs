@@ -7,7 +7,6 @@ use kv_core::Error;
 use kv_core::backend::background::Background;
 use tokio::time::{sleep, timeout};
 
-use super::leases::Leases;
 use crate::api::messages::LeaseRevokeRequest;
 use crate::error::Failed;
 use crate::transport::client::Client;
@@ -36,9 +35,8 @@ pub(super) enum State {
 }
 
 impl UnusedLease {
-    pub(super) fn new(leases: &Leases, id: i64, ttl: Duration, state: State) -> Self {
-        let (client, background) = (Arc::clone(&leases.client), leases.background.clone());
-        Self { client, background, id, ttl, state }
+    pub(super) fn new(client: &Arc<Client>, background: &Background, id: i64, ttl: Duration, state: State) -> Self {
+        Self { client: Arc::clone(client), background: background.clone(), id, ttl, state }
     }
 
     /// Revokes it now. If that fails, it is tried again in the background.
