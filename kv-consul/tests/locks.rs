@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kv_conformance_servers::{Cluster, Options};
-use kv_core::{Error, EventType};
+use kv_core::{ConflictKind, Error, EventType};
 use support::{Proxy, ask, connect, sessions, soon, start, until};
 
 /// Far longer than any test.
@@ -79,7 +79,9 @@ async fn a_foreign_entry_at_the_place_of_a_lock_is_data() {
         let path = format!("/v1/kv/data/.lock?flags={flags}");
         assert_eq!(ask(endpoint, "PUT", &path).await, "true");
         for result in [kv.lock("data", LONG).await.map(drop), kv.try_lock("data", LONG).await.map(drop)] {
-            assert!(matches!(result, Err(Error::Conflict { ref key }) if key == "data"), "{result:?}");
+            let error = result.expect_err("nothing is overwritten");
+            assert!(matches!(&error, Error::Conflict { key, kind: ConflictKind::Occupied { .. } } if key == "data"));
+            assert!(error.to_string().contains("\"data/.lock\""), "{error}");
         }
         let listed: Vec<_> = kv.get_all("").await.expect("a listing").values.into_keys().collect();
         assert_eq!(listed, ["data/.lock"]);

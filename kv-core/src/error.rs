@@ -43,12 +43,12 @@ pub enum Error {
     },
 
     /// The key exists although the call creates it, or is not at the index that the call requires; nothing was changed.
-    #[error(
-        "key {key:?} exists already, or has changed since it was read; nothing was written: read it again, then decide"
-    )]
+    #[error("{}", kind.about(key))]
     Conflict {
         /// The key whose check failed; of several, one of them.
         key: String,
+        /// What the call found there.
+        kind: ConflictKind,
     },
 
     /// The lock or ephemeral key is no longer this handle's, and nothing was changed.
@@ -70,10 +70,16 @@ pub enum Error {
 
     /// [`Kv::close`](crate::Kv::close) could not give back everything; the time to live frees what is left
     /// ([clause L12](crate::contract::CLAUSES#L12)).
-    #[error("not everything was given back ({reason}); left to its time to live: {}", left(.keys))]
+    #[error(
+        "not everything was given back ({reason}); left to the time to live, which has passed in {within:?} at the \
+         latest: {}", left(.keys)
+    )]
     LeftToLapse {
         /// The keys of the locks and ephemeral keys that are left, sorted. Empty if it is not known which are left.
         keys: Vec<String>,
+        /// When all of it has lapsed at the latest, with [`Limits::expiry_lag`](crate::Limits::expiry_lag) and from
+        /// now.
+        within: Duration,
         /// What happened.
         reason: String,
     },
@@ -257,7 +263,45 @@ pub enum Error {
     },
 }
 
+/// What a call found that is an [`Error::Conflict`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConflictKind {
+    /// The key exists, and the call requires that it does not.
+    Exists,
+    /// The key is not at the index that the call requires: it has changed, or it does not exist.
+    Changed,
+    /// Another program uses the entry in which the store keeps the lock, so that the lock cannot be taken.
+    Occupied {
+        /// The complete key of that entry in the store.
+        entry: String,
+    },
+}
+
+impl ConflictKind {
+    fn about(&self, key: &str) -> String {
+        match self {
+            Self::Exists => format!("key {key:?} exists already; nothing was changed: read it, then decide"),
+            Self::Changed => format!(
+                "key {key:?} has changed since it was read, or does not exist; nothing was changed: read it again, then \
+                 decide"
+            ),
+            Self::Occupied { entry } => format!(
+                "the lock on {key:?} was not taken: the entry {entry:?}, where the store keeps it, is in use for \
+                 something else; remove that entry, or lock another name"
+            ),
+        }
+    }
+}
+
 impl Error {
+    /// Makes the [`Error::Conflict`] of a key that does not have the index that was required, which is 0 if it was not
+    /// to exist.
+    pub fn conflict(key: impl Into<String>, index: u64) -> Self {
+        let kind = if index == 0 { ConflictKind::Exists } else { ConflictKind::Changed };
+        Self::Conflict { key: key.into(), kind }
+    }
+
     /// Makes an [`Error::Unavailable`]: the call was certainly not applied.
     pub fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { context: Box::new(Context::new(reason)), source: None }
@@ -395,7 +439,7 @@ impl Error {
     /// Adds to a backend's error where it arose, in the caller's terms. Errors are completed nowhere else.
     pub(crate) fn located(mut self, backend: &str, operation: &str, key: &str, root: &str) -> Self {
         match &mut self {
-            Self::NotFound { key } | Self::Conflict { key } | Self::Lost { key } | Self::Closed { key } => {
+            Self::NotFound { key } | Self::Conflict { key, .. } | Self::Lost { key } | Self::Closed { key } => {
                 make_relative(key, root);
             }
             Self::LeftToLapse { keys, .. } => keys.iter_mut().for_each(|key| make_relative(key, root)),
@@ -493,6 +537,21 @@ mod tests {
         assert_eq!(format!("{error:#?}"), format!("{error}\ncaused by: reset by peer"));
         let unknown = Error::UnknownScheme { scheme: "etcd".to_owned(), known: vec!["memory".to_owned()] };
         assert!(format!("{unknown:?}").contains("`use kv_etcd as _;`"));
+    }
+
+    #[test]
+    fn a_conflict_says_what_it_met_and_what_to_do() {
+        let occupied = ConflictKind::Occupied { entry: "app/job/.lock".to_owned() };
+        for (error, said) in [
+            (Error::conflict("app/job", 0), "\"app/job\" exists already; nothing was changed: read it"),
+            (Error::conflict("app/job", 7), "\"app/job\" has changed since it was read, or does not exist; nothing"),
+            (Error::Conflict { key: "app/job".to_owned(), kind: occupied }, "lock on \"app/job\" was not taken"),
+        ] {
+            assert!(error.to_string().contains(said), "{error}");
+            let located = error.located("memory", "lock", "job", "app/").to_string();
+            assert!(located.contains("\"job\""), "{located}");
+            assert_eq!(located.contains("app/job"), located.contains("\"app/job/.lock\""), "{located}");
+        }
     }
 
     #[test]

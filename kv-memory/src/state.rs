@@ -128,7 +128,7 @@ impl State {
         match check {
             Check::Index { key, index } => {
                 let found = self.entries.get(key).map_or(0, |entry| entry.value.index);
-                if found == *index { Ok(()) } else { Err(Error::Conflict { key: key.clone() }) }
+                if found == *index { Ok(()) } else { Err(Error::conflict(key, *index)) }
             }
             Check::Held(guard) => {
                 let is_held = self

@@ -149,7 +149,7 @@ impl State {
     fn holds(&self, check: &Check) -> Result<()> {
         match check {
             Check::Index { key, index } if self.now.values.get(key).map_or(0, |value| value.index) != *index => {
-                Err(Error::Conflict { key: key.clone() })
+                Err(Error::conflict(key, *index))
             }
             Check::Held(guard) if !self.leases.contains_key(&guard.token) => {
                 Err(Error::Lost { key: guard.key.clone() })
@@ -358,7 +358,7 @@ impl Backend for FileBackend {
     }
 
     async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<Grant> {
-        self.0.grant(key, ttl, false)?.ok_or_else(|| Error::Conflict { key: key.to_owned() })
+        self.0.grant(key, ttl, false)?.ok_or_else(|| Error::conflict(key, 0))
     }
 
     async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant> {

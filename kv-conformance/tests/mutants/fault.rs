@@ -82,6 +82,8 @@ faults! {
     NeighboursTreeEndsLocks "L10" "a store that ends the locks beside a deleted tree"
     CloseFails "L12" "a store that cannot be closed"
     ReleasesLate "L12" "a store that releases leases after it says so"
+    LeftIsCalledFree "L12" "a store that says that dropped leases are given back, and keeps them"
+    FreeIsCalledLeft "L12" "a store that gives dropped leases back, and says that they are left"
     AbandonedWaitsEndLate "L12" "a store that is closed before the places of abandoned waits are free"
     LastWaiterFirst "L13" "a store that gives a lock to whoever asked last"
     HandleByHandle "L13" "a store that serves one handle's waiters before another's"
@@ -95,5 +97,6 @@ faults! {
     CancelledCallsFailOthers "S2" "a store where cancelled calls fail others"
     RefusalsFailOthers "S2" "a store where refused calls fail others"
     AbandonedWaitsHoldUpLocks "S2" "a store where abandoned waits hold up other locks"
+    ConflictSaysChanged "L1" "a store whose creations fail as if the key had changed"
     ConflictIsUnavailable "A5" "a store that tells of conflicts as unavailability"
 }

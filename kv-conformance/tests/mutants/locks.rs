@@ -15,7 +15,7 @@ impl Faulty {
     pub(crate) async fn take(&self, key: &str, ttl: Duration) -> Result<Grant> {
         let grant = match self.fault {
             Some(Fault::ValuesBlockLocks) if self.index(key).await != 0 => {
-                return Err(Error::Conflict { key: key.to_owned() });
+                return Err(Error::conflict(key, 0));
             }
             Some(Fault::DataJoinsTheQueue) => {
                 while self.has_data_below(key).await {
@@ -45,7 +45,7 @@ impl Faulty {
     pub(crate) async fn try_to_take(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
         let grant = match self.fault {
             Some(Fault::ValuesBlockLocks) if self.index(key).await != 0 => {
-                return Err(Error::Conflict { key: key.to_owned() });
+                return Err(Error::conflict(key, 0));
             }
             Some(Fault::DataJoinsTheQueue) if self.has_data_below(key).await => None,
             Some(Fault::TreeSparesLocks) => self.store().try_lock(&format!("apart/{key}"), ttl).await?,
@@ -63,7 +63,7 @@ impl Faulty {
         for check in &txn.checks {
             match check {
                 Check::Index { key, index: 0 } if self.has(Fault::LockBlocksCreation) && locks.token(key).is_some() => {
-                    return Err(Error::Conflict { key: key.clone() });
+                    return Err(Error::conflict(key, 0));
                 }
                 Check::Held(guard)
                     if (self.has(Fault::WritesFreeLocks) || self.has(Fault::NeighboursTreeEndsLocks))

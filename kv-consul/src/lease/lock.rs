@@ -234,6 +234,8 @@ async fn survive(error: Error, recovery: &mut Recovery) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use kv_core::ConflictKind;
+
     use super::*;
 
     fn free(flags: u64, session: Option<&str>) -> Result<Option<u64>> {
@@ -247,7 +249,8 @@ mod tests {
         assert!(matches!(free(LOCK_FLAGS, None), Ok(Some(7))));
         assert!(matches!(free(LOCK_FLAGS, Some("s")), Ok(None)));
         for session in [None, Some("s")] {
-            assert!(matches!(free(0, session), Err(Error::Conflict { key }) if key == "k"));
+            assert!(matches!(free(0, session), Err(Error::Conflict { key, kind: ConflictKind::Occupied { entry } })
+                if key == "k" && entry == "k/.lock"));
         }
     }
 }

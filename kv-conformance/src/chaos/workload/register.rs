@@ -76,7 +76,7 @@ async fn client(
                 known.remove(&key);
                 None
             }
-            judge::Outcome::Conflict => Some(Error::Conflict { key }),
+            judge::Outcome::Conflict => Some(Error::conflict(key, 0)),
             judge::Outcome::NotApplied => Some(Error::unavailable("an operation on a register")),
             judge::Outcome::Unknown => {
                 // Each of these may have taken effect at any time: a key with many of them cannot be judged.
