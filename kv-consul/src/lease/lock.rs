@@ -75,8 +75,16 @@ async fn report_long_wait() -> Infallible {
 }
 
 async fn acquire(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name: &str, ttl: Duration) -> Result<Grant> {
+    let ticket = queues.wait(name).await;
+    tokio::select! {
+        grant = contend(shared, hub, name, ttl) => grant,
+        never = ticket.keep() => match never {},
+    }
+}
+
+/// Takes part in the contest with other processes, and with other handles of this one.
+async fn contend(shared: &Arc<Shared>, hub: &Hub, name: &str, ttl: Duration) -> Result<Grant> {
     let place = Place::lock(name);
-    let _ticket = queues.wait(name).await;
     let mut recovery = Recovery::new(NAME, "lock", Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1));
     let mut idle = Backoff::new(AFTER_NOTHING.0, AFTER_NOTHING.1);
     let mut lease = create(shared, &place, ttl, &mut recovery).await?;
