@@ -1,6 +1,7 @@
 //! What every call goes through, whatever its verb: the root, the checks, the request timeout, the span, the error.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -75,7 +76,7 @@ impl Caller {
         idempotence: Idempotence,
         future: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let bounded = std::pin::pin!(bounded(self.timeout, idempotence, future));
+        let bounded = pin!(bounded(self.timeout, idempotence, future));
         self.traced(verb, key, bounded).await
     }
 
@@ -112,6 +113,21 @@ impl Caller {
                 Err(Error::LeftToLapse { keys, within, reason: reason.unwrap_or_else(earlier) })
             }
         }
+    }
+
+    /// Waits for a lock without a limit, and reports the wait once it is long.
+    pub(crate) async fn waits<T>(&self, waiting: impl Future<Output = Result<T>>) -> Result<T> {
+        const LONG: Duration = Duration::from_secs(1);
+        let mut waiting = pin!(waiting);
+        // A store in this process that grants the lock at once is spared the timer.
+        if let Poll::Ready(result) = futures_util::poll!(waiting.as_mut()) {
+            return result;
+        }
+        if let Ok(result) = tokio::time::timeout(LONG, waiting.as_mut()).await {
+            return result;
+        }
+        observability::waiting_for_lock(self.backend_name());
+        waiting.await
     }
 
     /// Makes a call in a span of its own, and completes its error.

@@ -264,7 +264,7 @@ impl Kv {
     pub async fn lock(&self, key: &str, ttl: Duration) -> Result<Lock> {
         let (complete, ttl) = (self.caller.complete_key(key)?, self.caller.check_ttl(ttl)?);
         let place = self.caller.place(&complete, ttl)?;
-        let waiting = place.take(self.caller.backend().lock(&complete, ttl));
+        let waiting = place.take(self.caller.waits(self.caller.backend().lock(&complete, ttl)));
         let grant = self.caller.traced("lock", key, waiting).await?;
         Lock::new(self.caller.clone(), key, grant, place)
     }

@@ -87,6 +87,8 @@ faults! {
     AbandonedWaitsEndLate "L12" "a store that is closed before the places of abandoned waits are free"
     LastWaiterFirst "L13" "a store that gives a lock to whoever asked last"
     HandleByHandle "L13" "a store that serves one handle's waiters before another's"
+    RuntimeByRuntime "L13" "a store that serves the waiters of the latest runtime first"
+    UnpolledWaitsHoldUp "L13" "a store where a wait that nobody polls holds up those behind it"
     UnlockerBarges "L13" "a store where whoever unlocks and asks again goes before those who wait"
     LargeCommitEndsWatch "E8" "a watch that is ended by a commit of many changes"
     CompactedSaysFirst "E8" "a watch that loses events and says it lost them from its beginning on"

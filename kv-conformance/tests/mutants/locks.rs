@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kv_core::backend::{Backend as _, Check, Grant, Operation, Txn};
 use kv_core::{Error, Result};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::fault::Fault;
 use crate::known_locks::{Place, lock};
@@ -32,8 +33,12 @@ impl Faulty {
                 self.write(Operation::Delete { key: entry }).await?;
                 grant?
             }
-            Some(Fault::LastWaiterFirst | Fault::HandleByHandle | Fault::UnlockerBarges) => {
+            Some(Fault::LastWaiterFirst | Fault::HandleByHandle | Fault::RuntimeByRuntime | Fault::UnlockerBarges) => {
                 self.take_out_of_turn(key, ttl).await?
+            }
+            Some(Fault::UnpolledWaitsHoldUp) => {
+                let _first = self.sharing.turns.lock().await;
+                self.store().lock(key, ttl).await?
             }
             _ => self.store().lock(key, ttl).await?,
         };
@@ -123,6 +128,11 @@ impl Faulty {
         let rank = match self.fault {
             Some(Fault::LastWaiterFirst) => u64::MAX - arrival,
             Some(Fault::HandleByHandle) => (self.number << 32) + arrival,
+            // A runtime beside that of the suite has one thread.
+            Some(Fault::RuntimeByRuntime) if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread => {
+                u64::MAX - arrival
+            }
+            Some(Fault::RuntimeByRuntime) => arrival,
             // Whoever is running goes before whoever has to be woken.
             _ => match self.store().try_lock(key, ttl).await? {
                 Some(grant) => return Ok(grant),

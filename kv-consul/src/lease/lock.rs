@@ -1,14 +1,12 @@
 //! Locks like those of `consul lock`: an entry below the name, with its flags, locked by a session.
 
-use std::convert::Infallible;
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kv_core::backend::Grant;
 use kv_core::backend::backoff::{Backoff, Recovery};
 use kv_core::backend::call::Call;
-use kv_core::{Error, Result, observability};
+use kv_core::{Error, Result};
 use tokio::time::sleep;
 
 use super::pending::PendingLease;
@@ -27,9 +25,6 @@ use crate::watch::subscription::Subscription;
 
 /// How soon a lock is tried again during its lock delay. The end of a lock delay changes nothing that a watch could see.
 const DELAY: Duration = Duration::from_millis(250);
-
-/// A wait that takes this long is reported.
-const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// The pauses after failures.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -61,20 +56,6 @@ enum Look {
 
 /// Waits for the lock ([clause L4](kv_core::contract::CLAUSES#L4)).
 pub(crate) async fn lock(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name: &str, ttl: Duration) -> Result<Grant> {
-    tokio::select! {
-        grant = acquire(shared, hub, queues, name, ttl) => grant,
-        never = report_long_wait() => match never {},
-    }
-}
-
-/// Reports a wait once it is long.
-async fn report_long_wait() -> Infallible {
-    sleep(LONG_WAIT).await;
-    observability::waiting_for_lock(NAME);
-    pending().await
-}
-
-async fn acquire(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name: &str, ttl: Duration) -> Result<Grant> {
     let ticket = queues.wait(name).await;
     tokio::select! {
         grant = contend(shared, hub, name, ttl) => grant,
