@@ -70,16 +70,10 @@ impl History {
     }
 
     pub(crate) fn push(&mut self, record: Record) {
-        let bytes = record.bytes();
-        self.bytes += bytes + record.previous_bytes();
-        match self.commits.back_mut() {
-            Some(commit) if commit.index == record.index => {
-                commit.records += 1;
-                commit.bytes += bytes;
-            }
-            _ => self.commits.push_back(Commit { index: record.index, records: 1, bytes }),
-        }
+        let (index, bytes) = (record.index, record.bytes());
+        self.bytes += record.previous_bytes();
         self.records.push_back(record);
+        self.count(index, 1, bytes);
         self.forget_replaced();
         self.drop_commits();
         for _ in 0..self.dropped.min(Self::FREED_AT_ONCE) {
@@ -88,9 +82,42 @@ impl History {
         }
     }
 
+    /// Adds the deletions of many keys at once. Nothing before them can be undone any more: what they replaced is not
+    /// kept.
+    pub(crate) fn push_deletions(&mut self, keys: Vec<String>, index: u64) {
+        let (end, count, mut bytes) = (self.end(), keys.len(), 0);
+        self.forget_replaced_before(end);
+        self.records.extend(keys.into_iter().map(|key| {
+            let record = Record { key, event_type: EventType::Delete, data: Bytes::new(), index, previous: None };
+            bytes += record.bytes();
+            record
+        }));
+        self.count(index, count, bytes);
+        self.undoable = self.end();
+        self.drop_commits();
+    }
+
+    /// Counts what was added to the commit of an index.
+    fn count(&mut self, index: u64, records: usize, bytes: usize) {
+        self.bytes += bytes;
+        match self.commits.back_mut() {
+            Some(commit) if commit.index == index => {
+                commit.records += records;
+                commit.bytes += bytes;
+            }
+            _ => self.commits.push_back(Commit { index, records, bytes }),
+        }
+    }
+
     /// Forgets what the oldest records replaced while there is too much: only listings that are being read need it.
     fn forget_replaced(&mut self) {
         while self.bytes > Self::MAX_BYTES && self.undoable < self.end() {
+            self.forget_replaced_before(self.undoable + 1);
+        }
+    }
+
+    fn forget_replaced_before(&mut self, end: u64) {
+        while self.undoable < end {
             let place = self.place(self.undoable);
             if let Some(record) = place.and_then(|place| self.records.get_mut(place)) {
                 self.bytes -= record.previous_bytes();
@@ -237,6 +264,24 @@ mod tests {
         }
         let left: usize = history.records.iter().map(|record| record.bytes() + record.previous_bytes()).sum();
         assert_eq!((history.len(), history.dropped, history.bytes), (100, 0, left));
+    }
+
+    #[test]
+    fn many_deletions_at_once_are_one_commit_that_cannot_be_undone() {
+        let mut history = History::new(3);
+        history.push(Record { previous: Some(Value::new(vec![0; 100], 1)), ..record(1, 0) });
+        history.push(record(2, 0));
+        let keys = |count: usize| (0..count).map(|key| key.to_string()).collect();
+        history.push_deletions(keys(1000), 2);
+        assert_eq!((history.len(), history.compacted()), (1001, 1));
+        assert!(history.undo_to(1003).is_some() && history.undo_to(1002).is_none());
+        let deleted: Vec<_> = history.from(3).expect("kept").map(|(_, record)| record.event()).collect();
+        assert!(deleted.iter().all(|event| event.event_type == EventType::Delete && event.index == 2));
+        assert_eq!(deleted[999].key, "999");
+        history.push_deletions(keys(3), 3);
+        assert_eq!((history.len(), history.compacted()), (3, 2));
+        let left: usize = history.from(1003).expect("kept").map(|(_, record)| record.bytes()).sum();
+        assert_eq!(history.bytes, left);
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use kv_core::backend::Snapshot;
+use kv_core::backend::{Operation, Snapshot, Txn};
 use kv_core::{Error, EventType, Result, Value};
 
 use crate::history::Record;
 use crate::shared::Shared;
+use crate::state::Tree;
 
 /// How many entries a snapshot copies before it lets writers in.
 const PIECE: usize = 1024;
@@ -65,6 +66,44 @@ impl Shared {
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Reads the keys of each large tree that a transaction deletes, and lets others in meanwhile: what is to be done
+    /// while they wait is less then.
+    pub(crate) async fn large_trees(&self, txn: &Txn) -> Vec<Tree> {
+        let mut trees = Vec::new();
+        for operation in &txn.operations {
+            if let Operation::DeletePrefix { prefix } = operation {
+                trees.extend(self.large_tree(prefix).await);
+            }
+        }
+        trees
+    }
+
+    /// `None` if the tree is not large, or if keys of it come and go all the time.
+    async fn large_tree(&self, prefix: &str) -> Option<Tree> {
+        for _ in 0..ATTEMPTS {
+            let mut tree = Tree { prefix: prefix.to_owned(), keys: Vec::new(), position: 0 };
+            loop {
+                {
+                    let state = self.read();
+                    if tree.keys.is_empty() {
+                        tree.position = state.history.end();
+                    } else if !state.has_same_keys(&tree) {
+                        break;
+                    }
+                    let from = tree.keys.last().map_or(Bound::Included(prefix), |key| Bound::Excluded(key));
+                    let more: Vec<_> = state.below(prefix, from).take(PIECE).map(|(key, _)| key.clone()).collect();
+                    let is_end = more.len() < PIECE;
+                    tree.keys.extend(more);
+                    if is_end {
+                        return Some(tree).filter(|tree| tree.keys.len() > PIECE);
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        None
     }
 
     /// Lists the children of a directory as of one moment, and lets writers in meanwhile.

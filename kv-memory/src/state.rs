@@ -35,6 +35,14 @@ pub(crate) struct Entry {
     lease: Option<LeaseId>,
 }
 
+/// The keys of a large tree, read in pieces.
+pub(crate) struct Tree {
+    pub(crate) prefix: String,
+    pub(crate) keys: Vec<String>,
+    /// The position of the next change in the history when they began to be read.
+    pub(crate) position: u64,
+}
+
 /// Who holds a lock, and who waits for it, in the order in which they asked.
 struct Queue {
     holder: LeaseId,
@@ -77,7 +85,14 @@ impl State {
         self.entries.range::<str, _>((from, Bound::Unbounded)).take_while(move |(key, _)| key.starts_with(prefix))
     }
 
-    pub(crate) fn commit(&mut self, txn: Txn) -> Result<Option<u64>> {
+    /// Applies a transaction. A large tree that it deletes may have been read before; its entries are left in `deleted`,
+    /// to be freed when others can go on.
+    pub(crate) fn commit(
+        &mut self,
+        txn: Txn,
+        mut read: Vec<Tree>,
+        deleted: &mut Vec<BTreeMap<String, Entry>>,
+    ) -> Result<Option<u64>> {
         for check in &txn.checks {
             self.verify(check)?;
         }
@@ -91,10 +106,14 @@ impl State {
                 }
                 Operation::Delete { key } => self.delete(key, index),
                 Operation::DeletePrefix { prefix } => {
-                    let keys: Vec<_> =
-                        self.below(&prefix, Bound::Included(&prefix)).map(|(key, _)| key.clone()).collect();
-                    for key in keys {
-                        self.delete(key, index);
+                    let as_read = read.iter().position(|tree| tree.prefix == prefix && self.has_same_keys(tree));
+                    if let Some(tree) = as_read.map(|at| read.swap_remove(at)) {
+                        deleted.push(self.detach(tree, index));
+                    } else {
+                        let below = self.below(&prefix, Bound::Included(&prefix));
+                        for key in below.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+                            self.delete(key, index);
+                        }
                     }
                     trees.push(prefix);
                 }
@@ -104,6 +123,39 @@ impl State {
             self.end_locks(&prefix);
         }
         Ok(has_set.then_some(index))
+    }
+
+    /// Whether a tree still has the keys that were read.
+    pub(crate) fn has_same_keys(&self, tree: &Tree) -> bool {
+        let came_or_went = |record: &Record| record.event_type != EventType::Update;
+        let since = self.history.from(tree.position);
+        since.is_some_and(|mut since| {
+            !since.any(|(_, record)| came_or_went(record) && record.key.starts_with(&tree.prefix))
+        })
+    }
+
+    /// Deletes a tree whose keys are known: in time that does not grow with what each of them takes to delete.
+    fn detach(&mut self, tree: Tree, index: u64) -> BTreeMap<String, Entry> {
+        let mut entries = self.entries.split_off(&*tree.prefix);
+        if let Some(path) = tree.prefix.strip_suffix('/') {
+            // `0` is the character after `/`.
+            let mut behind = entries.split_off(&*format!("{path}0"));
+            // To append rebuilds the whole map, unless one of the two is empty.
+            if behind.len() < self.entries.len() / 16 {
+                self.entries.extend(behind);
+            } else {
+                self.entries.append(&mut behind);
+            }
+        }
+        if self.leases.next_deadline().is_some() {
+            for lease in entries.values().filter_map(|entry| entry.lease) {
+                self.leases.end(lease);
+            }
+        }
+        self.revision = index;
+        self.subscriptions.announce_tree(&tree.prefix, self.history.end());
+        self.history.push_deletions(tree.keys, index);
+        entries
     }
 
     /// Ends the locks whose tree is deleted. A lock lives below its name, as on every store: `prefix` ends in `/`.
