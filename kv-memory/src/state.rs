@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub(crate) struct State {
     leases: Leases,
     locks: BTreeMap<String, Queue>,
     foreign_write: ForeignWrite,
+    /// The prefixes whose keys are being read in pieces, and whether some have come or gone.
+    followed: Vec<(String, Weak<AtomicBool>)>,
     /// Notified when a new lease lapses sooner than any other.
     earlier_deadline: Arc<Notify>,
 }
@@ -39,8 +42,8 @@ pub(crate) struct Entry {
 pub(crate) struct Tree {
     pub(crate) prefix: String,
     pub(crate) keys: Vec<String>,
-    /// The position of the next change in the history when they began to be read.
-    pub(crate) position: u64,
+    /// Whether keys have come or gone since they began to be read.
+    pub(crate) changed: Arc<AtomicBool>,
 }
 
 /// Who holds a lock, and who waits for it, in the order in which they asked.
@@ -72,6 +75,7 @@ impl State {
             leases: Leases::default(),
             locks: BTreeMap::new(),
             foreign_write: options.foreign_write,
+            followed: Vec::new(),
             earlier_deadline,
         }
     }
@@ -106,7 +110,8 @@ impl State {
                 }
                 Operation::Delete { key } => self.delete(key, index),
                 Operation::DeletePrefix { prefix } => {
-                    let as_read = read.iter().position(|tree| tree.prefix == prefix && self.has_same_keys(tree));
+                    let as_read =
+                        read.iter().position(|tree| tree.prefix == prefix && !tree.changed.load(Ordering::Relaxed));
                     if let Some(tree) = as_read.map(|at| read.swap_remove(at)) {
                         deleted.push(self.detach(tree, index));
                     } else {
@@ -125,13 +130,12 @@ impl State {
         Ok(has_set.then_some(index))
     }
 
-    /// Whether a tree still has the keys that were read.
-    pub(crate) fn has_same_keys(&self, tree: &Tree) -> bool {
-        let came_or_went = |record: &Record| record.event_type != EventType::Update;
-        let since = self.history.from(tree.position);
-        since.is_some_and(|mut since| {
-            !since.any(|(_, record)| came_or_went(record) && record.key.starts_with(&tree.prefix))
-        })
+    /// Notes from now on whether keys with a prefix come or go, until what it returns is dropped.
+    pub(crate) fn follow(&mut self, prefix: &str) -> Arc<AtomicBool> {
+        let changed = Arc::default();
+        self.followed.retain(|(_, changed)| changed.strong_count() > 0);
+        self.followed.push((prefix.to_owned(), Arc::downgrade(&changed)));
+        changed
     }
 
     /// Deletes a tree whose keys are known: in time that does not grow with what each of them takes to delete.
@@ -153,6 +157,11 @@ impl State {
             }
         }
         self.revision = index;
+        for (prefix, changed) in &self.followed {
+            if prefix.starts_with(&tree.prefix) || tree.prefix.starts_with(prefix) {
+                changed.upgrade().inspect(|it| it.store(true, Ordering::Relaxed));
+            }
+        }
         self.subscriptions.announce_tree(&tree.prefix, self.history.end());
         self.history.push_deletions(tree.keys, index);
         entries
@@ -219,6 +228,10 @@ impl State {
     fn record(&mut self, record: Record) {
         self.revision = record.index;
         self.subscriptions.announce(&record.key, self.history.end());
+        if record.event_type != EventType::Update {
+            let followed = self.followed.iter().filter(|(prefix, _)| record.key.starts_with(prefix));
+            followed.filter_map(|(_, changed)| changed.upgrade()).for_each(|it| it.store(true, Ordering::Relaxed));
+        }
         self.history.push(record);
     }
 
