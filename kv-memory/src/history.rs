@@ -34,8 +34,9 @@ impl Record {
 
 /// The records of the latest commits. Every record has a position; the first one ever has position 1.
 ///
-/// It is bounded in number and in bytes, by whole commits: it keeps the fewest of the latest commits that reach one of
-/// the bounds. So a commit of any size stays until as much has followed it, and a watch has that long to read it.
+/// It is bounded in number and in bytes, by whole commits: a commit is dropped when the later ones reach one of the
+/// bounds. A commit that exceeds a bound by itself stays until as much has followed it, so that a watch has the time to
+/// read it.
 pub(crate) struct History {
     records: VecDeque<Record>,
     commits: VecDeque<Commit>,
@@ -130,7 +131,8 @@ impl History {
     fn drop_commits(&mut self) {
         while self.commits.len() > 1
             && let Some(oldest) = self.commits.front()
-            && (self.len() - oldest.records >= self.limit || self.bytes - oldest.bytes >= Self::MAX_BYTES)
+            && (self.len() - oldest.records >= self.limit.max(oldest.records)
+                || self.bytes - oldest.bytes >= Self::MAX_BYTES.max(oldest.bytes))
         {
             let (index, records) = (oldest.index, oldest.records);
             self.bytes -= oldest.bytes;
@@ -234,15 +236,15 @@ mod tests {
             history.push(record(1, 0));
         }
         assert_eq!(history.from(1).expect("kept").len(), 10);
-        for index in 2..4 {
+        for index in 2..11 {
             history.push(record(index, 0));
         }
-        assert_eq!((history.from(1).expect("kept").len(), history.compacted()), (12, 0));
-        history.push(record(4, 0));
-        assert_eq!((history.len(), history.begin, history.compacted()), (3, 11, 1));
-        assert!(history.from(10).is_none());
-        assert_eq!(history.position_after(0), 11);
-        assert_eq!(history.from(12).expect("kept").map(|(_, record)| record.index).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!((history.from(1).expect("kept").len(), history.compacted()), (19, 0));
+        history.push(record(11, 0));
+        assert_eq!((history.len(), history.begin, history.compacted()), (3, 18, 8));
+        assert!(history.from(17).is_none());
+        assert_eq!(history.position_after(0), 18);
+        assert_eq!(history.from(19).expect("kept").map(|(_, record)| record.index).collect::<Vec<_>>(), [10, 11]);
     }
 
     #[test]
@@ -279,8 +281,10 @@ mod tests {
         assert!(deleted.iter().all(|event| event.event_type == EventType::Delete && event.index == 2));
         assert_eq!(deleted[999].key, "999");
         history.push_deletions(keys(3), 3);
-        assert_eq!((history.len(), history.compacted()), (3, 2));
-        let left: usize = history.from(1003).expect("kept").map(|(_, record)| record.bytes()).sum();
+        assert_eq!((history.len(), history.compacted()), (1004, 1));
+        history.push_deletions(keys(1001), 4);
+        assert_eq!((history.len(), history.compacted()), (1001, 3));
+        let left: usize = history.from(1006).expect("kept").map(|(_, record)| record.bytes()).sum();
         assert_eq!(history.bytes, left);
     }
 
