@@ -83,9 +83,7 @@ impl Shared {
 
     /// `None` if the tree is not large, or if keys of it come and go all the time.
     async fn large_tree(&self, prefix: &str) -> Option<Tree> {
-        if self.read().below(prefix, Bound::Included(prefix)).nth(PIECE).is_none() {
-            return None;
-        }
+        self.read().below(prefix, Bound::Included(prefix)).nth(PIECE)?;
         for _ in 0..ATTEMPTS {
             let changed = self.write().follow(prefix);
             let mut tree = Tree { prefix: prefix.to_owned(), keys: Vec::new(), changed };
@@ -227,7 +225,7 @@ mod tests {
         // One that comes early is read the second time, and those that never end are not waited for.
         let once = |pieces| {
             if pieces == 0 {
-                set(&shared, "tree/new".to_owned())
+                set(&shared, "tree/new".to_owned());
             }
         };
         assert_eq!(interrupted(shared.large_tree("tree/"), once).await.expect("a large tree").keys.len(), KEYS + 1);

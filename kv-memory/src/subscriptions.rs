@@ -74,7 +74,9 @@ impl Subscriptions {
     pub(crate) fn announce_tree(&self, tree: &str, position: u64) {
         for (prefix, same_prefix) in self.by_length.values().flatten() {
             if prefix.starts_with(tree) || tree.starts_with(prefix) {
-                same_prefix.iter().for_each(|subscription| subscription.announce(position));
+                for subscription in same_prefix {
+                    subscription.announce(position);
+                }
             }
         }
     }
@@ -83,7 +85,9 @@ impl Subscriptions {
     pub(crate) fn announce(&self, key: &str, position: u64) {
         for (length, same_length) in self.by_length.range(..=key.len()) {
             let same_prefix = key.get(..*length).and_then(|prefix| same_length.get(prefix));
-            same_prefix.into_iter().flatten().for_each(|subscription| subscription.announce(position));
+            for subscription in same_prefix.into_iter().flatten() {
+                subscription.announce(position);
+            }
         }
     }
 }
