@@ -62,7 +62,7 @@ pub enum Error {
 
     /// The handle was closed, so that it takes no locks and no ephemeral keys any more
     /// ([clause L12](crate::contract::CLAUSES#L12)); nothing was taken.
-    #[error("{key:?} was not taken: the handle, or a clone of it, was closed")]
+    #[error("{key:?} was not taken: the handle, or a clone of it, was closed; connect again to take it")]
     Closed {
         /// The key that was to be taken.
         key: String,
@@ -551,6 +551,52 @@ mod tests {
             let located = error.located("memory", "lock", "job", "app/").to_string();
             assert!(located.contains("\"job\""), "{located}");
             assert_eq!(located.contains("app/job"), located.contains("\"app/job/.lock\""), "{located}");
+        }
+    }
+
+    #[test]
+    fn every_error_says_what_happened_where_and_what_to_do() {
+        let (key, reason) = (|| "app/k".to_owned(), || "because".to_owned());
+        let second = Duration::from_secs(1);
+        let invalid_key = Error::InvalidKey { key: "k//".to_owned(), reason: reason() };
+        let too_large = Error::TxnTooLarge { operations: 3, bytes: 5, max_operations: 2, max_bytes: 4 };
+        let table: [(Error, &[&str]); 20] = [
+            (Error::NotFound { key: key() }, &["\"k\"", "does not exist"]),
+            (Error::conflict(key(), 0), &["\"k\"", "exists already", "read it, then decide"]),
+            (Error::conflict(key(), 1), &["\"k\"", "has changed", "read it again"]),
+            (Error::Lost { key: key() }, &["\"k\"", "lost", "stop what it protects"]),
+            (Error::Closed { key: key() }, &["\"k\"", "closed", "connect again"]),
+            (
+                Error::LeftToLapse { keys: vec![key()], within: second, reason: reason() },
+                &["because", "in 1s at the latest: k"],
+            ),
+            (invalid_key, &["\"k//\"", "because"]),
+            (Error::ValueTooLarge { key: "k".to_owned(), bytes: 5, max: 4 }, &["\"k\"", "5 bytes", "limit of 4"]),
+            (too_large, &["3 checks and operations", "5 bytes", "limit of 2 and 4 bytes", "split it"]),
+            (Error::OverlappingWrites { key: "k".to_owned() }, &["\"k\"", "leave one of them"]),
+            (
+                Error::ForeignLock { key: "k".to_owned(), held: "etcd", backend: "consul" },
+                &["\"k\"", "etcd", "consul", "guard it with a lock of the store"],
+            ),
+            (Error::InvalidTtl { ttl: second, min: second * 2, max: second * 3 }, &["1s", "2s to 3s"]),
+            (Error::Compacted { after: 7, oldest: Some(9) }, &["after index 7", "begins after 9", "use observe"]),
+            (Error::unavailable("because"), &["memory set \"k\": because", "nothing was applied: try again"]),
+            (Error::indeterminate("because"), &["memory set \"k\": because", "read before writing again"]),
+            (Error::permission_denied("because"), &["memory set \"k\": because", "check the credentials"]),
+            (Error::storage_full("because"), &["memory set \"k\": because", "until the store has room"]),
+            (Error::unexpected_answer("because"), &["memory set \"k\": because", "right kind of server"]),
+            (Error::invalid_address("because"), &["invalid address: because"]),
+            (
+                Error::NoneAnswered { attempts: vec![("etcd".to_owned(), Error::unavailable("refused"))] },
+                &["etcd said: refused", "try again"],
+            ),
+        ];
+        for (error, parts) in table {
+            let said = error.located("memory", "set", "k", "app/").to_string();
+            for part in parts {
+                assert!(said.contains(part), "{part:?} in {said:?}");
+            }
+            assert!(!said.contains("app/"), "the root is not the caller's: {said:?}");
         }
     }
 
