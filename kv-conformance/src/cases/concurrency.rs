@@ -241,7 +241,7 @@ async fn requests_at_once_are_kept_apart(cx: Context) -> Outcome {
         let kv = &kv;
         async move {
             let (key, data) = (format!("k{number}"), format!("v{number}"));
-            refused!("R1", kv.get(&key).await, Error::NotFound { key: told } if *told == key);
+            refused!("R1", kv.get(&key).await, Error::NotFound { key: named } if *named == key);
             let created = kv.update(&key, data.clone(), 0).await.keeps("W2")?;
             same!("R1", kv.get(&key).await.keeps("R1")?, Value::new(data.clone(), created), "the value of {key}");
             let written = kv.set(&key, data.clone()).await?;
@@ -253,7 +253,7 @@ async fn requests_at_once_are_kept_apart(cx: Context) -> Outcome {
             check!("R1", listed.get(&key).is_some_and(|value| value.index == written), "{key} is listed as {listed:?}");
             refused!("W3", kv.remove(&key, created).await, Error::Conflict { key: told, .. } if *told == key);
             kv.remove(&key, written).await.keeps("W3")?;
-            refused!("R1", kv.get(&key).await, Error::NotFound { key: told } if *told == key);
+            refused!("R1", kv.get(&key).await, Error::NotFound { key: named } if *named == key);
             Outcome::Ok(())
         }
     };
@@ -449,7 +449,7 @@ async fn guarded_writes_are_in_order(cx: Context) -> Outcome {
     at_once(&cx, 4, |_, client| async move {
         for _ in 0..5 {
             let lock = client.lock("lock", ttl).await.keeps("L4")?;
-            // Read, then written without a check of the index: only the lock keeps others out.
+            // A read and then a write without a check of the index. Only the lock excludes other writers.
             let read = client.get("tokens").await?;
             let tokens = format!("{} {}", String::from_utf8_lossy(&read.data), lock.token());
             client.commit(client.kv().txn().held(&lock).set("tokens", tokens)).await.keeps("L5")?;
