@@ -88,7 +88,7 @@ async fn transactions(kv: &Kv) -> Result<()> {
     };
     println!("first transfer         -> {:?}: both at one index", transfer().commit().await?);
     match transfer().commit().await {
-        Err(Error::Conflict { key }) => println!("the same once more     -> conflict on {key}, nothing applied"),
+        Err(Error::Conflict { key, .. }) => println!("the same once more     -> conflict on {key}, nothing applied"),
         other => println!("the same once more     -> {other:?}"),
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// The most that an author should have to write.
-const MOST_CODE: usize = 320;
+const MOST_CODE: usize = 300;
 const MOST_TEST: usize = 10;
 
 fn read(path: &str) -> String {

@@ -24,21 +24,22 @@ use crate::watch::hub::Hub;
 pub(crate) struct Consul {
     shared: Arc<Shared>,
     history: History,
+    /// Across runtimes: the order in which callers asked is that of the handle.
+    queues: Queues,
     parts: PerRuntime<Parts>,
 }
 
-/// The parts that run tasks or make callers wait for one another. Each runtime has its own, so that none depends on
-/// another one being alive or driven ([clause S1](kv_core::contract::CLAUSES#S1)).
+/// The parts that run tasks. Each runtime has its own, so that none depends on another one being alive or driven
+/// ([clause S1](kv_core::contract::CLAUSES#S1)).
 struct Parts {
     reads: Reads,
     writes: Writes,
     hub: Hub,
-    queues: Queues,
 }
 
 impl Consul {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, history: History::default(), parts: PerRuntime::new() }
+        Self { shared, history: History::default(), queues: Queues::default(), parts: PerRuntime::new() }
     }
 
     /// The parts of the current runtime.
@@ -48,7 +49,6 @@ impl Consul {
                 reads: Reads::new(ReadTransactions::new(self.shared.clone())),
                 writes: Writes::new(Transactions { shared: self.shared.clone() }),
                 hub: Hub::new(self.shared.clone())?,
-                queues: Queues::default(),
             })
         })
     }
@@ -120,8 +120,7 @@ impl Backend for Consul {
     }
 
     async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant> {
-        let parts = self.parts()?;
-        lock::lock(&self.shared, &parts.hub, &parts.queues, key, ttl).await
+        lock::lock(&self.shared, &self.parts()?.hub, &self.queues, key, ttl).await
     }
 
     async fn close(&self) -> Result<()> {
@@ -131,6 +130,6 @@ impl Backend for Consul {
     }
 
     async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
-        lock::try_lock(&self.shared, &self.parts()?.queues, key, ttl).await
+        lock::try_lock(&self.shared, &self.queues, key, ttl).await
     }
 }

@@ -88,8 +88,9 @@
 //! - **Locks** are those of `consul lock`: the lock on `NAME` is the entry `NAME/.lock` with the flags of Consul's own
 //!   lock, so `consul lock NAME` and this lock exclude one another. The token needs the permission to write that entry.
 //!   Entries with this last segment and these flags are shown by no read and no watch. An entry `NAME/.lock` with other
-//!   flags is data of another program: it is shown, and the lock on `NAME` is a `Conflict`. Waiters of one handle in one
-//!   runtime are served in their order. Between runtimes and processes any may be next.
+//!   flags is data of another program: it is shown, and the lock on `NAME` is a `Conflict`. Waiters of one handle are
+//!   served in the order in which they asked, in whichever runtimes they wait; one whose future nobody polls for two
+//!   seconds is passed over. Between handles and processes any may be next.
 //!
 //! # Features
 //! `tls`, on by default: `consuls://` and `https://`, by rustls. Without it the crate does not depend on rustls, and an

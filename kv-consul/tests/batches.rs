@@ -36,7 +36,7 @@ async fn a_write_that_conflicts_leaves_the_others() {
     while let Some(written) = writing.join_next().await {
         let (number, key, data, result) = written.expect("no panic");
         if number % 5 == 0 {
-            assert!(matches!(&result, Err(Error::Conflict { key: told }) if *told == key), "{key}: {result:?}");
+            assert!(matches!(&result, Err(Error::Conflict { key: told, .. }) if *told == key), "{key}: {result:?}");
             assert!(kv.get(&key).await.is_err_and(|error| error.is_key_not_found()), "{key} was written");
         } else {
             let index = result.unwrap_or_else(|error| panic!("{key}: {error}"));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kv_conformance_servers::{Cluster, Options};
-use kv_core::{Error, EventType};
+use kv_core::{ConflictKind, Error, EventType};
 use support::{Proxy, ask, connect, sessions, soon, start, until};
 
 /// Far longer than any test.
@@ -21,6 +21,10 @@ async fn no_session_is_left(cluster: &Cluster) {
 async fn consul_lock_excludes_this_lock() {
     let cluster = start(Options::default()).await;
     let kv = connect(&cluster.address()).await;
+    let data = [("app/job", "at the name"), ("app/job/config", "below it")];
+    for (key, value) in data {
+        kv.set(key, value).await.expect("data beside the lock");
+    }
     let command = ["consul", "lock", "app/job", "echo locked; exec sleep 300"];
     let mut native = cluster.spawn(0, &command).await.expect("consul lock");
     assert_eq!(soon("consul lock has it", native.line()).await.expect("output").as_deref(), Some("locked"));
@@ -36,6 +40,9 @@ async fn consul_lock_excludes_this_lock() {
     let lock = soon("the lock", waiting).await.expect("no panic").expect("the lock");
     kv.txn().held(&lock).set("app/state", "ours").commit().await.expect("a guarded write");
     lock.unlock().await.expect("unlocked");
+    for (key, value) in data {
+        assert_eq!(kv.get(key).await.expect("data is no lock").data, value);
+    }
     no_session_is_left(&cluster).await;
     cluster.stop().await;
 }
@@ -44,6 +51,9 @@ async fn consul_lock_excludes_this_lock() {
 async fn this_lock_excludes_consul_lock() {
     let cluster = start(Options::default()).await;
     let kv = connect(&cluster.address()).await;
+    for key in ["app/job", "app/job/config"] {
+        kv.set(key, "data").await.expect("data beside the lock");
+    }
     let lock = kv.lock("app/job", LONG).await.expect("the lock");
     let before = lock.token();
     let endpoint = &cluster.endpoints()[0];
@@ -66,7 +76,8 @@ async fn this_lock_excludes_consul_lock() {
     assert!(again.token() > before);
     drop(again);
     no_session_is_left(&cluster).await;
-    assert_eq!(ask(endpoint, "GET", "/v1/kv/?keys").await, r#"["app/state"]"#, "nothing is left of the lock");
+    let left = ask(endpoint, "GET", "/v1/kv/?keys").await;
+    assert_eq!(left, r#"["app/job","app/job/config","app/state"]"#, "nothing is left of the lock, and the data is");
     cluster.stop().await;
 }
 
@@ -80,7 +91,9 @@ async fn a_foreign_entry_at_the_place_of_a_lock_is_data() {
         let path = format!("/v1/kv/data/.lock?flags={flags}");
         assert_eq!(ask(endpoint, "PUT", &path).await, "true");
         for result in [kv.lock("data", LONG).await.map(drop), kv.try_lock("data", LONG).await.map(drop)] {
-            assert!(matches!(result, Err(Error::Conflict { ref key }) if key == "data"), "{result:?}");
+            let error = result.expect_err("nothing is overwritten");
+            assert!(matches!(&error, Error::Conflict { key, kind: ConflictKind::Occupied { .. } } if key == "data"));
+            assert!(error.to_string().contains("\"data/.lock\""), "{error}");
         }
         let listed: Vec<_> = kv.get_all("").await.expect("a listing").values.into_keys().collect();
         assert_eq!(listed, ["data/.lock"]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kv_conformance_servers::Options;
 use kv_core::{Event, EventType, Kv, Watch};
-use support::{PATIENCE, Proxy, connect, soon, start};
+use support::{PATIENCE, Proxy, ask, connect, soon, start};
 
 async fn next(watch: &mut Watch) -> Event {
     soon("an event", watch.next()).await.expect("the watch goes on").expect("an event")
@@ -279,5 +279,32 @@ async fn deletions_come_in_order() {
     }
     assert!(between[2] < deleted("d/twice") && deleted("d/twice") < again, "{seen:?}");
     assert!(seen.is_sorted_by_key(|event| event.index), "{seen:?}");
+    cluster.stop().await;
+}
+
+/// Consul's own interface leaves such keys: folders.
+#[tokio::test]
+async fn a_folder_is_no_child_of_itself() {
+    let cluster = start(Options::default()).await;
+    let kv = connect(&cluster.address()).await;
+    let mut watch = kv.watch("dir/", 0).await.expect("a watch");
+    let endpoint = &cluster.endpoints()[0];
+    for key in ["dir/", "dir/x", "dir/sub/"] {
+        assert_eq!(ask(endpoint, "PUT", &format!("/v1/kv/{key}")).await, "true");
+        assert_eq!(next(&mut watch).await.key, key);
+    }
+    assert_eq!(kv.keys("").await.expect("keys"), ["dir/"]);
+    assert_eq!(kv.keys("dir").await.expect("keys"), ["dir/sub/", "dir/x"]);
+    assert!(kv.keys("dir/sub").await.expect("keys").is_empty());
+    let rooted = connect(&format!("{}/dir", cluster.address())).await;
+    assert_eq!(rooted.keys("").await.expect("keys"), ["sub/", "x"]);
+    // A lock at a folder's name, and below it.
+    for name in ["sub", "sub/x"] {
+        let lock = rooted.lock(name, Duration::from_secs(60)).await.expect("the lock");
+        assert_eq!(rooted.keys("").await.expect("keys"), ["sub/", "x"]);
+        lock.unlock().await.expect("still held");
+    }
+    rooted.delete_tree("").await.expect("the tree");
+    assert_eq!(ask(endpoint, "GET", "/v1/kv/?keys").await, "", "the folder of the root goes with its tree");
     cluster.stop().await;
 }

@@ -1,7 +1,9 @@
 //! What every call goes through, whatever its verb: the root, the checks, the request timeout, the span, the error.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +12,7 @@ use tracing::Instrument as _;
 use crate::backend::call::bounded;
 use crate::backend::fate::Idempotence;
 use crate::backend::{Backend, Txn};
-use crate::holdings::{Holdings, Place};
+use crate::holdings::{Holdings, LeftToLapse, Place};
 use crate::key::{check_directory, check_key, check_prefix};
 use crate::{Error, Limits, Result, observability};
 
@@ -74,13 +76,18 @@ impl Caller {
         idempotence: Idempotence,
         future: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let bounded = std::pin::pin!(bounded(self.timeout, idempotence, future));
+        let bounded = pin!(bounded(self.timeout, idempotence, future));
         self.traced(verb, key, bounded).await
     }
 
-    /// Makes room for what a call is about to take; the key is complete.
-    pub(crate) fn place(&self, key: &str) -> Result<Place> {
-        self.family.holdings.begin(key).map_err(|error| self.located(error, "", ""))
+    /// How long a lease of this time to live may stand in the store without renewal.
+    pub(crate) fn lasts(&self, ttl: Duration) -> Duration {
+        ttl.saturating_add(self.backend().limits().expiry_lag.after(ttl))
+    }
+
+    /// Makes room for what a call is about to take for so long; the key is complete.
+    pub(crate) fn place(&self, key: &str, ttl: Duration) -> Result<Place> {
+        self.family.holdings.begin(key, self.lasts(ttl)).map_err(|error| self.located(error, "", ""))
     }
 
     /// Gives back everything that the clones of the handle hold or wait for, within the request timeout.
@@ -92,15 +99,35 @@ impl Caller {
             failure.or(closed.err()).map(|error| error.reason())
         };
         let late = || Some(format!("not done within {:?}", self.timeout));
-        let failure = Box::pin(tokio::time::timeout(self.timeout, giving_back)).await.unwrap_or_else(|_| late());
-        let keys = holdings.end_closing();
+        let mut giving_back = Box::pin(giving_back);
+        // A store in this process needs neither a timer nor a runtime.
+        let failure = match futures_util::poll!(giving_back.as_mut()) {
+            Poll::Ready(failure) => failure,
+            Poll::Pending => tokio::time::timeout(self.timeout, giving_back).await.unwrap_or_else(|_| late()),
+        };
+        let LeftToLapse { keys, within } = holdings.end_closing();
         match failure {
             None if keys.is_empty() => Ok(()),
             reason => {
                 let earlier = || "a handle that was dropped before could not be released".to_owned();
-                Err(Error::LeftToLapse { keys, reason: reason.unwrap_or_else(earlier) })
+                Err(Error::LeftToLapse { keys, within, reason: reason.unwrap_or_else(earlier) })
             }
         }
+    }
+
+    /// Waits for a lock without a limit, and reports the wait once it is long.
+    pub(crate) async fn waits<T>(&self, waiting: impl Future<Output = Result<T>>) -> Result<T> {
+        const LONG: Duration = Duration::from_secs(1);
+        let mut waiting = pin!(waiting);
+        // A store in this process that grants the lock at once is spared the timer.
+        if let Poll::Ready(result) = futures_util::poll!(waiting.as_mut()) {
+            return result;
+        }
+        if let Ok(result) = tokio::time::timeout(LONG, waiting.as_mut()).await {
+            return result;
+        }
+        observability::waiting_for_lock(self.backend_name());
+        waiting.await
     }
 
     /// Makes a call in a span of its own, and completes its error.

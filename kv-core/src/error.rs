@@ -43,12 +43,12 @@ pub enum Error {
     },
 
     /// The key exists although the call creates it, or is not at the index that the call requires; nothing was changed.
-    #[error(
-        "key {key:?} exists already, or has changed since it was read; nothing was written: read it again, then decide"
-    )]
+    #[error("{}", kind.about(key))]
     Conflict {
         /// The key whose check failed; of several, one of them.
         key: String,
+        /// What the call found there.
+        kind: ConflictKind,
     },
 
     /// The lock or ephemeral key is no longer this handle's, and nothing was changed.
@@ -62,7 +62,7 @@ pub enum Error {
 
     /// The handle was closed, so that it takes no locks and no ephemeral keys any more
     /// ([clause L12](crate::contract::CLAUSES#L12)); nothing was taken.
-    #[error("{key:?} was not taken: the handle, or a clone of it, was closed")]
+    #[error("{key:?} was not taken: the handle, or a clone of it, was closed; connect again to take it")]
     Closed {
         /// The key that was to be taken.
         key: String,
@@ -70,10 +70,16 @@ pub enum Error {
 
     /// [`Kv::close`](crate::Kv::close) could not give back everything; the time to live frees what is left
     /// ([clause L12](crate::contract::CLAUSES#L12)).
-    #[error("not everything was given back ({reason}); left to its time to live: {}", left(.keys))]
+    #[error(
+        "not everything was given back ({reason}); left to the time to live, which has passed in {within:?} at the \
+         latest: {}", left(.keys)
+    )]
     LeftToLapse {
         /// The keys of the locks and ephemeral keys that are left, sorted. Empty if it is not known which are left.
         keys: Vec<String>,
+        /// When all of it has lapsed at the latest, with [`Limits::expiry_lag`](crate::Limits::expiry_lag) and from
+        /// now.
+        within: Duration,
         /// What happened.
         reason: String,
     },
@@ -258,7 +264,45 @@ pub enum Error {
     },
 }
 
+/// What a call found that is an [`Error::Conflict`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConflictKind {
+    /// The key exists, and the call requires that it does not.
+    Exists,
+    /// The key is not at the index that the call requires: it has changed, or it does not exist.
+    Changed,
+    /// Another program uses the entry in which the store keeps the lock, so that the lock cannot be taken.
+    Occupied {
+        /// The complete key of that entry in the store.
+        entry: String,
+    },
+}
+
+impl ConflictKind {
+    fn about(&self, key: &str) -> String {
+        match self {
+            Self::Exists => format!("key {key:?} exists already; nothing was changed: read it, then decide"),
+            Self::Changed => format!(
+                "key {key:?} has changed since it was read, or does not exist; nothing was changed: read it again, then \
+                 decide"
+            ),
+            Self::Occupied { entry } => format!(
+                "the lock on {key:?} was not taken: the entry {entry:?}, where the store keeps it, is in use for \
+                 something else; remove that entry, or lock another name"
+            ),
+        }
+    }
+}
+
 impl Error {
+    /// Makes the [`Error::Conflict`] of a key that does not have the index that was required, which is 0 if it was not
+    /// to exist.
+    pub fn conflict(key: impl Into<String>, index: u64) -> Self {
+        let kind = if index == 0 { ConflictKind::Exists } else { ConflictKind::Changed };
+        Self::Conflict { key: key.into(), kind }
+    }
+
     /// Makes an [`Error::Unavailable`]: the call was certainly not applied.
     pub fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { context: Box::new(Context::new(reason)), source: None }
@@ -396,7 +440,7 @@ impl Error {
     /// Adds to a backend's error where it arose, in the caller's terms. Errors are completed nowhere else.
     pub(crate) fn located(mut self, backend: &str, operation: &str, key: &str, root: &str) -> Self {
         match &mut self {
-            Self::NotFound { key } | Self::Conflict { key } | Self::Lost { key } | Self::Closed { key } => {
+            Self::NotFound { key } | Self::Conflict { key, .. } | Self::Lost { key } | Self::Closed { key } => {
                 make_relative(key, root);
             }
             Self::LeftToLapse { keys, .. } => keys.iter_mut().for_each(|key| make_relative(key, root)),
@@ -484,25 +528,4 @@ fn said(attempts: &[(String, Error)]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn debug_says_what_display_says() {
-        let error = Error::unavailable("no answer").with_source(std::io::Error::other("reset by peer"));
-        assert_eq!(format!("{error:?}"), error.to_string());
-        assert_eq!(format!("{error:#?}"), format!("{error}\ncaused by: reset by peer"));
-        let unknown = Error::UnknownScheme { scheme: "etcd".to_owned(), known: vec!["memory".to_owned()] };
-        assert!(format!("{unknown:?}").contains("`use kv_etcd as _;`"));
-    }
-
-    #[test]
-    fn an_address_that_nobody_answers_is_worth_another_try_if_every_answer_is() {
-        let attempt = |error| ("etcd".to_owned(), error);
-        let none = |attempts: Vec<_>| Error::NoneAnswered { attempts };
-        assert!(none(vec![attempt(Error::unavailable("refused")), attempt(Error::unavailable("late"))]).is_retryable());
-        let denied = Error::permission_denied("no token");
-        assert!(!none(vec![attempt(Error::unavailable("refused")), attempt(denied)]).is_retryable());
-        assert!(!none(Vec::new()).is_retryable(), "nothing is linked that could answer");
-    }
-}
+mod tests;

@@ -46,25 +46,37 @@ struct Taken {
     entries: HashMap<u64, Entry>,
     /// Leases that could not be released. They stand in the store until their time to live has passed.
     left: Vec<Left>,
+    /// The longest that anything may stand without renewal.
+    longest: Duration,
 }
 
 struct Entry {
     key: String,
     state: State,
+    /// How long it may stand in the store from its last renewal on, if nobody gives it back.
+    lasts: Duration,
 }
 
 enum State {
     /// A call that may take the key.
     Pending,
     Held(Weak<dyn GiveBack>),
-    /// Its handle was dropped, and it is being released in the background.
-    Releasing,
+    /// Its handle was dropped then, and it is being released in the background.
+    Releasing(Moment),
 }
 
 struct Left {
     key: String,
     since: Moment,
-    ttl: Duration,
+    lasts: Duration,
+}
+
+/// What closing leaves to the time to live.
+pub(crate) struct LeftToLapse {
+    /// Sorted.
+    pub(crate) keys: Vec<String>,
+    /// When all of it has lapsed, from now.
+    pub(crate) within: Duration,
 }
 
 impl Holdings {
@@ -76,17 +88,19 @@ impl Holdings {
         })
     }
 
-    /// Makes room for what a call is about to take; the key is complete.
-    pub(crate) fn begin(self: &Arc<Self>, key: &str) -> Result<Place> {
+    /// Makes room for what a call is about to take, and which lasts at most so long without renewal; the key is
+    /// complete.
+    pub(crate) fn begin(self: &Arc<Self>, key: &str, lasts: Duration) -> Result<Place> {
         let mut taken = self.taken();
         if !self.is_open() {
             return Err(Error::Closed { key: key.to_owned() });
         }
         let id = taken.next;
         taken.next += 1;
-        taken.entries.insert(id, Entry { key: key.to_owned(), state: State::Pending });
+        taken.longest = taken.longest.max(lasts);
+        taken.entries.insert(id, Entry { key: key.to_owned(), state: State::Pending, lasts });
         self.unsettled.send_modify(|count| *count += 1);
-        Ok(Place { holdings: Arc::clone(self), id, ttl: OnceLock::new(), given_back: AtomicBool::new(false) })
+        Ok(Place { holdings: Arc::clone(self), id, lasts: OnceLock::new(), given_back: AtomicBool::new(false) })
     }
 
     /// Ends every wait, gives back what is held, and waits for what is given back in the background. Returns the first
@@ -104,24 +118,31 @@ impl Holdings {
 
     /// Takes no more from now on; returns the releases of what is held.
     fn begin_closing(&self) -> Vec<BoxFuture<'static, Result<()>>> {
-        let taken = self.taken();
+        let mut taken = self.taken();
         self.phase.send_replace(Phase::Closing);
+        // A runtime that nobody drives never ends its releases, and need not: the time to live has.
+        let lapsed = taken.entries.iter().filter(|(_, entry)| entry.stands_for().is_none()).map(|(id, _)| *id);
+        for id in lapsed.collect::<Vec<_>>() {
+            self.change(&mut taken, id, None);
+        }
         let held = taken.entries.values().filter_map(|entry| match &entry.state {
             State::Held(held) => held.upgrade().map(GiveBack::give_back),
-            State::Pending | State::Releasing => None,
+            State::Pending | State::Releasing(_) => None,
         });
         held.collect()
     }
 
-    /// Ends the closing: nothing is released from now on. Returns the keys that are left to their time to live.
-    pub(crate) fn end_closing(&self) -> Vec<String> {
+    /// Ends the closing: nothing is released from now on. Returns what is left to its time to live.
+    pub(crate) fn end_closing(&self) -> LeftToLapse {
         let mut taken = self.taken();
         self.phase.send_replace(Phase::Closed);
-        taken.left.retain(Left::stands);
-        let held = taken.entries.values().map(|entry| &entry.key);
-        let mut keys: Vec<_> = held.chain(taken.left.iter().map(|left| &left.key)).cloned().collect();
+        let held = taken.entries.values().filter_map(|entry| Some((&entry.key, entry.stands_for()?)));
+        let left = taken.left.iter().filter_map(|left| Some((&left.key, left.stands_for()?)));
+        let (mut keys, stands): (Vec<_>, Vec<_>) = held.chain(left).map(|(key, stands)| (key.clone(), stands)).unzip();
         keys.sort_unstable();
-        keys
+        taken.left.retain(|left| left.stands_for().is_some());
+        // Calls that were given up may have taken something that is not known here.
+        LeftToLapse { keys, within: stands.into_iter().max().unwrap_or(taken.longest) }
     }
 
     /// Whether leases can be taken and used.
@@ -140,11 +161,11 @@ impl Holdings {
 
     /// Moves an entry to another state, or removes it. Returns its key if it was there.
     fn change(&self, taken: &mut Taken, id: u64, state: Option<State>) -> Option<String> {
-        let is_unsettled = |state: &State| matches!(state, State::Pending | State::Releasing);
+        let is_unsettled = |state: &State| matches!(state, State::Pending | State::Releasing(_));
         let entry = taken.entries.remove(&id)?;
         let (before, after) = (is_unsettled(&entry.state), state.as_ref().is_some_and(is_unsettled));
         if let Some(state) = state {
-            taken.entries.insert(id, Entry { key: entry.key.clone(), state });
+            taken.entries.insert(id, Entry { key: entry.key.clone(), state, ..entry });
         }
         match (before, after) {
             (false, true) => self.unsettled.send_modify(|count| *count += 1),
@@ -155,18 +176,33 @@ impl Holdings {
     }
 }
 
-impl Left {
-    fn stands(&self) -> bool {
-        self.since.elapsed() < self.ttl
+impl Entry {
+    /// How long it may still stand in the store; none if its time is over.
+    fn stands_for(&self) -> Option<Duration> {
+        match self.state {
+            // It may have been renewed just now.
+            State::Pending | State::Held(_) => Some(self.lasts),
+            State::Releasing(since) => remains(since, self.lasts),
+        }
     }
+}
+
+impl Left {
+    fn stands_for(&self) -> Option<Duration> {
+        remains(self.since, self.lasts)
+    }
+}
+
+fn remains(since: Moment, lasts: Duration) -> Option<Duration> {
+    lasts.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
 }
 
 /// A place among the holdings: first of a call that may take something, then of what it took.
 pub(crate) struct Place {
     holdings: Arc<Holdings>,
     id: u64,
-    /// The time to live of what was taken; none before.
-    ttl: OnceLock<Duration>,
+    /// How long what was taken may stand without renewal; none before, or if it goes with its lease.
+    lasts: OnceLock<Duration>,
     given_back: AtomicBool,
 }
 
@@ -180,12 +216,14 @@ impl Place {
         }
     }
 
-    /// Notes what the call took.
+    /// Notes what the call took, and how long it stands without renewal once it is dropped.
     ///
     /// # Errors
     /// [`Error::Closed`] if `close` has begun meanwhile; then it is to be dropped.
-    pub(crate) fn hold(&self, held: Weak<dyn GiveBack>, ttl: Duration) -> Result<()> {
-        let _ = self.ttl.set(ttl);
+    pub(crate) fn hold(&self, held: Weak<dyn GiveBack>, lasts: Option<Duration>) -> Result<()> {
+        if let Some(lasts) = lasts {
+            let _ = self.lasts.set(lasts);
+        }
         let mut taken = self.holdings.taken();
         if !self.is_open() {
             drop(taken);
@@ -211,7 +249,7 @@ impl Place {
         if self.given_back.load(Ordering::Acquire) || *self.holdings.phase.borrow() == Phase::Closed {
             return false;
         }
-        self.holdings.change(&mut taken, self.id, Some(State::Releasing));
+        self.holdings.change(&mut taken, self.id, Some(State::Releasing(Moment::now())));
         true
     }
 
@@ -233,12 +271,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.holdings.taken();
         let Some(key) = self.holdings.change(&mut taken, self.id, None) else { return };
-        if let Some(ttl) = self.ttl.get() {
+        if let Some(lasts) = self.lasts.get() {
             // Not each time: a store that is down may be left very many leases.
             if taken.left.len().is_power_of_two() {
-                taken.left.retain(Left::stands);
+                taken.left.retain(|left| left.stands_for().is_some());
             }
-            taken.left.push(Left { key, since: Moment::now(), ttl: *ttl });
+            taken.left.push(Left { key, since: Moment::now(), lasts: *lasts });
         }
     }
 }

@@ -239,7 +239,7 @@ impl Kv {
     /// handle is closed, and those [of every call](Self#errors-of-every-call).
     pub async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<EphemeralKey> {
         let (complete, ttl) = (self.caller.complete_key(key)?, self.caller.check_ttl(ttl)?);
-        let place = self.caller.place(&complete)?;
+        let place = self.caller.place(&complete, ttl)?;
         let granting = place.take(self.caller.backend().ephemeral_key(&complete, ttl));
         let grant = self.caller.call("ephemeral_key", key, Idempotence::Once, granting).await?;
         EphemeralKey::new(self.caller.clone(), key, grant, place)
@@ -263,8 +263,8 @@ impl Kv {
     /// wait, and those [of every call](Self#errors-of-every-call).
     pub async fn lock(&self, key: &str, ttl: Duration) -> Result<Lock> {
         let (complete, ttl) = (self.caller.complete_key(key)?, self.caller.check_ttl(ttl)?);
-        let place = self.caller.place(&complete)?;
-        let waiting = place.take(self.caller.backend().lock(&complete, ttl));
+        let place = self.caller.place(&complete, ttl)?;
+        let waiting = place.take(self.caller.waits(self.caller.backend().lock(&complete, ttl)));
         let grant = self.caller.traced("lock", key, waiting).await?;
         Lock::new(self.caller.clone(), key, grant, place)
     }
@@ -279,7 +279,7 @@ impl Kv {
     /// As [`lock`](Self::lock).
     pub async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Lock>> {
         let (complete, ttl) = (self.caller.complete_key(key)?, self.caller.check_ttl(ttl)?);
-        let place = self.caller.place(&complete)?;
+        let place = self.caller.place(&complete, ttl)?;
         let trying = place.take(self.caller.backend().try_lock(&complete, ttl));
         let grant = self.caller.call("try_lock", key, Idempotence::Once, trying).await?;
         grant.map(|grant| Lock::new(self.caller.clone(), key, grant, place)).transpose()

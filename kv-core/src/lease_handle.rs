@@ -31,6 +31,7 @@ struct Held {
     since: Mutex<Moment>,
     /// The loss is reported once.
     loss: Once,
+    /// Dropped before the place: what it gives back is given back when the place is free.
     lease: Box<dyn Lease>,
     place: Place,
 }
@@ -41,9 +42,10 @@ impl LeaseHandle {
     pub(crate) fn new(caller: Caller, key: &str, grant: Grant, place: Place) -> Result<Self> {
         let Grant { lease, ttl, since, guard } = grant;
         let (key, since, loss) = (key.to_owned(), Mutex::new(since), Once::new());
+        let lasts = (!lease.is_given_back_on_drop()).then(|| caller.lasts(ttl));
         let handle = Self { held: Arc::new(Held { caller, key, ttl, guard, since, loss, lease, place }) };
         let held: Weak<Held> = Arc::downgrade(&handle.held);
-        handle.held.place.hold(held, ttl).map_err(|error| handle.held.caller.located(error, "", ""))?;
+        handle.held.place.hold(held, lasts).map_err(|error| handle.held.caller.located(error, "", ""))?;
         Ok(handle)
     }
 

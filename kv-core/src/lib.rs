@@ -51,7 +51,7 @@ mod watch;
 
 pub use environment::Environment;
 pub use ephemeral_key::EphemeralKey;
-pub use error::{Context, Error, Result, Source};
+pub use error::{ConflictKind, Context, Error, Result, Source};
 pub use event::{Event, EventType, InvalidEventType};
 pub use kv::Kv;
 pub use limits::{ExpiryLag, ForeignWrite, Limits, LockOrder, WatchHistory};

@@ -65,6 +65,9 @@ impl Lock {
 
     /// The fencing token: strictly greater for each later holder of the same key
     /// ([clause L5](crate::contract::CLAUSES#L5)).
+    ///
+    /// A store that an operator replaces by an older copy counts from there again: tokens that were given since then may
+    /// come once more. Its own check, [`held`](crate::TxnBuilder::held), refuses the former holder all the same.
     pub fn token(&self) -> u64 {
         self.lease.token()
     }

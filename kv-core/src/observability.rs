@@ -81,13 +81,6 @@ pub fn reconnected(backend: &str, what: &str, attempt: usize) {
     tracing::info!(target: TARGET, backend, what, attempt, "reconnected");
 }
 
-/// Reports that the current call has waited for a lock for more than a moment. The span of the call names the lock.
-///
-/// Call it once for each wait, about a second after it began.
-pub fn waiting_for_lock(backend: &str) {
-    tracing::info!(target: TARGET, backend, "waiting for a lock");
-}
-
 /// Reports that the store holds keys that cannot be shown: how many were found, and the first of them.
 ///
 /// Call it once for a listing or for one step of a watch, not for each key: a store may hold very many.
@@ -104,6 +97,11 @@ pub(crate) fn call(operation: &'static str, backend: &'static str, key: &str) ->
 pub(crate) fn done(span: &Span, outcome: &'static str) {
     span.record("outcome", outcome);
     tracing::debug!(target: TARGET, parent: span, outcome, "done");
+}
+
+/// The current call has waited for a lock for a while. The span of the call names the lock.
+pub(crate) fn waiting_for_lock(backend: &str) {
+    tracing::info!(target: TARGET, backend, "waiting for a lock");
 }
 
 /// A renewal failed; `attempt` counts the failures in a row.

@@ -251,7 +251,7 @@ fn first_failure(checks: &[Check], answers: Vec<ResponseOp>) -> Error {
     let mut answered = checks.iter().zip(answers.into_iter().map(found));
     let failed = answered.find(|(check, kv)| !holds(check, kv.as_ref())).map(|(check, _)| check);
     match failed.or(checks.first()) {
-        Some(Check::Index { key, .. }) => Error::Conflict { key: key.clone() },
+        Some(Check::Index { key, index }) => Error::conflict(key, *index),
         Some(Check::Held(guard)) => Error::Lost { key: guard.key.clone() },
         None => Error::unexpected_answer("a transaction without conditions was refused"),
     }
@@ -269,6 +269,7 @@ fn holds(check: &Check, kv: Option<&KeyValue>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use kv_core::ConflictKind;
     use kv_core::backend::Guard;
     use prost::Message as _;
 
@@ -291,8 +292,12 @@ mod tests {
             Check::Held(Guard { key: "lock".into(), owner: "lock/1f".into(), token: 3 }),
         ];
         let conflict = |answers| first_failure(&checks, answers);
-        assert!(matches!(conflict(vec![nothing(), nothing(), answer(3, 3)]), Error::Conflict { key } if key == "a"));
-        assert!(matches!(conflict(vec![answer(5, 2), answer(6, 6), nothing()]), Error::Conflict { key } if key == "b"));
+        assert!(
+            matches!(conflict(vec![nothing(), nothing(), answer(3, 3)]), Error::Conflict { key, kind: ConflictKind::Changed } if key == "a")
+        );
+        assert!(
+            matches!(conflict(vec![answer(5, 2), answer(6, 6), nothing()]), Error::Conflict { key, kind: ConflictKind::Exists } if key == "b")
+        );
         assert!(matches!(conflict(vec![answer(5, 2), nothing(), nothing()]), Error::Lost { key } if key == "lock"));
         assert!(matches!(conflict(vec![answer(5, 2), nothing(), answer(9, 4)]), Error::Lost { key } if key == "lock"));
     }

@@ -106,7 +106,12 @@ impl Backend for MemoryBackend {
 
     async fn commit(&self, txn: Txn) -> Result<Option<u64>> {
         let txn = owned(txn);
-        self.shared.write().commit(txn)
+        let trees = self.shared.large_trees(&txn).await;
+        let mut deleted = Vec::new();
+        let result = self.shared.write().commit(txn, trees, &mut deleted);
+        // Here nobody waits for the memory to be freed.
+        drop(deleted);
+        result
     }
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<EventStream> {

@@ -35,8 +35,9 @@ impl Record {
 
 /// The records of the latest commits. Every record has a position; the first one ever has position 1.
 ///
-/// It is bounded in number and in bytes, by whole commits: it keeps the fewest of the latest commits that reach one of
-/// the bounds. So a commit of any size stays until as much has followed it, and a watch has that long to read it.
+/// It is bounded in number and in bytes, by whole commits: a commit is dropped when the later ones reach one of the
+/// bounds. A commit that exceeds a bound by itself stays until as much has followed it, so that a watch has the time to
+/// read it.
 pub(crate) struct History {
     records: VecDeque<Record>,
     commits: VecDeque<Commit>,
@@ -71,16 +72,10 @@ impl History {
     }
 
     pub(crate) fn push(&mut self, record: Record) {
-        let bytes = record.bytes();
-        self.bytes += bytes + record.previous_bytes();
-        match self.commits.back_mut() {
-            Some(commit) if commit.index == record.index => {
-                commit.records += 1;
-                commit.bytes += bytes;
-            }
-            _ => self.commits.push_back(Commit { index: record.index, records: 1, bytes }),
-        }
+        let (index, bytes) = (record.index, record.bytes());
+        self.bytes += record.previous_bytes();
         self.records.push_back(record);
+        self.count(index, 1, bytes);
         self.forget_replaced();
         self.drop_commits();
         for _ in 0..self.dropped.min(Self::FREED_AT_ONCE) {
@@ -89,9 +84,42 @@ impl History {
         }
     }
 
+    /// Adds the deletions of many keys at once. Nothing before them can be undone any more: what they replaced is not
+    /// kept.
+    pub(crate) fn push_deletions(&mut self, keys: Vec<String>, index: u64) {
+        let (end, count, mut bytes) = (self.end(), keys.len(), 0);
+        self.forget_replaced_before(end);
+        self.records.extend(keys.into_iter().map(|key| {
+            let record = Record { key, event_type: EventType::Delete, data: Bytes::new(), index, previous: None };
+            bytes += record.bytes();
+            record
+        }));
+        self.count(index, count, bytes);
+        self.undoable = self.end();
+        self.drop_commits();
+    }
+
+    /// Counts what was added to the commit of an index.
+    fn count(&mut self, index: u64, records: usize, bytes: usize) {
+        self.bytes += bytes;
+        match self.commits.back_mut() {
+            Some(commit) if commit.index == index => {
+                commit.records += records;
+                commit.bytes += bytes;
+            }
+            _ => self.commits.push_back(Commit { index, records, bytes }),
+        }
+    }
+
     /// Forgets what the oldest records replaced while there is too much: only listings that are being read need it.
     fn forget_replaced(&mut self) {
         while self.bytes > Self::MAX_BYTES && self.undoable < self.end() {
+            self.forget_replaced_before(self.undoable + 1);
+        }
+    }
+
+    fn forget_replaced_before(&mut self, end: u64) {
+        while self.undoable < end {
             let place = self.place(self.undoable);
             if let Some(record) = place.and_then(|place| self.records.get_mut(place)) {
                 self.bytes -= record.previous_bytes();
@@ -104,7 +132,8 @@ impl History {
     fn drop_commits(&mut self) {
         while self.commits.len() > 1
             && let Some(oldest) = self.commits.front()
-            && (self.len() - oldest.records >= self.limit || self.bytes - oldest.bytes >= Self::MAX_BYTES)
+            && (self.len() - oldest.records >= self.limit.max(oldest.records)
+                || self.bytes - oldest.bytes >= Self::MAX_BYTES.max(oldest.bytes))
         {
             let (index, records) = (oldest.index, oldest.records);
             self.bytes -= oldest.bytes;
@@ -208,15 +237,15 @@ mod tests {
             history.push(record(1, 0));
         }
         assert_eq!(history.from(1).expect("kept").len(), 10);
-        for index in 2..4 {
+        for index in 2..11 {
             history.push(record(index, 0));
         }
-        assert_eq!((history.from(1).expect("kept").len(), history.compacted()), (12, 0));
-        history.push(record(4, 0));
-        assert_eq!((history.len(), history.begin, history.compacted()), (3, 11, 1));
-        assert!(history.from(10).is_none());
-        assert_eq!(history.position_after(0), 11);
-        assert_eq!(history.from(12).expect("kept").map(|(_, record)| record.index).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!((history.from(1).expect("kept").len(), history.compacted()), (19, 0));
+        history.push(record(11, 0));
+        assert_eq!((history.len(), history.begin, history.compacted()), (3, 18, 8));
+        assert!(history.from(17).is_none());
+        assert_eq!(history.position_after(0), 18);
+        assert_eq!(history.from(19).expect("kept").map(|(_, record)| record.index).collect::<Vec<_>>(), [10, 11]);
     }
 
     #[test]
@@ -238,6 +267,26 @@ mod tests {
         }
         let left: usize = history.records.iter().map(|record| record.bytes() + record.previous_bytes()).sum();
         assert_eq!((history.len(), history.dropped, history.bytes), (100, 0, left));
+    }
+
+    #[test]
+    fn many_deletions_at_once_are_one_commit_that_cannot_be_undone() {
+        let mut history = History::new(3);
+        history.push(Record { previous: Some(Value::new(vec![0; 100], 1)), ..record(1, 0) });
+        history.push(record(2, 0));
+        let keys = |count: usize| (0..count).map(|key| key.to_string()).collect();
+        history.push_deletions(keys(1000), 2);
+        assert_eq!((history.len(), history.compacted()), (1001, 1));
+        assert!(history.undo_to(1003).is_some() && history.undo_to(1002).is_none());
+        let deleted: Vec<_> = history.from(3).expect("kept").map(|(_, record)| record.event()).collect();
+        assert!(deleted.iter().all(|event| event.event_type == EventType::Delete && event.index == 2));
+        assert_eq!(deleted[999].key, "999");
+        history.push_deletions(keys(3), 3);
+        assert_eq!((history.len(), history.compacted()), (1004, 1));
+        history.push_deletions(keys(1001), 4);
+        assert_eq!((history.len(), history.compacted()), (1001, 3));
+        let left: usize = history.from(1006).expect("kept").map(|(_, record)| record.bytes()).sum();
+        assert_eq!(history.bytes, left);
     }
 
     #[test]

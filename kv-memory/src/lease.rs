@@ -45,6 +45,10 @@ impl Lease for MemoryLease {
         let ended = self.shared.write().end(self.id, Moment::now());
         if ended { Ok(()) } else { Err(self.lost()) }
     }
+
+    fn is_given_back_on_drop(&self) -> bool {
+        true
+    }
 }
 
 impl Drop for MemoryLease {

@@ -20,7 +20,7 @@
 //!
 //! | parameter | meaning | default |
 //! |---|---|---|
-//! | `history` | how many events are kept for watches, within 64 MiB; the commit that exceeds either is kept whole | 10000 |
+//! | `history` | how many events are kept for watches, within 64 MiB; a commit that exceeds either is kept whole until as much has followed it | 10000 |
 //! | `foreign-write` | what a plain write by another client does to an ephemeral key: it `keeps` its lease, as on Consul, or the write `detaches` it, as on etcd; see [`Limits::foreign_write`](kv_core::Limits::foreign_write) | `keeps` |
 //! | `timeout` | the request timeout of the handle | `5s` |
 //!

@@ -1,12 +1,14 @@
 //! Reads: one key, a consistent snapshot, the children of a directory.
 
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use kv_core::backend::Snapshot;
-use kv_core::{Error, EventType, Result, Value};
+use kv_core::backend::{Operation, Snapshot, Txn};
+use kv_core::{Error, Result, Value};
 
 use crate::history::Record;
 use crate::shared::Shared;
+use crate::state::Tree;
 
 /// How many entries a snapshot copies before it lets writers in.
 const PIECE: usize = 1024;
@@ -67,10 +69,50 @@ impl Shared {
         }
     }
 
+    /// Reads the keys of each large tree that a transaction deletes, and lets others in meanwhile: what is to be done
+    /// while they wait is less then.
+    pub(crate) async fn large_trees(&self, txn: &Txn) -> Vec<Tree> {
+        let mut trees = Vec::new();
+        for operation in &txn.operations {
+            if let Operation::DeletePrefix { prefix } = operation {
+                trees.extend(self.large_tree(prefix).await);
+            }
+        }
+        trees
+    }
+
+    /// `None` if the tree is not large, or if keys of it come and go all the time.
+    async fn large_tree(&self, prefix: &str) -> Option<Tree> {
+        self.read().below(prefix, Bound::Included(prefix)).nth(PIECE)?;
+        for _ in 0..ATTEMPTS {
+            let changed = self.write().follow(prefix);
+            let mut tree = Tree { prefix: prefix.to_owned(), keys: Vec::new(), changed };
+            while !tree.changed.load(Ordering::Relaxed) {
+                {
+                    let state = self.read();
+                    let from = tree.keys.last().map_or(Bound::Included(prefix), |key| Bound::Excluded(key));
+                    let more: Vec<_> = state.below(prefix, from).take(PIECE).map(|(key, _)| key.clone()).collect();
+                    let is_end = more.len() < PIECE;
+                    tree.keys.extend(more);
+                    if is_end {
+                        return Some(tree).filter(|tree| tree.keys.len() > PIECE);
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        None
+    }
+
     /// Lists the children of a directory as of one moment, and lets writers in meanwhile.
     pub(crate) async fn keys(&self, prefix: &str) -> Vec<String> {
+        // Most directories are one piece.
+        if let Some(children) = self.keys_in_pieces(prefix, None).await {
+            return children;
+        }
         for _ in 0..ATTEMPTS {
-            if let Some(children) = self.keys_in_pieces(prefix).await {
+            let changed = self.write().follow(prefix);
+            if let Some(children) = self.keys_in_pieces(prefix, Some(&changed)).await {
                 return children;
             }
         }
@@ -87,18 +129,15 @@ impl Shared {
 
     /// Looks up the children piece by piece; it skips what is below the sub-directories.
     ///
-    /// `None` if keys came or went since the first piece.
-    async fn keys_in_pieces(&self, prefix: &str) -> Option<Vec<String>> {
+    /// `None` if keys have come or gone since the first piece, or if nobody follows that and there are more pieces.
+    async fn keys_in_pieces(&self, prefix: &str, changed: Option<&AtomicBool>) -> Option<Vec<String>> {
         let mut children = Vec::new();
-        let mut begin = None;
         let mut from = Bound::Included(prefix.to_owned());
         loop {
             {
                 let state = self.read();
-                let position = *begin.get_or_insert_with(|| state.history.end());
-                let mut since = state.history.from(position)?;
-                let came_or_went = |record: &Record| record.event_type != EventType::Update;
-                if since.any(|(_, record)| came_or_went(record) && record.key.starts_with(prefix)) {
+                // Written while the state is locked.
+                if changed.is_some_and(|changed| changed.load(Ordering::Relaxed)) {
                     return None;
                 }
                 for _ in 0..PIECE {
@@ -115,6 +154,7 @@ impl Shared {
                     };
                 }
             }
+            changed?;
             tokio::task::yield_now().await;
         }
     }
@@ -138,5 +178,59 @@ fn undo(entries: &mut Vec<(String, Value)>, record: &Record) {
         (Ok(at), None) => drop(entries.remove(at)),
         (Err(at), Some(previous)) => entries.insert(at, (record.key.clone(), previous.clone())),
         (Err(_), None) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use bytes::Bytes;
+    use futures_util::poll;
+
+    use super::*;
+    use crate::options::Options;
+
+    fn set(shared: &Shared, key: String) {
+        let operations = vec![Operation::Set { key, data: Bytes::new() }];
+        let txn = Txn { checks: Vec::new(), operations };
+        shared.write().commit(txn, Vec::new(), &mut Vec::new()).expect("no checks");
+    }
+
+    /// Polls a call to its end, and lets another write between its pieces.
+    async fn interrupted<T>(call: impl Future<Output = T>, mut between: impl FnMut(usize)) -> T {
+        let (mut call, mut pieces) = (pin!(call), 0);
+        loop {
+            if let Poll::Ready(result) = poll!(call.as_mut()) {
+                return result;
+            }
+            between(pieces);
+            pieces += 1;
+        }
+    }
+
+    #[tokio::test]
+    async fn only_writers_in_the_tree_disturb_who_reads_it() {
+        const KEYS: usize = 3 * PIECE;
+        let shared = Shared::new(Options { history: 10, ..Options::default() });
+        (0..KEYS).for_each(|key| set(&shared, format!("tree/{key:05}")));
+        let elsewhere = |pieces| (0..20).for_each(|key| set(&shared, format!("beside/{pieces}/{key}")));
+        let tree = interrupted(shared.large_tree("tree/"), elsewhere).await.expect("a large tree");
+        assert!(tree.keys.len() == KEYS && !tree.changed.load(Ordering::Relaxed));
+        let children = interrupted(shared.keys_in_pieces("tree/", Some(&tree.changed)), elsewhere).await;
+        assert_eq!(children, Some(tree.keys));
+        assert!(shared.large_tree("beside/").await.is_none(), "a small tree");
+
+        // One that comes early is read the second time, and those that never end are not waited for.
+        let once = |pieces| {
+            if pieces == 0 {
+                set(&shared, "tree/new".to_owned());
+            }
+        };
+        assert_eq!(interrupted(shared.large_tree("tree/"), once).await.expect("a large tree").keys.len(), KEYS + 1);
+        let always = |pieces| set(&shared, format!("tree/{pieces}"));
+        assert!(interrupted(shared.large_tree("tree/"), always).await.is_none());
+        assert!(interrupted(shared.keys("tree/"), |_| {}).await.len() > KEYS);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub(crate) struct State {
     leases: Leases,
     locks: BTreeMap<String, Queue>,
     foreign_write: ForeignWrite,
+    /// The prefixes whose keys are being read in pieces, and whether some have come or gone.
+    followed: Vec<(String, Weak<AtomicBool>)>,
     /// Notified when a new lease lapses sooner than any other.
     earlier_deadline: Arc<Notify>,
 }
@@ -33,6 +36,14 @@ pub(crate) struct State {
 pub(crate) struct Entry {
     pub(crate) value: Value,
     lease: Option<LeaseId>,
+}
+
+/// The keys of a large tree, read in pieces.
+pub(crate) struct Tree {
+    pub(crate) prefix: String,
+    pub(crate) keys: Vec<String>,
+    /// Whether keys have come or gone since they began to be read.
+    pub(crate) changed: Arc<AtomicBool>,
 }
 
 /// Who holds a lock, and who waits for it, in the order in which they asked.
@@ -64,6 +75,7 @@ impl State {
             leases: Leases::default(),
             locks: BTreeMap::new(),
             foreign_write: options.foreign_write,
+            followed: Vec::new(),
             earlier_deadline,
         }
     }
@@ -77,7 +89,14 @@ impl State {
         self.entries.range::<str, _>((from, Bound::Unbounded)).take_while(move |(key, _)| key.starts_with(prefix))
     }
 
-    pub(crate) fn commit(&mut self, txn: Txn) -> Result<Option<u64>> {
+    /// Applies a transaction. A large tree that it deletes may have been read before; its entries are left in `deleted`,
+    /// to be freed when others can go on.
+    pub(crate) fn commit(
+        &mut self,
+        txn: Txn,
+        mut read: Vec<Tree>,
+        deleted: &mut Vec<BTreeMap<String, Entry>>,
+    ) -> Result<Option<u64>> {
         for check in &txn.checks {
             self.verify(check)?;
         }
@@ -91,10 +110,15 @@ impl State {
                 }
                 Operation::Delete { key } => self.delete(key, index),
                 Operation::DeletePrefix { prefix } => {
-                    let keys: Vec<_> =
-                        self.below(&prefix, Bound::Included(&prefix)).map(|(key, _)| key.clone()).collect();
-                    for key in keys {
-                        self.delete(key, index);
+                    let as_read =
+                        read.iter().position(|tree| tree.prefix == prefix && !tree.changed.load(Ordering::Relaxed));
+                    if let Some(tree) = as_read.map(|at| read.swap_remove(at)) {
+                        deleted.push(self.detach(tree, index));
+                    } else {
+                        let below = self.below(&prefix, Bound::Included(&prefix));
+                        for key in below.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+                            self.delete(key, index);
+                        }
                     }
                     trees.push(prefix);
                 }
@@ -104,6 +128,43 @@ impl State {
             self.end_locks(&prefix);
         }
         Ok(has_set.then_some(index))
+    }
+
+    /// Notes from now on whether keys with a prefix come or go, until what it returns is dropped.
+    pub(crate) fn follow(&mut self, prefix: &str) -> Arc<AtomicBool> {
+        let changed = Arc::default();
+        self.followed.retain(|(_, changed)| changed.strong_count() > 0);
+        self.followed.push((prefix.to_owned(), Arc::downgrade(&changed)));
+        changed
+    }
+
+    /// Deletes a tree whose keys are known: in time that does not grow with what each of them takes to delete.
+    fn detach(&mut self, tree: Tree, index: u64) -> BTreeMap<String, Entry> {
+        let mut entries = self.entries.split_off(&*tree.prefix);
+        if let Some(path) = tree.prefix.strip_suffix('/') {
+            // `0` is the character after `/`.
+            let mut behind = entries.split_off(&*format!("{path}0"));
+            // To append rebuilds the whole map, unless one of the two is empty.
+            if behind.len() < self.entries.len() / 16 {
+                self.entries.extend(behind);
+            } else {
+                self.entries.append(&mut behind);
+            }
+        }
+        if self.leases.next_deadline().is_some() {
+            for lease in entries.values().filter_map(|entry| entry.lease) {
+                self.leases.end(lease);
+            }
+        }
+        self.revision = index;
+        for (prefix, changed) in &self.followed {
+            if prefix.starts_with(&tree.prefix) || tree.prefix.starts_with(prefix) {
+                changed.upgrade().inspect(|it| it.store(true, Ordering::Relaxed));
+            }
+        }
+        self.subscriptions.announce_tree(&tree.prefix, self.history.end());
+        self.history.push_deletions(tree.keys, index);
+        entries
     }
 
     /// Ends the locks whose tree is deleted. A lock lives below its name, as on every store: `prefix` ends in `/`.
@@ -128,7 +189,7 @@ impl State {
         match check {
             Check::Index { key, index } => {
                 let found = self.entries.get(key).map_or(0, |entry| entry.value.index);
-                if found == *index { Ok(()) } else { Err(Error::Conflict { key: key.clone() }) }
+                if found == *index { Ok(()) } else { Err(Error::conflict(key, *index)) }
             }
             Check::Held(guard) => {
                 let is_held = self
@@ -167,6 +228,10 @@ impl State {
     fn record(&mut self, record: Record) {
         self.revision = record.index;
         self.subscriptions.announce(&record.key, self.history.end());
+        if record.event_type != EventType::Update {
+            let followed = self.followed.iter().filter(|(prefix, _)| record.key.starts_with(prefix));
+            followed.filter_map(|(_, changed)| changed.upgrade()).for_each(|it| it.store(true, Ordering::Relaxed));
+        }
         self.history.push(record);
     }
 

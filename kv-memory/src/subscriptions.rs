@@ -38,6 +38,14 @@ impl Subscription {
         self.unread.store(position.unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// Notes that there is something to read, and wakes the watch if it had read all.
+    fn announce(&self, position: u64) {
+        if self.unread().is_none() {
+            self.set_unread(Some(position));
+            self.wake.notify_one();
+        }
+    }
+
     /// Notified when there is something to read.
     pub(crate) fn wake(&self) -> &Notify {
         &self.wake
@@ -62,15 +70,23 @@ impl Subscriptions {
         }
     }
 
+    /// Wakes the watches that a deleted tree may concern; its events begin at this position in the history.
+    pub(crate) fn announce_tree(&self, tree: &str, position: u64) {
+        for (prefix, same_prefix) in self.by_length.values().flatten() {
+            if prefix.starts_with(tree) || tree.starts_with(prefix) {
+                for subscription in same_prefix {
+                    subscription.announce(position);
+                }
+            }
+        }
+    }
+
     /// Wakes the watches that a key concerns; its event is at this position in the history.
     pub(crate) fn announce(&self, key: &str, position: u64) {
         for (length, same_length) in self.by_length.range(..=key.len()) {
             let same_prefix = key.get(..*length).and_then(|prefix| same_length.get(prefix));
             for subscription in same_prefix.into_iter().flatten() {
-                if subscription.unread().is_none() {
-                    subscription.set_unread(Some(position));
-                    subscription.wake.notify_one();
-                }
+                subscription.announce(position);
             }
         }
     }

@@ -25,8 +25,9 @@ pub(crate) struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    /// How many events are read at a time, under the lock.
+    /// How many events are read at a time, under the lock, and how many records are looked at.
     const BATCH: usize = 64;
+    const RECORDS: usize = 4096;
 
     /// Begins after an index, or now for 0. The state stays locked from the check of the history to the subscription.
     pub(crate) fn open(shared: &Arc<Shared>, prefix: &str, after: u64) -> Result<Self> {
@@ -63,6 +64,10 @@ impl MemoryWatch {
                         self.failed = true;
                         return Some(Err(error));
                     }
+                    if self.events.is_empty() {
+                        // There may be very many records of others.
+                        tokio::task::yield_now().await;
+                    }
                 }
             }
         }
@@ -74,13 +79,13 @@ impl MemoryWatch {
         let Some(records) = state.history.from(position) else {
             return Err(Error::Compacted { after: self.read, oldest: Some(state.history.compacted()) });
         };
-        for (position, record) in records {
+        for (number, (position, record)) in records.enumerate() {
             if let Some(last) = self.events.back()
                 && last.index < record.index
             {
                 self.read = last.index;
             }
-            if self.events.len() == Self::BATCH {
+            if self.events.len() == Self::BATCH || number == Self::RECORDS {
                 self.subscription.set_unread(Some(position));
                 return Ok(());
             }

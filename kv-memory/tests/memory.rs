@@ -1,9 +1,10 @@
 //! What only the memory store has: names, tokio's clock, a bounded history.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kv_core::{Error, Kv, Result, connect};
+use kv_core::{Error, EventType, Kv, Result, connect};
 use kv_memory::MemoryBackend;
 use tokio::time::Instant;
 
@@ -286,6 +287,50 @@ async fn the_shortest_time_to_live_can_be_held() -> Result<()> {
     let lock = kv.lock("lock", kv.limits().min_ttl).await?;
     lock.hold(tokio::time::sleep(kv.limits().min_ttl * 20)).await?;
     lock.unlock().await
+}
+
+/// Writers beside the deletion of a large tree wait for a part of it only, and its watches see every deletion.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_tree_is_deleted_while_others_write() -> Result<()> {
+    const KEYS: usize = 300_000;
+    let kv = private();
+    for first in (0..KEYS).step_by(100) {
+        let set = |txn: kv_core::TxnBuilder, key| txn.set(&format!("tree/{key:06}"), "x");
+        (first..first + 100).fold(kv.txn(), set).commit().await?;
+    }
+    for key in ["before", "tree", "tree0", "trees/a", "tree-"] {
+        kv.set(key, "").await?;
+    }
+    let member = kv.ephemeral_key("tree/member", Duration::from_secs(60)).await?;
+    let mut watch = kv.watch("tree/", 0).await?;
+    let reading = tokio::spawn(async move {
+        let mut index = None;
+        for key in 0..KEYS {
+            let event = watch.next().await.expect("it goes on")?;
+            assert_eq!((event.key, event.event_type), (format!("tree/{key:06}"), EventType::Delete));
+            assert_eq!(*index.get_or_insert(event.index), event.index);
+        }
+        watch.next().await.expect("it goes on")
+    });
+    let (begun, mut writes) = (Arc::new(AtomicBool::new(false)), 0);
+    let deleting = tokio::spawn({
+        let (kv, begun) = (kv.clone(), begun.clone());
+        async move {
+            begun.store(true, Ordering::SeqCst);
+            kv.delete_tree("tree").await
+        }
+    });
+    while !deleting.is_finished() {
+        let counts = begun.load(Ordering::SeqCst);
+        kv.set("beside", "").await?;
+        writes += usize::from(counts);
+    }
+    deleting.await.expect("no panic")?;
+    assert!(writes > 100, "only {writes} writes while {KEYS} keys were deleted");
+    assert!(kv.get_all("").await?.values.into_keys().eq(["before", "beside", "tree-", "tree0", "trees/a"]));
+    assert!(member.renew().await.is_err_and(|error| error.is_lost()));
+    assert_eq!(reading.await.expect("no panic")?.key, "tree/member");
+    Ok(())
 }
 
 /// More children than are read at a time, some of which come and go meanwhile, always in pairs.

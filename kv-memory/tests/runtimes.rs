@@ -148,3 +148,18 @@ fn calls_that_need_not_wait_need_no_time_driver_and_no_runtime() -> Result<()> {
     assert!(kv.get("member").now_or_never().expect(now).is_err_and(|error| error.is_key_not_found()));
     Ok(())
 }
+
+#[test]
+fn closing_needs_no_runtime_and_knows_that_dropped_handles_are_free() -> Result<()> {
+    let kv = private();
+    let take = || kv.lock("lock", PATIENCE).now_or_never().expect("it is free");
+    drop(take()?);
+    // Dropped with the runtime that was to release it.
+    let ended = runtime();
+    ended.block_on(async { drop(take()) });
+    drop(ended);
+    let held = take()?;
+    kv.close().now_or_never().expect("the store answers at once")?;
+    assert!(held.renew().now_or_never().expect("no call is made").is_err_and(|error| error.is_lost()));
+    Ok(())
+}

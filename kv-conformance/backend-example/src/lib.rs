@@ -2,28 +2,24 @@
 //!
 //! `file:///root?path=PATH`. Handles within one program share the file; programs may not. Opening it again brings
 //! everything back but what lived on leases, whose holders are gone.
-//!
-//! To stay small it leaves three clauses out: waiters for a lock are served in no order (L13), a commit larger than the
-//! history ends a watch (E8), and a lease lapses on the runtime that took it (S1). The memory store keeps them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use kv_core::backend::{Address, Backend, Check, EventStream, Grant, Guard, Lease, Operation, Snapshot, Txn};
 use kv_core::clock::Moment;
 use kv_core::{
     Error, Event, EventType, ExpiryLag, ForeignWrite, Limits, Listing, LockOrder, Registration, Result, Value,
-    WatchHistory,
 };
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::timeout;
 
 /// Registers this backend.
 pub const REGISTRATION: Registration = Registration {
@@ -38,50 +34,47 @@ pub const REGISTRATION: Registration = Registration {
 kv_core::register!(REGISTRATION);
 
 /// The files that are open in this program.
-static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Store>>>> = LazyLock::new(Mutex::default);
+static OPEN: Mutex<BTreeMap<String, Weak<Mutex<State>>>> = Mutex::new(BTreeMap::new());
+
+/// How often whoever waits looks whether a lease has lapsed: no task keeps the time.
+const TICK: Duration = Duration::from_millis(100);
 
 fn connect(address: &Address) -> Result<Arc<dyn Backend>> {
     let path = address.parameter("path").ok_or_else(|| Error::invalid_address("parameter `path` is missing"))?;
-    let mut open = lock(&OPEN);
-    let store = match open.get(Path::new(path)).and_then(Weak::upgrade) {
-        Some(store) => store,
-        None => {
-            Arc::new(Store { state: Mutex::new(State::open(path).map_err(failed)?), changed: watch::Sender::default() })
-        }
-    };
-    open.insert(path.into(), Arc::downgrade(&store));
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let opened = || Ok(Arc::new(Mutex::new(State::open(path).map_err(failed)?)));
+    let store = open.get(path).and_then(Weak::upgrade).map_or_else(opened, Result::Ok)?;
+    open.insert(path.to_owned(), Arc::downgrade(&store));
     Ok(Arc::new(FileBackend(store)))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(error: std::io::Error) -> Error {
     Error::unavailable(format!("the file cannot be read or written: {error}"))
 }
 
-struct Store {
-    state: Mutex<State>,
-    /// Wakes watches and those who wait for a lock.
-    changed: watch::Sender<()>,
-}
+/// The store that the handles of one file share.
+#[derive(Clone)]
+struct FileBackend(Arc<Mutex<State>>);
 
 struct State {
     file: File,
     now: Listing,
-    /// The last events, and the index after which they are complete.
-    history: VecDeque<Event>,
+    /// The last commits by their indices, and the index after which they are complete.
+    history: VecDeque<(u64, Vec<Event>)>,
     compacted: u64,
-    /// By token.
-    leases: HashMap<u64, Leased>,
+    /// Wakes watches and those who wait for a lock.
+    changed: watch::Sender<()>,
+    /// In the order in which they were asked for: the first on a lock holds it, the others wait.
+    leases: BTreeMap<u64, Leased>,
 }
 
 struct Leased {
     key: String,
     is_lock: bool,
     ttl: Duration,
-    deadline: Instant,
+    since: Moment,
+    /// The index at which it was granted; 0 while it waits.
+    token: u64,
 }
 
 impl State {
@@ -92,8 +85,8 @@ impl State {
         // A crash may have cut the last line short; nobody has seen what it says.
         let complete = text.rfind('\n').map_or(0, |end| end + 1);
         file.set_len(complete as u64)?;
-        let now = Listing { index: 1, ..Listing::default() };
-        let mut state = Self { file, now, compacted: 0, history: VecDeque::new(), leases: HashMap::new() };
+        let (history, compacted, changed, leases) = <_>::default();
+        let mut state = Self { file, now: Listing { index: 1, ..<_>::default() }, history, compacted, changed, leases };
         for line in text[..complete].lines() {
             state.show(serde_json::from_str(line)?);
         }
@@ -112,29 +105,29 @@ impl State {
         }
         self.now.index += 1;
         self.show(events);
+        self.changed.send_replace(());
         Ok(self.now.index)
     }
 
     fn show(&mut self, events: Vec<Event>) {
-        for event in events {
+        for event in &events {
             self.now.index = event.index;
             match event.event_type {
                 EventType::Delete => drop(self.now.values.remove(&event.key)),
                 _ => drop(self.now.values.insert(event.key.clone(), Value::new(event.data.clone(), event.index))),
             }
-            self.history.push_back(event);
-            if self.history.len() > 10_000 {
-                self.compacted = self.history.pop_front().map_or(0, |event| event.index);
-            }
+        }
+        self.history.push_back((self.now.index, events));
+        // Whole commits: a watch that keeps up is not ended by one of any size.
+        if self.history.len() > 10_000 {
+            self.compacted = self.history.pop_front().map_or(0, |(index, _)| index);
         }
     }
 
     /// Changes a key that vanishes with its holder. For whoever opens the file again, it is deleted; what remains of
     /// the change is its index, which is not used again.
-    fn apply_leased(&mut self, key: &str, data: Option<Bytes>, is_lock: bool) -> Result<u64> {
-        let line = [self.event(key.to_owned(), None)];
-        let events = if is_lock { Vec::new() } else { vec![self.event(key.to_owned(), data)] };
-        self.apply(events, &line)
+    fn apply_leased(&mut self, key: &str, data: Option<Bytes>) -> Result<u64> {
+        self.apply(vec![self.event(key.to_owned(), data)], &[self.event(key.to_owned(), None)])
     }
 
     fn event(&self, key: String, data: Option<Bytes>) -> Event {
@@ -147,13 +140,10 @@ impl State {
     }
 
     fn holds(&self, check: &Check) -> Result<()> {
+        let index_of = |key: &String| self.now.values.get(key).map_or(0, |value| value.index);
         match check {
-            Check::Index { key, index } if self.now.values.get(key).map_or(0, |value| value.index) != *index => {
-                Err(Error::Conflict { key: key.clone() })
-            }
-            Check::Held(guard) if !self.leases.contains_key(&guard.token) => {
-                Err(Error::Lost { key: guard.key.clone() })
-            }
+            Check::Index { key, index } if index_of(key) != *index => Err(Error::conflict(key, *index)),
+            Check::Held(it) if self.token(&it.owner) != Some(it.token) => Err(Error::Lost { key: it.key.clone() }),
             _ => Ok(()),
         }
     }
@@ -165,9 +155,8 @@ impl State {
         for operation in txn.operations {
             match operation {
                 Operation::Set { key, data } => events.push(self.event(key, Some(data))),
-                Operation::Delete { key } => {
-                    events.extend(self.now.values.contains_key(&key).then(|| self.event(key, None)))
-                }
+                Operation::Delete { key } if !self.now.values.contains_key(&key) => {}
+                Operation::Delete { key } => events.push(self.event(key, None)),
                 Operation::DeletePrefix { prefix } => {
                     events.extend(self.below(&prefix).map(|(key, _)| self.event(key.clone(), None)));
                     trees.push(prefix);
@@ -176,10 +165,9 @@ impl State {
         }
         let index = if events.is_empty() { 0 } else { self.apply(events.clone(), &events)? };
         // A lease does not survive its key, and a lock, which lives below its name, not its tree.
-        let (values, is_gone) = (&self.now.values, |name: String| trees.iter().any(|tree| name.starts_with(tree)));
-        let stands =
-            |it: &Leased| if it.is_lock { !is_gone(it.key.clone() + "/") } else { values.contains_key(&it.key) };
-        self.leases.retain(|_, leased| stands(leased));
+        let is_gone = |key: &str| trees.iter().any(|tree| format!("{key}/").starts_with(tree));
+        let stands = |it: &Leased| it.is_lock || self.now.values.contains_key(&it.key);
+        self.leases.retain(|_, it| (it.token == 0 || !is_gone(&it.key)) && stands(it));
         Ok(sets.then_some(index))
     }
 
@@ -187,117 +175,121 @@ impl State {
         self.now.values.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(prefix))
     }
 
-    /// Takes a lease on a lock or a new key; `None` if the lock is held. Its token is its number.
-    fn grant(&mut self, key: &str, ttl: Duration, is_lock: bool) -> Result<Option<u64>> {
-        if !is_lock {
-            self.holds(&Check::Index { key: key.to_owned(), index: 0 })?;
-        } else if self.leases.values().any(|leased| leased.is_lock && leased.key == key) {
-            return Ok(None);
-        }
-        let token = self.apply_leased(key, Some(Bytes::new()), is_lock)?;
-        self.leases.insert(token, Leased { key: key.to_owned(), is_lock, ttl, deadline: Instant::now() + ttl });
-        Ok(Some(token))
+    /// Asks for a lease: one on a new key is granted at once, one on a lock when it is the first on it.
+    fn ask(&mut self, key: &str, ttl: Duration, is_lock: bool) -> Result<u64> {
+        // No lease of another store has this number: it tells whose lock guards a write.
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let new = Check::Index { key: key.to_owned(), index: 0 };
+        let create = |state: &mut Self| state.holds(&new).and_then(|()| state.apply_leased(key, Some("".into())));
+        let token = if is_lock { 0 } else { create(self)? };
+        let id = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        self.leases.insert(id, Leased { key: key.to_owned(), is_lock, ttl, since: Moment::now(), token });
+        Ok(id)
     }
 
-    fn end(&mut self, token: u64) -> Result<bool> {
-        let Some(leased) = self.leases.remove(&token) else { return Ok(false) };
-        if !leased.is_lock {
-            self.apply_leased(&leased.key, None, false)?;
+    fn token(&self, owner: &str) -> Option<u64> {
+        self.leases.get(&owner.parse().ok()?).map(|it| it.token)
+    }
+
+    fn end(&mut self, id: u64) -> Result<bool> {
+        let key = self.leases.get(&id).filter(|it| !it.is_lock).map(|it| it.key.clone());
+        key.map(|key| self.apply_leased(&key, None)).transpose()?;
+        Ok(self.leases.remove(&id).is_some())
+    }
+
+    /// Ends the leases that have lapsed, and grants each free lock to whoever has waited longest.
+    fn keep_time(&mut self) -> Result<()> {
+        let mut locks = HashSet::new();
+        for id in self.leases.keys().copied().collect::<Vec<_>>() {
+            let leased = &self.leases[&id];
+            let (key, is_granted) = (leased.key.clone(), leased.token != 0);
+            if is_granted && leased.since.elapsed() >= leased.ttl {
+                self.end(id)?;
+            } else if leased.is_lock && locks.insert(key.clone()) && !is_granted {
+                let token = self.apply(Vec::new(), &[self.event(key, None)])?;
+                self.leases.entry(id).and_modify(|it| (it.token, it.since) = (token, Moment::now()));
+            }
         }
-        Ok(true)
+        Ok(())
     }
 }
 
-impl Store {
-    /// Changes the state, and wakes whoever waits for changes.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
-        let mut state = lock(&self.state);
-        let result = change(&mut state);
-        self.changed.send_replace(());
+impl FileBackend {
+    /// Reads or changes the state as of now. No task keeps the time: whoever comes here does.
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = state.keep_time().and_then(|()| act(&mut state));
+        // What the file does not take now is tried again by whoever comes next.
+        let _ = state.keep_time();
         result
-    }
-
-    /// Takes a lease, and sees to it that it ends.
-    fn grant(self: &Arc<Self>, key: &str, ttl: Duration, is_lock: bool) -> Result<Option<Grant>> {
-        let since = Moment::now();
-        let Some(token) = self.change(|state| state.grant(key, ttl, is_lock))? else { return Ok(None) };
-        tokio::spawn(expire(Arc::downgrade(self), token));
-        let guard = Guard { key: key.to_owned(), owner: String::new(), token };
-        let lease = Box::new(FileLease { store: self.clone(), key: key.to_owned(), token });
-        Ok(Some(Grant { lease, ttl, since, guard }))
-    }
-
-    fn watch(self: &Arc<Self>, prefix: &str, after: u64) -> Result<EventStream> {
-        let after = if after == 0 { lock(&self.state).now.index } else { after };
-        self.after(prefix, after)?;
-        let watch = (self.clone(), self.changed.subscribe(), prefix.to_owned(), Some(after));
-        let batches = stream::unfold(watch, |(store, mut changes, prefix, after)| async move {
-            changes.borrow_and_update();
-            let (events, next) = match store.after(&prefix, after?) {
-                Ok((events, index)) => (events.into_iter().map(Ok).collect(), Some(index)),
-                Err(error) => (vec![Err(error)], None),
-            };
-            if events.is_empty() {
-                changes.changed().await.ok()?;
-            }
-            Some((stream::iter(events), (store, changes, prefix, next)))
-        });
-        Ok(batches.flatten().boxed())
     }
 
     /// The events with an index above `after`, and the index that they reach up to.
     fn after(&self, prefix: &str, after: u64) -> Result<(Vec<Event>, u64)> {
-        let state = lock(&self.state);
-        if after < state.compacted {
-            return Err(Error::Compacted { after, oldest: Some(state.compacted) });
+        self.with(|state| {
+            if after < state.compacted {
+                return Err(Error::Compacted { after, oldest: Some(state.compacted) });
+            }
+            let begin = state.history.partition_point(|(index, _)| *index <= after);
+            let events = state.history.range(begin..).flat_map(|it| &it.1).filter(|it| it.key.starts_with(prefix));
+            Ok((events.cloned().collect(), after.max(state.now.index)))
+        })
+    }
+
+    /// Takes a lease, or queues for one.
+    async fn take(&self, key: &str, ttl: Duration, is_lock: bool) -> Result<Grant> {
+        let mut changes = self.with(|state| Ok(state.changed.subscribe()))?;
+        loop {
+            let id = self.with(|state| state.ask(key, ttl, is_lock))?;
+            // From here on, dropping this future leaves the queue or frees the lock.
+            let lease = FileLease { store: self.clone(), key: key.to_owned(), id };
+            // One that was granted and lapsed before anybody looked is gone, and another one is asked for.
+            while let Some((since, token)) =
+                self.with(|state| Ok(state.leases.get(&id).map(|it| (it.since, it.token))))?
+            {
+                if token != 0 {
+                    let guard = Guard { key: key.to_owned(), owner: id.to_string(), token };
+                    return Ok(Grant { lease: Box::new(lease), ttl, since, guard });
+                }
+                let _ = timeout(TICK, changes.changed()).await;
+            }
         }
-        let begin = state.history.partition_point(|event| event.index <= after);
-        let events = state.history.range(begin..).filter(|event| event.key.starts_with(prefix));
-        Ok((events.cloned().collect(), after.max(state.now.index)))
     }
 }
 
-/// Ends a lease once it has lapsed, however often it is renewed until then.
-async fn expire(store: Weak<Store>, token: u64) {
-    loop {
-        let Some(store) = store.upgrade() else { return };
-        let Some(deadline) = lock(&store.state).leases.get(&token).map(|leased| leased.deadline) else { return };
-        if deadline <= Instant::now() {
-            // Should the file not take it, the handle counts for itself and is lost all the same.
-            return drop(store.change(|state| state.end(token)));
-        }
-        drop(store);
-        sleep_until(deadline).await;
-    }
-}
-
+/// A lease, or a place in the queue for a lock. Dropping it gives it back.
 struct FileLease {
-    store: Arc<Store>,
+    store: FileBackend,
     key: String,
-    token: u64,
+    id: u64,
 }
 
 #[async_trait]
 impl Lease for FileLease {
     async fn renew(&self) -> Result<()> {
-        let mut state = lock(&self.store.state);
-        let leased = state.leases.get_mut(&self.token).ok_or_else(|| Error::Lost { key: self.key.clone() })?;
-        leased.deadline = Instant::now() + leased.ttl;
-        Ok(())
+        let renewed = self.store.with(|state| Ok(state.leases.get_mut(&self.id).map(|it| it.since = Moment::now())))?;
+        renewed.ok_or_else(|| Error::Lost { key: self.key.clone() })
     }
 
     async fn set(&self, data: Bytes) -> Result<u64> {
         self.renew().await?;
-        self.store.change(|state| state.apply_leased(&self.key, Some(data), false))
+        self.store.with(|state| state.apply_leased(&self.key, Some(data)))
     }
 
     async fn release(&self) -> Result<()> {
-        let ended = self.store.change(|state| state.end(self.token))?;
-        ended.then_some(()).ok_or_else(|| Error::Lost { key: self.key.clone() })
+        self.store.with(|state| state.end(self.id))?.then_some(()).ok_or_else(|| Error::Lost { key: self.key.clone() })
+    }
+
+    fn is_given_back_on_drop(&self) -> bool {
+        true
     }
 }
 
-struct FileBackend(Arc<Store>);
+impl Drop for FileLease {
+    fn drop(&mut self) {
+        let _ = self.store.with(|state| state.end(self.id));
+    }
+}
 
 #[async_trait]
 impl Backend for FileBackend {
@@ -316,64 +308,68 @@ impl Backend for FileBackend {
             max_ttl: Duration::from_secs(24 * 60 * 60),
             ttl_step: Duration::from_millis(1),
             expiry_lag: ExpiryLag { fixed: Duration::from_secs(1), ttls: 0 },
-            watch_history: WatchHistory::Every,
+            watch_history: kv_core::WatchHistory::Every,
             foreign_write: ForeignWrite::Keeps,
-            lock_order: LockOrder::PerHandle,
+            lock_order: LockOrder::Asked,
         }
     }
 
     async fn ping(&self) -> Result<()> {
-        lock(&self.0.state).file.sync_data().map_err(failed)
+        self.with(|state| state.file.sync_data().map_err(failed))
     }
 
     async fn get(&self, key: &str) -> Result<Value> {
-        lock(&self.0.state).now.values.get(key).cloned().ok_or_else(|| Error::NotFound { key: key.to_owned() })
+        self.with(|state| state.now.values.get(key).cloned().ok_or_else(|| Error::NotFound { key: key.to_owned() }))
     }
 
     async fn list(&self, prefix: &str) -> Result<Snapshot> {
-        let state = lock(&self.0.state);
-        let entries = state.below(prefix).map(|(key, value)| (key.clone(), value.clone())).collect();
-        Ok(Snapshot { entries, index: state.now.index })
+        self.with(|state| {
+            let entries = state.below(prefix).map(|(key, value)| (key.clone(), value.clone())).collect();
+            Ok(Snapshot { entries, index: state.now.index })
+        })
     }
 
     async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
-        let state = lock(&self.0.state);
         let child = |key: &str| key[prefix.len()..].split_inclusive('/').next().map(|name| format!("{prefix}{name}"));
-        let mut children: Vec<_> = state.below(prefix).filter_map(|(key, _)| child(key)).collect();
+        let mut children: Vec<_> = self.with(|state| Ok(state.below(prefix).filter_map(|it| child(it.0)).collect()))?;
         children.dedup();
         Ok(children)
     }
 
     async fn commit(&self, txn: Txn) -> Result<Option<u64>> {
-        self.0.change(|state| state.commit(txn))
+        self.with(|state| state.commit(txn))
     }
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<EventStream> {
-        self.0.watch(prefix, after)
+        let changes = self.with(|state| Ok(state.changed.subscribe()))?;
+        let after = if after == 0 { self.with(|state| Ok(state.now.index))? } else { after };
+        self.after(prefix, after)?;
+        let watch = (self.clone(), changes, prefix.to_owned(), after);
+        let batches = stream::try_unfold(watch, |(store, mut changes, prefix, after)| async move {
+            let (events, next) = store.after(&prefix, after)?;
+            if events.is_empty() {
+                let _ = timeout(TICK, changes.changed()).await;
+            }
+            Ok(Some((stream::iter(events.into_iter().map(Ok)), (store, changes, prefix, next))))
+        });
+        Ok(batches.try_flatten().boxed())
     }
 
     async fn observe(&self, prefix: &str) -> Result<(Snapshot, EventStream)> {
         let snapshot = self.list(prefix).await?;
-        Ok((snapshot.clone(), self.0.watch(prefix, snapshot.index)?))
+        Ok((snapshot.clone(), self.watch(prefix, snapshot.index).await?))
     }
 
     async fn ephemeral_key(&self, key: &str, ttl: Duration) -> Result<Grant> {
-        self.0.grant(key, ttl, false)?.ok_or_else(|| Error::Conflict { key: key.to_owned() })
+        self.take(key, ttl, false).await
     }
 
     async fn lock(&self, key: &str, ttl: Duration) -> Result<Grant> {
-        let mut changes = self.0.changed.subscribe();
-        loop {
-            changes.borrow_and_update();
-            if let Some(grant) = self.0.grant(key, ttl, true)? {
-                return Ok(grant);
-            }
-            // The store is held by this backend, so it goes on changing.
-            let _ = changes.changed().await;
-        }
+        self.take(key, ttl, true).await
     }
 
     async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
-        self.0.grant(key, ttl, true)
+        // A lock that is free is granted before the first wait, and one that is not is not waited for.
+        self.lock(key, ttl).now_or_never().transpose()
     }
 }

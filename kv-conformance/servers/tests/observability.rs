@@ -261,9 +261,16 @@ async fn an_outage_is_told(kind: Kind) {
     drop(dropped);
     let (level, fields) = told.event("lease left to lapse", "key", "dropped").await;
     assert_eq!((level, fields.get("backend")), (Level::WARN, &*backend));
-    let not_renewed = lock.hold(told.event("lease not renewed", "key", "lock")).await;
-    let (level, fields) = not_renewed.expect("the lease stands meanwhile");
-    assert_eq!((level, fields.get("backend")), (Level::WARN, &*backend));
+    // Each retry is told, and only the first of an outage is a warning.
+    let not_renewed = || told.events("lease not renewed");
+    let three = lock.hold(until("three renewals fail", async || not_renewed().len() >= 3)).await;
+    three.expect("the lease stands meanwhile");
+    let levels: Vec<_> = not_renewed().into_iter().map(|(level, _)| level).collect();
+    assert_eq!(levels[0], Level::WARN);
+    assert!(levels[1..].iter().all(|level| *level == Level::DEBUG), "{levels:?}");
+    let (_, fields) = not_renewed().swap_remove(0);
+    assert_eq!((fields.get("backend"), fields.get("key")), (&*backend, "lock"));
+    assert!(!fields.get("error").is_empty());
 
     cluster.start_again(0).await.expect("started");
     let (level, fields) = told.event("reconnected", "what", "watch").await;
@@ -284,6 +291,41 @@ async fn an_outage_is_told_by_etcd() {
 #[tokio::test]
 async fn an_outage_is_told_by_consul() {
     an_outage_is_told(Kind::Consul).await;
+}
+
+/// One who waits for a lock says so once, and not at all if the wait is short.
+async fn a_wait_for_a_lock_is_told(address: &str, backend: &str) {
+    let (told, _guard) = listen();
+    let kv = connect(address).await;
+    let lock = kv.lock("lock", TTL).await.expect("a free lock");
+    assert!(told.events("waiting for a lock").is_empty());
+    let waits = || told.events("waiting for a lock");
+    let held = lock.hold(async {
+        let waiting = kv.lock("lock", TTL);
+        let told = async {
+            until("the wait is told", async || !waits().is_empty()).await;
+            // As long again: it is told once.
+            sleep(Duration::from_secs(2)).await;
+        };
+        tokio::select! {
+            early = waiting => panic!("a lock that is held was given: {early:?}"),
+            () = told => {}
+        }
+    });
+    held.await.expect("the lease stands meanwhile");
+    let waits = waits();
+    assert_eq!(waits.len(), 1, "{waits:?}");
+    assert_eq!((waits[0].0, waits[0].1.get("backend")), (Level::INFO, backend));
+}
+
+#[tokio::test]
+async fn a_wait_for_a_lock_is_told_by_every_backend() {
+    a_wait_for_a_lock_is_told("memory://", "memory").await;
+    for kind in [Kind::Etcd, Kind::Consul] {
+        let cluster = server(kind, Options::default()).await;
+        a_wait_for_a_lock_is_told(&cluster.address(), &kind.to_string()).await;
+        cluster.stop().await;
+    }
 }
 
 /// The first of two endpoints hangs up on a call: it moves on, and says so.

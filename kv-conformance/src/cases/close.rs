@@ -16,6 +16,7 @@ cases! { "close":
     abandoned_waits_are_waited_for ["L12", "L4"] "Closing waits until the place of a wait that was given up is free."
     nothing_more_is_taken ["L12"] "A closed handle takes no more locks and ephemeral keys, and has lost those it had; reads and writes still work."
     twice ["L12"] "A handle can be closed twice, at the same time, and when it never held anything."
+    what_is_left_is_left ["L12", "L7"] "Of what was dropped where no runtime is, closing names what is not free, and it is free in the time that closing names."
     an_end_in_time ["L12", "A6"] needs [Faults] "Closing while nobody serves ends in time and names what is left; once the store serves, closing again gives it back."
 }
 
@@ -160,6 +161,39 @@ async fn twice(cx: Context) -> Outcome {
     all_is_free(&cx, &other).await?;
     drop(held);
     Ok(())
+}
+
+async fn what_is_left_is_left(cx: Context) -> Outcome {
+    let (kv, other) = (cx.client().await?, cx.client().await?);
+    let (began, ttl) = (Instant::now(), cx.ttl());
+    let dropped = (kv.lock("lock", ttl).await?, kv.ephemeral_key("key", ttl).await?);
+    // Nothing can be sent from there.
+    let outside = std::thread::spawn(move || drop(dropped)).join();
+    check!("L12", outside.is_ok(), "handles that were dropped outside a runtime panicked");
+    let (left, within) = match kv.call("close", kv.kv().close()).await {
+        Ok(()) => (Vec::new(), Duration::ZERO),
+        Err(Error::LeftToLapse { keys, within, .. }) => (keys, within),
+        Err(error) => return Err(error).keeps("L12"),
+    };
+    check!("L12", within <= cx.beyond(ttl), "what is left is said to last for {within:?} more, of {ttl:?}");
+    let lock = other.try_lock("lock", cx.long_ttl()).await.keeps("L12")?;
+    let key = other.ephemeral_key("key", cx.long_ttl()).await;
+    for (name, is_free) in [("lock", lock.is_some()), ("key", key.is_ok())] {
+        let is_left = left.iter().any(|key| key == name);
+        check!("L12", is_left || is_free, "{name:?} is not free, and closing did not say so: {left:?}");
+        let lapsed = began.elapsed() >= ttl;
+        check!("L12", !is_left || !is_free || lapsed, "{name:?} is free, and closing said that it is not");
+    }
+    drop((lock, key));
+    tokio::time::sleep(within).await;
+    cx.until("L12", "the lock that was left", || async {
+        Ok(other.try_lock("lock", cx.long_ttl()).await.keeps("L12")?.map(drop))
+    })
+    .await?;
+    cx.until("L12", "the key that was left", || async {
+        Ok(other.kv().ephemeral_key("key", cx.long_ttl()).await.ok().map(drop))
+    })
+    .await
 }
 
 async fn an_end_in_time(cx: Context) -> Outcome {

@@ -155,7 +155,7 @@ async fn one_of_many_removals_wins(cx: Context) -> Outcome {
         let winners = results.iter().filter(|result| result.is_ok()).count();
         for result in results {
             if result.is_err() {
-                refused!("W3", result, Error::Conflict { key } if key == "a");
+                refused!("W3", result, Error::Conflict { key, .. } if key == "a");
             }
         }
         check!("W3", winners == 1, "in round {round} {winners} removed the key at index {index}");
@@ -246,12 +246,12 @@ async fn requests_at_once_are_kept_apart(cx: Context) -> Outcome {
             same!("R1", kv.get(&key).await.keeps("R1")?, Value::new(data.clone(), created), "the value of {key}");
             let written = kv.set(&key, data.clone()).await?;
             check!("W1", written > created, "a write of {key} after index {created} has index {written}");
-            refused!("W2", kv.update(&key, "stale", created).await, Error::Conflict { key: told } if *told == key);
+            refused!("W2", kv.update(&key, "stale", created).await, Error::Conflict { key: told, .. } if *told == key);
             same!("R1", kv.get(&key).await.keeps("R1")?, Value::new(data, written), "the value of {key}");
             // Other keys share the prefix, such as `k1` and `k10`.
             let listed = kv.get_all(&key).await?.values;
             check!("R1", listed.get(&key).is_some_and(|value| value.index == written), "{key} is listed as {listed:?}");
-            refused!("W3", kv.remove(&key, created).await, Error::Conflict { key: told } if *told == key);
+            refused!("W3", kv.remove(&key, created).await, Error::Conflict { key: told, .. } if *told == key);
             kv.remove(&key, written).await.keeps("W3")?;
             refused!("R1", kv.get(&key).await, Error::NotFound { key: named } if *named == key);
             Outcome::Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use kv_core::{EphemeralKey, Error, EventType, Value};
+use kv_core::{ConflictKind, EphemeralKey, Error, EventType, Value};
 
 use crate::case::cases;
 use crate::client::{Client, is_deletion};
@@ -49,11 +49,11 @@ async fn creates_an_empty_key(cx: Context) -> Outcome {
 async fn refuses_a_key_that_exists(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     let index = kv.set("plain", "1").await?;
-    refused!("L1", kv.ephemeral_key("plain", cx.long_ttl()).await, Error::Conflict { key } if key == "plain");
+    refused!("L1", kv.ephemeral_key("plain", cx.long_ttl()).await, Error::Conflict { key, kind: ConflictKind::Exists } if key == "plain");
     same!("L1", kv.get("plain").await?, Value::new("1", index), "the key that exists");
     let lease = kv.ephemeral_key("leased", cx.long_ttl()).await?;
     let index = kv.call("set it", lease.set("mine")).await?;
-    refused!("L1", other.ephemeral_key("leased", cx.long_ttl()).await, Error::Conflict { key } if key == "leased");
+    refused!("L1", other.ephemeral_key("leased", cx.long_ttl()).await, Error::Conflict { key, kind: ConflictKind::Exists } if key == "leased");
     refused!("L1", kv.ephemeral_key("leased", cx.long_ttl()).await, Error::Conflict { .. });
     refused!("W2", other.update("leased", "x", 0).await, Error::Conflict { .. });
     same!("L1", other.get("leased").await?, Value::new("mine", index), "the ephemeral key that exists");

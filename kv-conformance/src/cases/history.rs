@@ -10,12 +10,13 @@ use kv_core::{Error, EventType, Value};
 use crate::case::cases;
 use crate::client::{Client, Events};
 use crate::context::Context;
-use crate::outcome::{Broke, Keeps as _, Outcome, check, same};
+use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 
 cases! { "history":
     a_large_commit_ends_no_watch ["E8", "E3"] needs [Alone] "A watch that keeps up sees the whole of a commit with more changes than a store may keep."
     a_lagging_watch_says_where_it_stopped ["E8", "E1"] needs [EveryChange, Alone] "A watch that falls behind goes on without a gap, or says after which index it has lost the events."
     a_replaced_history_is_no_secret ["E8", "E4"] needs [Faults, ReplacedHistory] "Watches over a store that is replaced by an empty one, or by an older copy, show the whole difference or end with `Compacted`."
+    a_replaced_history_ends_leases ["E8", "L2", "L4", "L5"] needs [Faults, ReplacedHistory] "Locks and ephemeral keys that a replaced store does not know are lost to their holders, and those who wait for a lock go on."
 }
 
 /// The state that a listing and the events after it add up to. It has no indices: those of a restored copy are smaller
@@ -116,6 +117,36 @@ async fn a_replaced_history_is_no_secret(cx: Context) -> Outcome {
     let event = reopened.next("E8").await?;
     same!("E8", (event.key.as_str(), event.index), ("w/kept", index), "the event of the next write");
     Ok(())
+}
+
+async fn a_replaced_history_ends_leases(cx: Context) -> Outcome {
+    let (kv, other) = (cx.client().await?, cx.client().await?);
+    kv.set("before", "1").await?;
+    cx.hurt("save a copy of the store", cx.faults()?.save_history()).await?;
+    let lock = kv.lock("lock", cx.long_ttl()).await?;
+    let key = kv.ephemeral_key("key", cx.long_ttl()).await?;
+    // Built while the lock is held, so that only the store can refuse it.
+    let guarded = kv.kv().txn().held(&lock).set("guarded", "late");
+    let waiting = tokio::spawn({
+        let (other, ttl) = (other.clone(), cx.long_ttl());
+        async move { other.lock("lock", ttl).await }
+    });
+    tokio::time::sleep(cx.ttl() / 4).await;
+    cx.hurt("replace the store", cx.faults()?.replace_history()).await?;
+    cx.until("E4", "a write succeeds again", || async { Ok(kv.set("marker", "").await.ok()) }).await?;
+    refused!("E8", kv.commit(guarded).await, Error::Lost { key } if key == "lock");
+    for (what, renewed) in [("a lock", lock.renew().await), ("an ephemeral key", key.renew().await)] {
+        let is_lost = renewed.as_ref().is_err_and(Error::is_lost);
+        check!("E8", is_lost, "renewing {what} that the store does not know: {renewed:?}");
+    }
+    refused!("E8", kv.get("key").await, Error::NotFound { .. });
+    let given = tokio::time::timeout(cx.expiry(), waiting).await;
+    let Ok(Ok(given)) = given else {
+        return Err(Broke::new("E8", format!("who waits for a lock that nobody has is not given it: {given:?}")));
+    };
+    let given = given.keeps("E8")?;
+    other.commit(other.kv().txn().held(&given).set("guarded", "1")).await.keeps("E8")?;
+    other.call("unlock", given.unlock()).await.keeps("E8")
 }
 
 fn state_of(values: BTreeMap<String, Value>) -> State {

@@ -279,7 +279,7 @@ async fn the_guard_lets_the_holder_write(cx: Context) -> Outcome {
     let before = other.get_all("a").await?.values;
     same!("L5", before.get("a"), Some(&Value::new("2", second)), "a guarded update");
     let stale = kv.commit(kv.kv().txn().held(&lock).check("a", first.unwrap_or_default()).set("a", "3")).await;
-    refused!("W5", stale, Error::Conflict { key } if key == "a");
+    refused!("W5", stale, Error::Conflict { key, .. } if key == "a");
     same!("W5", other.get_all("a").await?.values, before, "what is stored after a refused guarded write");
     // A renewal does not begin a new tenure.
     let built = kv.kv().txn().held(&lock).set("a", "4");

@@ -295,7 +295,7 @@ async fn transact(kv: &Client, model: &mut Model, checks: &[(&'static str, At)],
     let sets = writes.iter().any(|write| matches!(write, Write::Set(..)));
     match kv.commit(transaction).await {
         Err(Error::OverlappingWrites { .. }) if overlap(writes) => {}
-        Err(Error::Conflict { key }) if failing.contains(&&*key) => {}
+        Err(Error::Conflict { key, .. }) if failing.contains(&&*key) => {}
         Ok(index) if failing.is_empty() && !overlap(writes) && index.is_some() == sets => {
             let index = index.unwrap_or_default();
             check!("W1", !sets || index > model.newest, "after index {} came {index}", model.newest);

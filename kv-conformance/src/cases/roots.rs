@@ -46,12 +46,12 @@ async fn errors_are_relative(cx: Context) -> Outcome {
     let app = kv.scoped("app")?;
     refused!("K4", app.get("a").await, Error::NotFound { key } if key == "a");
     app.set("a", "1").await?;
-    refused!("K4", app.update("a", "2", 0).await, Error::Conflict { key } if key == "a");
-    refused!("K4", app.update("b", "2", 7).await, Error::Conflict { key } if key == "b");
-    refused!("K4", app.remove("a", 0).await, Error::Conflict { key } if key == "a");
-    refused!("K4", app.ephemeral_key("a", cx.long_ttl()).await, Error::Conflict { key } if key == "a");
+    refused!("K4", app.update("a", "2", 0).await, Error::Conflict { key, .. } if key == "a");
+    refused!("K4", app.update("b", "2", 7).await, Error::Conflict { key, .. } if key == "b");
+    refused!("K4", app.remove("a", 0).await, Error::Conflict { key, .. } if key == "a");
+    refused!("K4", app.ephemeral_key("a", cx.long_ttl()).await, Error::Conflict { key, .. } if key == "a");
     let transaction = app.kv().txn().check("a", 0).set("b", "2");
-    refused!("K4", app.commit(transaction).await, Error::Conflict { key } if key == "a");
+    refused!("K4", app.commit(transaction).await, Error::Conflict { key, .. } if key == "a");
     let lock = app.lock("lock", cx.long_ttl()).await?;
     let guarded = app.kv().txn().held(&lock).set("b", "2");
     app.call("unlock", lock.unlock()).await?;

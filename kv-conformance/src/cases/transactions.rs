@@ -43,7 +43,7 @@ async fn all_at_one_index(cx: Context) -> Outcome {
 /// Requires that the transaction fails with a conflict on this key and changes nothing.
 async fn conflicts(client: &Client, transaction: TxnBuilder, at: &str) -> Outcome {
     let before = client.get_all("").await?.values;
-    refused!("W5", client.commit(transaction).await, Error::Conflict { key } if key == at);
+    refused!("W5", client.commit(transaction).await, Error::Conflict { key, .. } if key == at);
     same!("W5", client.get_all("").await?.values, before, "what is stored after a refused transaction");
     Ok(())
 }

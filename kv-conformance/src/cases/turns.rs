@@ -11,10 +11,13 @@ use tokio::task::JoinSet;
 use crate::case::cases;
 use crate::client::Client;
 use crate::context::Context;
-use crate::outcome::{Keeps as _, Outcome, all_end, check, same};
+use crate::outcome::{Broke, Keeps as _, Outcome, all_end, check, same};
+use crate::runtime::Apart;
 
 cases! { "turns":
     of_one_handle ["L13"] "Those who wait through one handle are given the lock in the order in which they asked."
+    of_one_handle_in_many_runtimes ["L13", "S1"] "Those who wait through one handle in several runtimes are given the lock in the order in which they asked."
+    a_wait_that_nobody_polls ["L13", "S2"] "One whose wait is kept and not polled does not hold up those behind it for ever."
     across_handles ["L13"] "Those who wait through several handles are given the lock in the order that the limits state."
     who_leaves_holds_nobody_up ["L13", "L4"] "When one who waits gives up, those behind move up in their order."
     nobody_is_passed_over ["L13"] "Of those who take the lock again and again, through several handles, each has a fair share."
@@ -69,6 +72,61 @@ async fn of_one_handle(cx: Context) -> Outcome {
         }
     })
     .await
+}
+
+async fn of_one_handle_in_many_runtimes(cx: Context) -> Outcome {
+    const RUNTIMES: usize = 5;
+    cx.steadily(|ttl| {
+        let cx = &cx;
+        async move {
+            let (holder, shared) = (cx.client().await?, cx.client().await?);
+            let lock = holder.lock("lock", cx.long_ttl()).await?;
+            let served = Arc::new(Mutex::new(Vec::new()));
+            let mut tasks = JoinSet::new();
+            for place in 0..RUNTIMES {
+                let apart = Apart::new(cx.patience() * 2)?;
+                let (cx, client, served) = (cx.clone(), shared.clone(), served.clone());
+                tasks.spawn(async move {
+                    let waiting = async move {
+                        let lock = client.lock("lock", cx.long_ttl()).await.keeps("L13")?;
+                        served.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+                        client.call("unlock", lock.unlock()).await.keeps("L13")
+                    };
+                    apart.run(waiting).await??;
+                    apart.end().await
+                });
+                tokio::time::sleep(ttl / 8).await;
+            }
+            holder.call("unlock", lock.unlock()).await?;
+            all_end(&mut tasks).await?;
+            let served = served.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            same!("L13", served, [0, 1, 2, 3, 4], "the order of those served, each in a runtime of its own");
+            Ok(())
+        }
+    })
+    .await
+}
+
+async fn a_wait_that_nobody_polls(cx: Context) -> Outcome {
+    let (holder, kv) = (cx.client().await?, cx.client().await?);
+    let lock = holder.lock("lock", cx.long_ttl()).await?;
+    let mut kept = Box::pin(kv.kv().lock("lock", cx.ttl()));
+    let early = tokio::time::timeout(cx.ttl() / 4, kept.as_mut()).await;
+    check!("L4", early.is_err(), "a lock that is held was given: {early:?}");
+    // From here on it is not polled, and those behind it are.
+    let behind = tokio::spawn({
+        let (kv, ttl) = (kv.clone(), cx.long_ttl());
+        async move { kv.lock("lock", ttl).await }
+    });
+    tokio::time::sleep(cx.ttl() / 4).await;
+    holder.call("unlock", lock.unlock()).await?;
+    let given = tokio::time::timeout(cx.expiry(), behind).await;
+    let Ok(Ok(given)) = given else {
+        return Err(Broke::new("L13", format!("who waits behind a wait that nobody polls has {given:?}")));
+    };
+    kv.call("unlock", given.keeps("L13")?.unlock()).await?;
+    drop(kept);
+    Ok(())
 }
 
 async fn across_handles(cx: Context) -> Outcome {

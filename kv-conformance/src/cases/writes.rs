@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kv_core::{Error, Value};
+use kv_core::{ConflictKind, Error, Value};
 
 use crate::case::cases;
 use crate::context::Context;
@@ -70,7 +70,7 @@ async fn the_same_value_again_is_a_write(cx: Context) -> Outcome {
         };
         check!("W1", last > read, "writing the same value after index {read} has index {last}");
         same!("W1", kv.get("a").await?, Value::new("same", last), "the value written again");
-        refused!("W2", kv.update("a", "same", read).await, Error::Conflict { key } if key == "a");
+        refused!("W2", kv.update("a", "same", read).await, Error::Conflict { key, .. } if key == "a");
     }
     Ok(())
 }
@@ -106,7 +106,7 @@ async fn indices_outlive_keys(cx: Context) -> Outcome {
 async fn update_creates(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     let index = kv.update("a", "first", 0).await.keeps("W2")?;
-    refused!("W2", other.update("a", "second", 0).await, Error::Conflict { key } if key == "a");
+    refused!("W2", other.update("a", "second", 0).await, Error::Conflict { key, kind: ConflictKind::Exists } if key == "a");
     refused!("W2", kv.update("a", "first", 0).await, Error::Conflict { .. });
     same!("W2", other.get("a").await?, Value::new("first", index), "the key after refused creations");
     kv.delete("a").await?;
@@ -122,7 +122,7 @@ async fn update_compares(cx: Context) -> Outcome {
     check!("W2", second > first, "the update at index {first} has index {second}");
     for wrong in [first, second + 1, second - 1, 1, 0] {
         if wrong != second {
-            refused!("W2", kv.update("a", "wrong", wrong).await, Error::Conflict { key } if key == "a");
+            refused!("W2", kv.update("a", "wrong", wrong).await, Error::Conflict { key, .. } if key == "a");
         }
     }
     same!("W2", other.get("a").await?, Value::new("2", second), "the key after refused updates");
@@ -138,7 +138,7 @@ async fn update_needs_the_key(cx: Context) -> Outcome {
     let index = kv.set("a", "1").await?;
     kv.set("absent/below", "1").await?;
     for wrong in [index, index + 1, 1] {
-        refused!("W2", kv.update("absent", "x", wrong).await, Error::Conflict { key } if key == "absent");
+        refused!("W2", kv.update("absent", "x", wrong).await, Error::Conflict { key, kind: ConflictKind::Changed } if key == "absent");
     }
     refused!("W2", kv.get("absent").await, Error::NotFound { .. });
     Ok(())
@@ -161,10 +161,10 @@ async fn update_at_impossible_indices(cx: Context) -> Outcome {
     let index = kv.set("a", "1").await?;
     let signed = i64::MAX.unsigned_abs();
     for wrong in [u64::MAX, u64::MAX - 1, signed, signed + 1, signed + 2, u64::from(u32::MAX) + 1] {
-        refused!("W2", kv.update("a", "x", wrong).await, Error::Conflict { key } if key == "a");
-        refused!("W2", kv.update("absent", "x", wrong).await, Error::Conflict { key } if key == "absent");
-        refused!("W3", kv.remove("a", wrong).await, Error::Conflict { key } if key == "a");
-        refused!("W3", kv.remove("absent", wrong).await, Error::Conflict { key } if key == "absent");
+        refused!("W2", kv.update("a", "x", wrong).await, Error::Conflict { key, .. } if key == "a");
+        refused!("W2", kv.update("absent", "x", wrong).await, Error::Conflict { key, kind: ConflictKind::Changed } if key == "absent");
+        refused!("W3", kv.remove("a", wrong).await, Error::Conflict { key, .. } if key == "a");
+        refused!("W3", kv.remove("absent", wrong).await, Error::Conflict { key, .. } if key == "absent");
     }
     same!("W2", kv.get("a").await?, Value::new("1", index), "the key after all of them");
     refused!("W2", kv.get("absent").await, Error::NotFound { .. });
@@ -177,13 +177,13 @@ async fn remove_compares(cx: Context) -> Outcome {
     let second = kv.set("a", "1").await?;
     for wrong in [first, second + 1, 1] {
         if wrong != second {
-            refused!("W3", other.remove("a", wrong).await, Error::Conflict { key } if key == "a");
+            refused!("W3", other.remove("a", wrong).await, Error::Conflict { key, kind: ConflictKind::Changed } if key == "a");
         }
     }
     same!("W3", kv.get("a").await?, Value::new("1", second), "the key after refused removals");
     other.remove("a", second).await.keeps("W3")?;
     refused!("W3", kv.get("a").await, Error::NotFound { .. });
-    refused!("W3", other.remove("a", second).await, Error::Conflict { key } if key == "a");
+    refused!("W3", other.remove("a", second).await, Error::Conflict { key, .. } if key == "a");
     let third = kv.set("a", "1").await?;
     refused!("W3", other.remove("a", second).await, Error::Conflict { .. });
     other.remove("a", third).await.keeps("W3")?;
@@ -194,7 +194,7 @@ async fn remove_at_zero(cx: Context) -> Outcome {
     let kv = cx.client().await?;
     kv.remove("a", 0).await.keeps("W3")?;
     let index = kv.set("a", "1").await?;
-    refused!("W3", kv.remove("a", 0).await, Error::Conflict { key } if key == "a");
+    refused!("W3", kv.remove("a", 0).await, Error::Conflict { key, kind: ConflictKind::Exists } if key == "a");
     same!("W3", kv.get("a").await.keeps("W3")?.index, index, "the index of a key that was not removed");
     kv.delete("a").await?;
     kv.remove("a", 0).await.keeps("W3")?;
@@ -209,7 +209,7 @@ async fn remove_needs_the_key(cx: Context) -> Outcome {
     let kv = cx.client().await?;
     let index = kv.set("other", "1").await?;
     for wrong in [1, index, index + 1] {
-        refused!("W3", kv.remove("absent", wrong).await, Error::Conflict { key } if key == "absent");
+        refused!("W3", kv.remove("absent", wrong).await, Error::Conflict { key, .. } if key == "absent");
     }
     Ok(())
 }

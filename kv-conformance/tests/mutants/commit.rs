@@ -27,7 +27,7 @@ impl Faulty {
                     .iter()
                     .find(|one| matches!(one, Operation::Set { key, .. } if leased.contains(key)))
                 {
-                    Some(Operation::Set { key, .. }) => Err(Error::Conflict { key: key.clone() }),
+                    Some(Operation::Set { key, .. }) => Err(Error::conflict(key, 0)),
                     _ => self.store().commit(txn).await,
                 }
             }
@@ -81,7 +81,7 @@ impl Faulty {
                     (Error::Conflict { .. }, _) if fault == Fault::ConflictIsUnavailable => {
                         Error::unavailable("not now")
                     }
-                    (Error::Conflict { .. }, Some(key)) => Error::Conflict { key },
+                    (Error::Conflict { kind, .. }, Some(key)) => Error::Conflict { key, kind },
                     (error, _) => error,
                 })
             }
@@ -136,7 +136,7 @@ impl Faulty {
     async fn check_then_write(&self, mut txn: Txn) -> Committed {
         for (key, index) in indices(&txn) {
             if self.index(&key).await != index {
-                return Err(Error::Conflict { key });
+                return Err(Error::conflict(key, 0));
             }
         }
         tokio::time::sleep(Duration::from_millis(1)).await;

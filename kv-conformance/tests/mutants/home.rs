@@ -19,6 +19,8 @@ pub(crate) type Write = (Txn, oneshot::Sender<Result<Option<u64>>>);
 #[derive(Default)]
 pub(crate) struct Sharing {
     home: Mutex<Option<Handle>>,
+    /// Held by whoever is the first of this client's callers to wait for a lock.
+    pub(crate) turns: tokio::sync::Mutex<()>,
     pub(crate) writes: Mutex<Option<mpsc::UnboundedSender<Write>>>,
     /// Calls that were dropped or refused, and that have not made another call fail yet.
     pub(crate) unpaid: AtomicUsize,

@@ -102,13 +102,17 @@ impl Lease for FaultyLease {
         }
         result
     }
+
+    fn is_given_back_on_drop(&self) -> bool {
+        self.fault != Fault::FreeIsCalledLeft
+    }
 }
 
 impl Drop for FaultyLease {
     fn drop(&mut self) {
         self.shared.locks.released(&self.key, self.token);
         // Dropping the memory store's lease would free it after all.
-        if self.fault == Fault::UnlockKeepsIt
+        if matches!(self.fault, Fault::UnlockKeepsIt | Fault::LeftIsCalledFree)
             && let Some(lease) = self.lease.take()
         {
             lock(&self.shared.kept).push(lease);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kv_core::backend::{Backend as _, Check, Grant, Operation, Txn};
 use kv_core::{Error, Result};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::fault::Fault;
 use crate::known_locks::{Place, lock};
@@ -15,7 +16,7 @@ impl Faulty {
     pub(crate) async fn take(&self, key: &str, ttl: Duration) -> Result<Grant> {
         let grant = match self.fault {
             Some(Fault::ValuesBlockLocks) if self.index(key).await != 0 => {
-                return Err(Error::Conflict { key: key.to_owned() });
+                return Err(Error::conflict(key, 0));
             }
             Some(Fault::DataJoinsTheQueue) => {
                 while self.has_data_below(key).await {
@@ -32,8 +33,12 @@ impl Faulty {
                 self.write(Operation::Delete { key: entry }).await?;
                 grant?
             }
-            Some(Fault::LastWaiterFirst | Fault::HandleByHandle | Fault::UnlockerBarges) => {
+            Some(Fault::LastWaiterFirst | Fault::HandleByHandle | Fault::RuntimeByRuntime | Fault::UnlockerBarges) => {
                 self.take_out_of_turn(key, ttl).await?
+            }
+            Some(Fault::UnpolledWaitsHoldUp) => {
+                let _first = self.sharing.turns.lock().await;
+                self.store().lock(key, ttl).await?
             }
             _ => self.store().lock(key, ttl).await?,
         };
@@ -45,7 +50,7 @@ impl Faulty {
     pub(crate) async fn try_to_take(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
         let grant = match self.fault {
             Some(Fault::ValuesBlockLocks) if self.index(key).await != 0 => {
-                return Err(Error::Conflict { key: key.to_owned() });
+                return Err(Error::conflict(key, 0));
             }
             Some(Fault::DataJoinsTheQueue) if self.has_data_below(key).await => None,
             Some(Fault::TreeSparesLocks) => self.store().try_lock(&format!("apart/{key}"), ttl).await?,
@@ -63,7 +68,7 @@ impl Faulty {
         for check in &txn.checks {
             match check {
                 Check::Index { key, index: 0 } if self.has(Fault::LockBlocksCreation) && locks.token(key).is_some() => {
-                    return Err(Error::Conflict { key: key.clone() });
+                    return Err(Error::conflict(key, 0));
                 }
                 Check::Held(guard)
                     if (self.has(Fault::WritesFreeLocks) || self.has(Fault::NeighboursTreeEndsLocks))
@@ -123,6 +128,11 @@ impl Faulty {
         let rank = match self.fault {
             Some(Fault::LastWaiterFirst) => u64::MAX - arrival,
             Some(Fault::HandleByHandle) => (self.number << 32) + arrival,
+            // A runtime beside that of the suite has one thread.
+            Some(Fault::RuntimeByRuntime) if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread => {
+                u64::MAX - arrival
+            }
+            Some(Fault::RuntimeByRuntime) => arrival,
             // Whoever is running goes before whoever has to be woken.
             _ => match self.store().try_lock(key, ttl).await? {
                 Some(grant) => return Ok(grant),

@@ -8,6 +8,7 @@ mod known_locks;
 mod late;
 mod lease;
 mod locks;
+mod replaced;
 mod shared;
 mod sharing;
 mod store;
@@ -27,6 +28,7 @@ use kv_core::backend::{Address, Backend};
 use kv_core::{Error, Kv, Limits, Registration, Registry};
 use kv_memory::MemoryBackend;
 use libtest_mimic::{Arguments, Failed, Trial};
+use replaced::{Replacement, WRONG};
 use shared::Shared;
 use store::Faulty;
 
@@ -129,6 +131,13 @@ fn main() -> ExitCode {
     trials.push(Trial::test("a store without a fault passes", move || with.block_on(judge(None, None))));
     let with = runtime.clone();
     trials.push(Trial::test("a store that shows secrets breaks A4", move || with.block_on(judge_telltale())));
+    let with = runtime.clone();
+    let told = move || with.block_on(replaced::judge(Replacement::Told));
+    trials.push(Trial::test("a store that says that it was replaced passes", told));
+    for (replacement, sentence) in WRONG {
+        let with = runtime.clone();
+        trials.push(Trial::test(format!("{sentence} breaks E8"), move || with.block_on(replaced::judge(replacement))));
+    }
     for (fault, clause, sentence) in FAULTS {
         let with = runtime.clone();
         let name = format!("{sentence} breaks {clause}");

@@ -202,7 +202,7 @@ impl Backend for Faulty {
             self.store().commit(Txn { checks: Vec::new(), operations }).await?;
         }
         if self.has(Fault::LockBlocksCreation) && self.shared.locks.token(key).is_some() {
-            return Err(Error::Conflict { key: key.to_owned() });
+            return Err(Error::conflict(key, 0));
         }
         lock(&self.shared.leased).insert(key.to_owned());
         let asked = match self.fault {
@@ -210,7 +210,10 @@ impl Backend for Faulty {
             Some(Fault::NeverExpires | Fault::ClockTooLate) => ttl * 1000,
             _ => ttl,
         };
-        let grant = self.store().ephemeral_key(key, asked).await?;
+        let grant = self.store().ephemeral_key(key, asked).await.map_err(|error| match error {
+            Error::Conflict { key, .. } if self.has(Fault::ConflictSaysChanged) => Error::conflict(key, 1),
+            error => error,
+        })?;
         Ok(faulty_grant(self.fault, &self.shared, Grant { ttl, ..grant }))
     }
 

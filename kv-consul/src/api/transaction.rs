@@ -148,7 +148,7 @@ pub(crate) fn explain(txn: &Txn, refused: &[Refused]) -> Error {
     });
     let index = || {
         refused.iter().find_map(|one| match failed(one.at) {
-            Some(Check::Index { key, .. }) => Some(Error::Conflict { key: key.clone() }),
+            Some(Check::Index { key, index }) => Some(Error::conflict(key, *index)),
             _ => None,
         })
     };
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn the_failed_check_is_named() {
         let stale = r#"{"Results":null,"Errors":[{"OpIndex":0,"What":"failed index check for key \"a\", current modify index 4 != 3"}]}"#;
-        assert!(matches!(explained(stale), Error::Conflict { key } if key == "a"));
+        assert!(matches!(explained(stale), Error::Conflict { key, .. } if key == "a"));
         let lost = r#"{"Errors":[{"OpIndex":0,"What":"failed to check index, key \"a\" doesn't exist"},{"OpIndex":1,"What":"failed to check session, key \"l\" doesn't exist"}]}"#;
         assert!(matches!(explained(lost), Error::Lost { key } if key == "l"));
         let denied = r#"{"Errors":[{"OpIndex":2,"What":"Permission denied"}]}"#;

@@ -203,6 +203,6 @@ mod tests {
         }
         let refused = Refused { at: 1, why: Refusal::Check, what: "failed index check".to_owned() };
         let conflict = refused_or_again(&jobs, vec![refused]).swap_remove(1);
-        assert!(matches!(conflict, Verdict::Answer(Err(Error::Conflict { key })) if key == "b"));
+        assert!(matches!(conflict, Verdict::Answer(Err(Error::Conflict { key, .. })) if key == "b"));
     }
 }

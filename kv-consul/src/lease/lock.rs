@@ -1,14 +1,12 @@
 //! Locks like those of `consul lock`: an entry below the name, with its flags, locked by a session.
 
-use std::convert::Infallible;
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kv_core::backend::Grant;
 use kv_core::backend::backoff::{Backoff, Recovery};
 use kv_core::backend::call::Call;
-use kv_core::{Error, Result, observability};
+use kv_core::{Error, Result};
 use tokio::time::sleep;
 
 use super::pending::PendingLease;
@@ -27,9 +25,6 @@ use crate::watch::subscription::Subscription;
 
 /// How soon a lock is tried again during its lock delay. The end of a lock delay changes nothing that a watch could see.
 const DELAY: Duration = Duration::from_millis(250);
-
-/// A wait that takes this long is reported.
-const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// The pauses after failures.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -61,22 +56,16 @@ enum Look {
 
 /// Waits for the lock ([clause L4](kv_core::contract::CLAUSES#L4)).
 pub(crate) async fn lock(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name: &str, ttl: Duration) -> Result<Grant> {
+    let ticket = queues.wait(name).await;
     tokio::select! {
-        grant = acquire(shared, hub, queues, name, ttl) => grant,
-        never = report_long_wait() => match never {},
+        grant = contend(shared, hub, name, ttl) => grant,
+        never = ticket.keep() => match never {},
     }
 }
 
-/// Reports a wait once it is long.
-async fn report_long_wait() -> Infallible {
-    sleep(LONG_WAIT).await;
-    observability::waiting_for_lock(NAME);
-    pending().await
-}
-
-async fn acquire(shared: &Arc<Shared>, hub: &Hub, queues: &Queues, name: &str, ttl: Duration) -> Result<Grant> {
+/// Takes part in the contest with other processes, and with other handles of this one.
+async fn contend(shared: &Arc<Shared>, hub: &Hub, name: &str, ttl: Duration) -> Result<Grant> {
     let place = Place::lock(name);
-    let _ticket = queues.wait(name).await;
     let mut recovery = Recovery::new(NAME, "lock", Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1));
     let mut idle = Backoff::new(AFTER_NOTHING.0, AFTER_NOTHING.1);
     let mut lease = match PendingLease::kept(shared, ttl) {
@@ -242,6 +231,8 @@ async fn survive(error: Error, recovery: &mut Recovery) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use kv_core::ConflictKind;
+
     use super::*;
 
     fn free(flags: u64, session: Option<&str>) -> Result<Option<u64>> {
@@ -255,7 +246,8 @@ mod tests {
         assert!(matches!(free(LOCK_FLAGS, None), Ok(Some(7))));
         assert!(matches!(free(LOCK_FLAGS, Some("s")), Ok(None)));
         for session in [None, Some("s")] {
-            assert!(matches!(free(0, session), Err(Error::Conflict { key }) if key == "k"));
+            assert!(matches!(free(0, session), Err(Error::Conflict { key, kind: ConflictKind::Occupied { entry } })
+                if key == "k" && entry == "k/.lock"));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Where a lease is in the store.
 
-use kv_core::Error;
+use kv_core::{ConflictKind, Error};
 
 use crate::api::lock::{LOCK_FLAGS, entry_of};
 use crate::api::messages::Operation;
@@ -47,7 +47,10 @@ impl Place {
         Error::Lost { key: self.name.clone() }
     }
 
+    /// The entry holds what is not this lease's, and no other lease of its kind either.
     pub(super) fn conflict(&self) -> Error {
-        Error::Conflict { key: self.name.clone() }
+        let (key, entry) = (self.name.clone(), self.entry.clone());
+        let kind = if self.is_lock { ConflictKind::Occupied { entry } } else { ConflictKind::Exists };
+        Error::Conflict { key, kind }
     }
 }

@@ -49,7 +49,7 @@ impl Idempotence {
 pub fn copy(error: &Error) -> Error {
     match error {
         Error::NotFound { key } => Error::NotFound { key: key.clone() },
-        Error::Conflict { key } => Error::Conflict { key: key.clone() },
+        Error::Conflict { key, kind } => Error::Conflict { key: key.clone(), kind: kind.clone() },
         Error::Lost { key } => Error::Lost { key: key.clone() },
         Error::Compacted { after, oldest } => Error::Compacted { after: *after, oldest: *oldest },
         Error::InvalidAddress { reason } => Error::InvalidAddress { reason: reason.clone() },
@@ -80,7 +80,8 @@ mod tests {
     fn a_copy_says_what_the_original_says() {
         let errors = [
             Error::NotFound { key: "a".into() },
-            Error::Conflict { key: "a".into() },
+            Error::conflict("a", 0),
+            Error::conflict("a", 7),
             Error::Lost { key: "a".into() },
             Error::Compacted { after: 1, oldest: Some(2) },
             Error::unavailable("gone"),

@@ -33,6 +33,13 @@ pub trait Lease: Send + Sync + 'static {
     ///
     /// May be called again after a failure.
     async fn release(&self) -> Result<()>;
+
+    /// Whether dropping the lease gives it back at once, as in a store within this process. Otherwise a lease that is
+    /// dropped without a [`release`](Self::release) that succeeded is left to its time to live, and
+    /// [`Kv::close`](crate::Kv::close) says so ([clause L12](crate::contract::CLAUSES#L12)).
+    fn is_given_back_on_drop(&self) -> bool {
+        false
+    }
 }
 
 /// A granted lease, as a backend hands it to [`Kv`](crate::Kv).

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::backend::{Backend, EventStream, Grant, Guard, Lease, Snapshot, Txn};
 use crate::caller::Caller;
 use crate::clock::{Moment, suspend};
-use crate::{Error, Kv, Limits, Result, Value};
+use crate::{Error, ExpiryLag, ForeignWrite, Kv, Limits, LockOrder, Result, Value, WatchHistory};
 
 use super::LeaseHandle;
 
@@ -28,7 +28,19 @@ impl Backend for Unused {
     }
 
     fn limits(&self) -> Limits {
-        unreachable!("a lease asks for no limits")
+        Limits {
+            key_bytes: 1,
+            value_bytes: 1,
+            txn_ops: 1,
+            txn_bytes: 1,
+            min_ttl: TTL,
+            max_ttl: TTL,
+            ttl_step: TTL,
+            expiry_lag: ExpiryLag { fixed: Duration::ZERO, ttls: 0 },
+            watch_history: WatchHistory::Every,
+            foreign_write: ForeignWrite::Keeps,
+            lock_order: LockOrder::Asked,
+        }
     }
 
     async fn ping(&self) -> Result<()> {
@@ -60,11 +72,11 @@ impl Backend for Unused {
     }
 
     async fn ephemeral_key(&self, key: &str, _ttl: Duration) -> Result<Grant> {
-        Err(Error::Conflict { key: key.to_owned() })
+        Err(Error::conflict(key, 0))
     }
 
     async fn lock(&self, key: &str, _ttl: Duration) -> Result<Grant> {
-        Err(Error::Conflict { key: key.to_owned() })
+        Err(Error::conflict(key, 0))
     }
 
     async fn try_lock(&self, _key: &str, _ttl: Duration) -> Result<Option<Grant>> {
@@ -105,7 +117,7 @@ fn held(suspended: Duration) -> (LeaseHandle, Arc<AtomicUsize>) {
     let guard = Guard { key: "key".to_owned(), owner: String::new(), token: 7 };
     let grant = Grant { lease, ttl: TTL, since: Moment::now(), guard };
     let caller = caller();
-    let place = caller.place("key").expect("it is open");
+    let place = caller.place("key", TTL).expect("it is open");
     (LeaseHandle::new(caller, "key", grant, place).expect("it is open"), renewals)
 }
 

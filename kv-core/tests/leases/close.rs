@@ -70,9 +70,42 @@ async fn a_release_that_is_refused_is_reported_with_its_reason() -> Result<()> {
     drop(lock);
     settle().await;
     assert_eq!(made(&calls), ["release"]);
-    assert_eq!(left(kv.close().await), ["key"]);
     sleep(TTL).await;
+    // The store may be late by the time to live and a second.
+    let closed = kv.close().await;
+    let late = TTL + Duration::from_secs(1);
+    assert!(matches!(&closed, Err(Error::LeftToLapse { within, .. }) if *within == late), "{closed:?}");
+    assert!(closed.as_ref().is_err_and(|error| error.to_string().contains("in 31s at the latest")), "{closed:?}");
+    assert_eq!(left(closed), ["key"]);
+    sleep(late).await;
     kv.close().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_never_ends_is_over_with_its_time() -> Result<()> {
+    let (kv, _) = scripted([(6000, Ok(()))]);
+    let kv = kv.with_timeout(Duration::from_secs(9000));
+    drop(kv.lock("key", TTL).await?);
+    settle().await;
+    let closed = kv.clone().with_timeout(Duration::from_secs(3)).close().await;
+    // The time to live, as long again and a second for a store that is late, less the three seconds that closing took.
+    let within = Duration::from_secs(30 + 31 - 3);
+    assert!(matches!(&closed, Err(Error::LeftToLapse { within: told, .. }) if *told == within), "{closed:?}");
+    assert_eq!(left(closed), ["key"]);
+    sleep(within).await;
+    let began = Instant::now();
+    kv.close().await?;
+    assert_eq!(began.elapsed(), Duration::ZERO, "nobody waits for what is over");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_that_is_never_dropped_is_given_back() -> Result<()> {
+    let (kv, calls) = scripted([]);
+    std::mem::forget(kv.lock("key", TTL).await?);
+    kv.close().await?;
+    assert_eq!(made(&calls), ["release"]);
+    Ok(())
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::backend::{Backend, EventStream, Grant, Guard, Lease, Snapshot, Txn};
 use kv_core::clock::Moment;
-use kv_core::{Error, Kv, Limits, Result, Value};
+use kv_core::{Error, ExpiryLag, Kv, Limits, Result, Value};
 use kv_memory::MemoryBackend;
 use tokio::time::sleep;
 
@@ -65,7 +65,13 @@ impl Backend for Scripted {
     }
 
     fn limits(&self) -> Limits {
-        Limits { ttl_step: Duration::from_secs(10), min_ttl: Duration::from_secs(2), ..self.memory.limits() }
+        let expiry_lag = ExpiryLag { fixed: Duration::from_secs(1), ttls: 1 };
+        Limits {
+            ttl_step: Duration::from_secs(10),
+            min_ttl: Duration::from_secs(2),
+            expiry_lag,
+            ..self.memory.limits()
+        }
     }
 
     async fn ping(&self) -> Result<()> {

@@ -27,5 +27,5 @@ pub(crate) async fn ephemeral_key(leases: &Arc<Leases>, key: &str, ttl: Duration
         return Ok(pending.hand_over(key, key, token));
     }
     pending.keep();
-    Err(Error::Conflict { key: key.to_owned() })
+    Err(Error::conflict(key, 0))
 }

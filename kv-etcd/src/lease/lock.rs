@@ -10,8 +10,6 @@
 //! lease in their name ([clause L10](kv_core::contract::CLAUSES#L10)). If all keys below the name are such keys, both
 //! see the same queue, and one read finds the first contender.
 
-use std::convert::Infallible;
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +17,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use kv_core::backend::Grant;
 use kv_core::backend::backoff::{Backoff, Recovery};
-use kv_core::{Error, Result, observability};
+use kv_core::{Error, Result};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::contenders::{self, Contender};
@@ -35,9 +33,6 @@ use crate::config::NAME;
 use crate::error::Failed;
 use crate::read::paging::Pager;
 use crate::watch::Hubs;
-
-/// How long a wait lasts before it is reported.
-const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// The outcome of an attempt to take the lock where its name has no other key below it.
 enum Attempt {
@@ -151,12 +146,11 @@ impl Locks {
         if first {
             return Ok(Some(pending.hand_over(name, &owner, token)));
         }
-        let reported = std::mem::replace(waited, true);
+        *waited = true;
         let place = Place { name, owner: &owner, lease: pending.id(), token };
         let first = tokio::select! {
             first = self.wait_to_be_first(&place) => first?,
             () = keep_alive(&mut pending) => false,
-            never = report_long_wait(), if !reported => match never {},
         };
         Ok(first.then(|| pending.hand_over(name, &owner, token)))
     }
@@ -293,13 +287,6 @@ async fn keep_alive(pending: &mut PendingLease) {
             }
         }
     }
-}
-
-/// Reports a wait once it is long.
-async fn report_long_wait() -> Infallible {
-    sleep(LONG_WAIT).await;
-    observability::waiting_for_lock(NAME);
-    pending().await
 }
 
 fn recovery() -> Recovery {

@@ -64,7 +64,7 @@ async fn conditions_hold_or_fail_one_by_one() {
         match caller % 3 {
             0 => assert_eq!(found.expect("a value"), Value::new("2", result.expect("it matched").expect("an index"))),
             1 => {
-                assert!(matches!(result, Err(Error::Conflict { key: told }) if told == key));
+                assert!(matches!(result, Err(Error::Conflict { key: told, .. }) if told == key));
                 assert_eq!(found.expect("a value"), Value::new("1", created[caller]));
             }
             _ => assert!(result.is_ok() && found.is_err_and(|error| error.is_key_not_found())),

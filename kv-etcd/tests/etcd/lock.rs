@@ -41,6 +41,7 @@ async fn acquired(tool: &mut Tool, name: &str) {
 async fn etcdctl_and_this_library_get_the_lock_in_the_order_in_which_they_asked() {
     let cluster = server().await;
     let kv = connect(&cluster.address()).await;
+    let at_the_name = kv.set("leader", "data").await.expect("data at the name of the lock");
     let mut first = etcdctl_lock(&cluster, "leader").await;
     acquired(&mut first, "leader").await;
     assert!(kv.try_lock("leader", TTL).await.expect("an answer").is_none());
@@ -68,6 +69,7 @@ async fn etcdctl_and_this_library_get_the_lock_in_the_order_in_which_they_asked(
     assert_eq!(contenders(&cluster, name).await, 1);
     fourth.unlock().await.expect("still held");
     assert_eq!(contenders(&cluster, name).await, 0);
+    assert_eq!(kv.get(name).await.expect("data is no lock").index, at_the_name);
     until("no lease is left", || async { leases(&cluster).await == 0 }).await;
     cluster.stop().await;
 }

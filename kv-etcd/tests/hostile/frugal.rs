@@ -41,7 +41,7 @@ async fn values() {
     assert_eq!(soon("get_all", kv.get_all("a/")).await.expect("a listing").values.len(), 2);
     let txn = kv.txn().check("a/b", second).check("a/x", 7).set("a/y", "");
     let error = soon("txn", txn.commit()).await.expect_err("the second check fails");
-    assert!(matches!(&error, Error::Conflict { key } if key == "a/x"), "{error:?}");
+    assert!(matches!(&error, Error::Conflict { key, .. } if key == "a/x"), "{error:?}");
     soon("remove", kv.remove("a/b", second)).await.expect("removed");
     soon("delete_tree", kv.delete_tree("a")).await.expect("removed");
     assert!(soon("get", kv.get("a/c/d")).await.expect_err("it is gone").is_key_not_found());

@@ -77,7 +77,7 @@ async fn client(
                 known.remove(&key);
                 None
             }
-            judge::Outcome::Conflict => Some(Error::Conflict { key }),
+            judge::Outcome::Conflict => Some(Error::conflict(key, 0)),
             judge::Outcome::NotApplied => Some(Error::unavailable("an operation on a register")),
             judge::Outcome::Unknown => {
                 // An operation of unknown outcome may take effect at any later time. A key with many of them cannot be
