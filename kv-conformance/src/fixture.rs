@@ -86,6 +86,11 @@ pub trait Faults: Send + Sync {
     /// The number of the leader; 0 for a single server.
     async fn leader(&self) -> Result<usize, String>;
 
+    /// Whether the store can serve now: some member answers a linearizable read. It is asked several times a second.
+    async fn serves(&self) -> bool {
+        self.leader().await.is_ok()
+    }
+
     /// Kills a member's process without warning. Its data is kept.
     async fn kill(&self, member: usize) -> Result<(), String>;
 

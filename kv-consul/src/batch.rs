@@ -90,6 +90,12 @@ impl Carrier for Transactions {
         IN_FLIGHT
     }
 
+    fn queued(&self, job: &SmallWrite) {
+        if let Ok(client) = self.shared.client() {
+            job.call.asks(client.next_agent());
+        }
+    }
+
     async fn send_alone(&self, job: SmallWrite) -> Result<Option<u64>> {
         // Boxed to keep the futures of queued writes small.
         Box::pin(self.shared.commit(&job.txn, &Callers::one(&job.call))).await

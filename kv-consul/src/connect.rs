@@ -7,7 +7,7 @@ use std::time::Duration;
 use kv_core::backend::background::Background;
 use kv_core::backend::backoff::random;
 use kv_core::backend::{Address, Backend};
-use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, Result, WatchHistory};
+use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, MemberLeave, Result, WatchHistory};
 
 use crate::api::messages::AgentSelf;
 use crate::backend::Consul;
@@ -83,6 +83,8 @@ fn limits(agent: &AgentSelf) -> (Limits, usize) {
         watch_history: WatchHistory::Latest,
         foreign_write: ForeignWrite::Keeps,
         lock_order: LockOrder::PerHandle,
+        // A session belongs to the node of its agent, and an agent that leaves takes its node out of the catalog.
+        member_leave: MemberLeave::EndsLeases,
     };
     (limits, body)
 }

@@ -42,7 +42,7 @@ clauses! {
     "E5" "A slow consumer costs bounded memory."
     "E6" "`observe` has no gap and no overlap between its listing and its events."
     "E8" "A store whose history was replaced, or whose record of deletions was forgotten, gives the whole difference as events or `Compacted`: never silence, never a part of it. Losing the permission to read is `PermissionDenied`, never a deletion."
-    "L1" "`ephemeral_key` creates the key, with the value given or else empty, or fails with `Conflict` if it exists. The key vanishes, with a Delete event, once its time to live lapses without renewal: not before, and at most `Limits::expiry_lag` after."
+    "L1" "`ephemeral_key` creates the key, with the value given or else empty, or fails with `Conflict` if it exists. The key vanishes, with a Delete event, once its time to live lapses without renewal: at most `Limits::expiry_lag` after, and not before, unless the member that granted it has left and `Limits::member_leave` is `EndsLeases`."
     "L2" "`set` of an ephemeral key renews, then writes; after expiry or theft it is `Lost`, and nothing is written; `renew` likewise. `destroy` removes the key now; on a lost key it is `Lost` and touches nothing of another's."
     "L2b" "Other clients may read, list, watch and delete an ephemeral key. What a plain write by another client does to it has one outcome, which `Limits::foreign_write` states. The holder writes through its handle."
     "L3" "A time to live outside the store's bounds is `InvalidTtl` with the bounds; finer ones are rounded up, and `ttl()` tells what was granted."

@@ -392,20 +392,38 @@ impl Error {
         }
     }
 
-    /// Adds to a backend's error where it arose, in the caller's terms. Errors are completed nowhere else.
+    /// Adds to a backend's error where it arose, in the caller's terms ([clause K4](crate::contract::CLAUSES#K4)). Errors
+    /// are completed nowhere else.
+    ///
+    /// There is no wildcard: a new variant must say here whether it names keys.
     pub(crate) fn located(mut self, backend: &str, operation: &str, key: &str, root: &str) -> Self {
         match &mut self {
-            Self::NotFound { key } | Self::Conflict { key } | Self::Lost { key } | Self::Closed { key } => {
-                make_relative(key, root);
-            }
+            Self::NotFound { key }
+            | Self::Conflict { key }
+            | Self::Lost { key }
+            | Self::Closed { key }
+            | Self::InvalidKey { key, .. }
+            | Self::ValueTooLarge { key, .. }
+            | Self::OverlappingWrites { key }
+            | Self::ForeignLock { key, .. } => make_relative(key, root),
             Self::LeftToLapse { keys, .. } => keys.iter_mut().for_each(|key| make_relative(key, root)),
-            other => {
-                if let Some((context, _)) = other.context_mut() {
-                    backend.clone_into(&mut context.backend);
-                    operation.clone_into(&mut context.operation);
-                    key.clone_into(&mut context.key);
-                }
+            Self::Unavailable { context, .. }
+            | Self::Indeterminate { context, .. }
+            | Self::PermissionDenied { context, .. }
+            | Self::StorageFull { context, .. }
+            | Self::UnexpectedAnswer { context, .. } => {
+                backend.clone_into(&mut context.backend);
+                operation.clone_into(&mut context.operation);
+                key.clone_into(&mut context.key);
             }
+            Self::TxnTooLarge { .. }
+            | Self::InvalidTtl { .. }
+            | Self::Compacted { .. }
+            | Self::InvalidAddress { .. }
+            | Self::UnknownScheme { .. }
+            | Self::DuplicateScheme { .. }
+            | Self::UnknownParameter { .. }
+            | Self::NoneAnswered { .. } => {}
         }
         self
     }
@@ -493,6 +511,33 @@ mod tests {
         assert_eq!(format!("{error:#?}"), format!("{error}\ncaused by: reset by peer"));
         let unknown = Error::UnknownScheme { scheme: "etcd".to_owned(), known: vec!["memory".to_owned()] };
         assert!(format!("{unknown:?}").contains("`use kv_etcd as _;`"));
+    }
+
+    #[test]
+    fn every_error_names_keys_relative_to_the_root() {
+        let key = || "app/a".to_owned();
+        let errors = [
+            Error::NotFound { key: key() },
+            Error::Conflict { key: key() },
+            Error::Lost { key: key() },
+            Error::Closed { key: key() },
+            Error::LeftToLapse { keys: vec![key()], reason: "no answer".to_owned() },
+            Error::InvalidKey { key: key(), reason: "it is too long for the server".to_owned() },
+            Error::ValueTooLarge { key: key(), bytes: 2, max: 1 },
+            Error::OverlappingWrites { key: key() },
+            Error::ForeignLock { key: key(), held: "memory", backend: "etcd" },
+            Error::unavailable("no answer"),
+            Error::indeterminate("no answer"),
+            Error::permission_denied("no"),
+            Error::storage_full("no room"),
+            Error::unexpected_answer("what"),
+        ];
+        for error in errors {
+            let located = error.located("etcd", "set", "a", "app/").to_string();
+            assert!(located.contains('a') && !located.contains("app/"), "{located}");
+        }
+        let outside = Error::Lost { key: "other/a".to_owned() }.located("etcd", "txn", "", "app/");
+        assert!(matches!(outside, Error::Lost { key } if key == "other/a"), "a lock of another root keeps its name");
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl<J: Job> Transactions<J> {
             (vec![true; jobs.len()], answer)
         } else {
             let ready = self.client.ready(&callers).await?;
+            callers.iter().for_each(|caller| caller.asks(ready.endpoint()));
             // Those who have given up meanwhile were told that nothing was applied.
             let waited_for: Vec<bool> = callers.iter().map(Call::sent).collect();
             let left = jobs.iter().zip(&waited_for).filter_map(|(one, waited_for)| waited_for.then_some(one));
@@ -167,6 +168,10 @@ impl<J: Job> Carrier for Transactions<J> {
 
     fn window(&self, jobs: usize) -> usize {
         J::window(jobs)
+    }
+
+    fn queued(&self, one: &One<J>) {
+        one.caller.asks(&self.client.next_endpoint());
     }
 
     async fn send_alone(&self, one: One<J>) -> Self::Answer {

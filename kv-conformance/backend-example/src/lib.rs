@@ -19,7 +19,7 @@ use futures_util::{StreamExt as _, stream};
 use kv_core::backend::{Address, Backend, Check, EventStream, Grant, Guard, Lease, Operation, Snapshot, Txn};
 use kv_core::clock::Moment;
 use kv_core::{
-    Error, Event, EventType, ExpiryLag, ForeignWrite, Limits, Listing, LockOrder, Registration, Result, Value,
+    Error, Event, EventType, ExpiryLag, ForeignWrite, Limits, Listing, LockOrder, MemberLeave, Registration, Result, Value,
     WatchHistory,
 };
 use tokio::sync::watch;
@@ -319,6 +319,7 @@ impl Backend for FileBackend {
             watch_history: WatchHistory::Every,
             foreign_write: ForeignWrite::Keeps,
             lock_order: LockOrder::PerHandle,
+            member_leave: MemberLeave::KeepsLeases,
         }
     }
 

@@ -42,7 +42,7 @@ static X_CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 /// An agent, with a pool of connections to it.
 pub(super) struct Agent {
     /// Host and port, for errors and events.
-    pub(super) address: String,
+    pub(super) address: Arc<str>,
     /// The URL of its root.
     root: Url,
     http: reqwest::Client,
@@ -97,7 +97,7 @@ impl Agent {
             builder = builder.dns_resolver(Elsewhere { host: host.host.clone() });
             asked.host.clone_from(name);
         }
-        let address = host.with_port(8500);
+        let address = Arc::from(host.with_port(8500));
         let http = builder.build().map_err(|error| failure(error, &address, None))?;
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         let root = format!("{scheme}://{}", asked.with_port(8500));

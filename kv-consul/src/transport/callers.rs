@@ -98,6 +98,11 @@ impl Callers {
         all_wait
     }
 
+    /// Notes which agent is asked.
+    pub(super) fn ask(&self, agent: &Arc<str>) {
+        self.0.calls.iter().for_each(|call| call.asks(agent));
+    }
+
     /// Notes why an attempt failed.
     pub(super) fn attempt_failed(&self, error: &Error) {
         for call in &self.0.calls {

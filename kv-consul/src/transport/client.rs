@@ -176,6 +176,7 @@ impl Client {
             if next.is_some_and(|next| next <= Instant::now()) {
                 if let Some(at) = turns.next(&self.health, &asked) {
                     asked.push(at);
+                    callers.ask(&self.agents[at].address);
                     pending.push(async move { (at, self.attempt(at, request, None).await) });
                 }
                 next = (asked.len() < self.agents.len()).then(|| Instant::now() + turns.patience(callers));
@@ -193,6 +194,7 @@ impl Client {
                     // Whoever has not answered by now is asked after the others from now on.
                     for at in &asked {
                         self.health.refused(*at);
+                        callers.attempt_failed(&self.silent(*at));
                     }
                 }
             }
@@ -223,6 +225,7 @@ impl Client {
     /// Sends a write to one agent. If there are other agents, it must have left within a share of the time.
     async fn write_at(&self, at: usize, request: &Request, callers: &Callers, turns: &Turns) -> Result<Answer> {
         let patience = if self.agents.len() > 1 { turns.patience(callers) } else { Duration::MAX };
+        callers.ask(&self.agents[at].address);
         if self.health.is_broken(at) {
             // What answers nothing else does not get a write, whose fate would be unknown.
             let harmless = reading(HARMLESS.to_owned(), SMALL);
@@ -241,6 +244,11 @@ impl Client {
             Err(_elapsed) => sending.await?,
         };
         response.whole().await.inspect_err(|_| self.health.broke(at))
+    }
+
+    /// The agent that the next request is sent to, unless it turns out not to serve.
+    pub(crate) fn next_agent(&self) -> &Arc<str> {
+        &self.agents[self.health.first()].address
     }
 
     fn silent(&self, at: usize) -> Error {

@@ -3,7 +3,7 @@
 //! Each holder raises a second counter without the lock's guard. What is lost of that is no store's fault: a holder
 //! that stands still long enough is not the holder any more, and does not know. It is counted, to be shown.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kv_core::{Error, Kv, Lock, Value};
 use tokio::task::JoinSet;
@@ -65,10 +65,11 @@ async fn contend(stage: Stage, tally: Tally, number: usize) -> Outcome<(Vec<Sect
     while !stage.is_over() {
         pace.tick().await;
         // The wait is not counted as an answer that does not come.
+        let began = Instant::now();
         let lock = match kv.lock("lock", stage.ttl()).await {
             Ok(lock) => lock,
             Err(error) => {
-                tally.note(ANYONE, Some(&error));
+                tally.note(ANYONE, began, Some(&error));
                 tolerate(error)?;
                 continue;
             }

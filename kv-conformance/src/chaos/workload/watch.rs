@@ -3,7 +3,7 @@
 //! Some observe from the beginning, others begin at random moments, while the store is being hurt too.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kv_core::{Error, Kv, Value};
 use tokio::sync::watch;
@@ -93,10 +93,11 @@ async fn observe(stage: Stage, tally: Tally, mut end: End, number: usize) -> Out
     tally.enter(number);
     loop {
         pace.tick().await;
+        let began = Instant::now();
         let (listing, mut watch) = match kv.observe("watch/").await {
             Ok(begun) => begun,
             Err(error) => {
-                tally.note(number, Some(&error));
+                tally.note(number, began, Some(&error));
                 tolerate(error)?;
                 continue;
             }

@@ -57,6 +57,12 @@ pub trait Carrier: Send + Sync + 'static {
         let _ = (jobs, took);
     }
 
+    /// Notes that an operation has to wait for requests in flight, so that the driver can say for what
+    /// ([`Call::asks`](crate::backend::call::Call::asks)).
+    fn queued(&self, job: &Self::Job) {
+        let _ = job;
+    }
+
     /// Sends one operation by itself.
     ///
     /// The future is dropped when the caller gives up. It becomes part of the future of every operation, also of those
