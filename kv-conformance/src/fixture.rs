@@ -77,7 +77,7 @@ pub trait Faults: Send + Sync {
     /// The `host:port` of each member, as clients reach it.
     fn endpoints(&self) -> Vec<String>;
 
-    /// Connects a client that knows only these endpoints and tries the first one first.
+    /// Connects a client that knows only these endpoints; it may try them in any order.
     async fn connect_to(&self, endpoints: &[String]) -> kv_core::Result<Kv>;
 
     /// Counts the resources that the store holds for its clients.

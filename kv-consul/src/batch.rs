@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::api::transaction::{Outcome, Refused, explain, index_of};
 use crate::shared::{OPERATION, Shared, TXN_OPS};
+use crate::transport::budget::LARGE;
 use crate::transport::callers::Callers;
 
 /// How many transactions of queued writes are in flight at a time.
@@ -83,7 +84,14 @@ impl Carrier for Transactions {
 
     fn rules(&self) -> Rules {
         let bytes = self.shared.body_limit;
-        Rules { operations: TXN_OPS, bytes, largest: bytes, duplicates: Duplicates::Wait, stalled_after: STALL }
+        // Small writes do not travel with large ones, which take long on a slow line.
+        Rules {
+            operations: TXN_OPS,
+            bytes,
+            largest: LARGE.min(bytes),
+            duplicates: Duplicates::Wait,
+            stalled_after: STALL,
+        }
     }
 
     fn window(&self, _jobs: usize) -> usize {

@@ -59,7 +59,7 @@ clauses! {
     "A2" "What the address leaves open comes from the environment variables that the store's native tools read."
     "A3" "An unknown scheme is an error that names the registered ones and the likely cause."
     "A4" "Secrets appear in no `Debug`, error, log or span. TLS verifies, and nothing turns that off silently."
-    "A5" "Errors are one type for all backends, each variant one thing that a caller does differently; the source error is kept."
+    "A5" "Errors are one type for all backends, each variant one thing that a caller does differently. The source error is kept, and an error of a call that an endpoint did not answer names the endpoint."
     "A6" "Every call but `lock` ends within the request timeout. `ping` succeeds only if the store can serve."
     "S1" "A handle works from any number of async runtimes, at once or one after the other: nothing that is made in one depends on another. What belonged to a runtime that has ended ends with an `Err`, never silently."
     "S2" "What one caller does (cancel calls, be refused, send or read large values, be slow) neither fails nor holds up another caller's calls, watches, renewals and locks, beyond sharing the bandwidth."

@@ -1,6 +1,7 @@
 //! A line between clients and one server that is slow, or that hears and passes nothing on.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const BUFFER: u32 = 64 << 10;
 pub(crate) enum State {
     /// Everything passes at once.
     Open,
-    /// All that servers send takes its turn: so many bytes a second, of all connections together.
+    /// All that is sent takes its turn: so many bytes a second in each direction, of all connections together.
     Narrow(u32),
     /// What clients send is read and kept, and nothing passes in either direction.
     Deaf,
@@ -40,9 +41,12 @@ struct Shared {
     state: watch::Sender<State>,
     /// All that clients have sent, in the order in which it came.
     heard: Mutex<Vec<u8>>,
-    /// When the line is free again.
-    free: Mutex<Instant>,
+    /// When the line is free again, for what clients send and for what servers send.
+    free: [Mutex<Instant>; 2],
 }
+
+const UP: usize = 0;
+const DOWN: usize = 1;
 
 impl Link {
     /// Listens on a free port for connections to `server`, a `host:port`.
@@ -50,12 +54,15 @@ impl Link {
     /// # Errors
     /// What the operating system says of listening.
     pub(crate) async fn start(server: String) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(BUFFER)?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let listener = socket.listen(1024)?;
         let endpoint = listener.local_addr()?.to_string();
         let shared = Arc::new(Shared {
             state: watch::Sender::new(State::Open),
             heard: Mutex::default(),
-            free: Mutex::new(Instant::now()),
+            free: [Mutex::new(Instant::now()), Mutex::new(Instant::now())],
         });
         let accepting = tokio::spawn(accept(listener, server, shared.clone()));
         Ok(Self { endpoint, shared, accepting })
@@ -121,9 +128,14 @@ async fn upstream(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shar
         if length == 0 {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        let deaf = *shared.state.borrow() == State::Deaf;
-        shared.heard.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&piece[..length]);
-        if !deaf {
+        let state = *shared.state.borrow();
+        match state {
+            State::Narrow(rate) => tokio::time::sleep_until(shared.turn(UP, length, rate)).await,
+            State::Open | State::Deaf => {
+                shared.heard.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&piece[..length]);
+            }
+        }
+        if state != State::Deaf {
             to.write_all(&piece[..length]).await?;
         }
     }
@@ -139,7 +151,7 @@ async fn downstream(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Sh
         let state = *shared.state.borrow();
         match state {
             State::Open => {}
-            State::Narrow(rate) => tokio::time::sleep_until(shared.turn(length, rate)).await,
+            State::Narrow(rate) => tokio::time::sleep_until(shared.turn(DOWN, length, rate)).await,
             State::Deaf => {
                 let mut states = shared.state.subscribe();
                 let _ = states.wait_for(|state| *state != State::Deaf).await;
@@ -150,9 +162,9 @@ async fn downstream(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Sh
 }
 
 impl Shared {
-    /// When so many bytes have passed, after all those before them.
-    fn turn(&self, length: usize, rate: u32) -> Instant {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+    /// When so many bytes have passed, after all those before them in the same direction.
+    fn turn(&self, direction: usize, length: usize, rate: u32) -> Instant {
+        let mut free = self.free[direction].lock().unwrap_or_else(PoisonError::into_inner);
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         *free = (*free).max(Instant::now()) + Duration::from_secs(1) * length / rate.max(1);
         *free

@@ -13,7 +13,7 @@ use kv_core::{Error, Result};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::budget::CallPermit;
+use super::budget::{CallPermit, LARGE};
 use super::departure::{Departing, Departure};
 use super::failure::failure;
 use super::tls::Tls;
@@ -32,9 +32,6 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// The most bytes that are read of an answer that reports an error.
 const ERROR_BYTES: usize = 1 << 20;
-
-/// An answer of at least so many bytes is a large one.
-const LARGE: usize = 64 << 10;
 
 static X_CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 static X_CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");

@@ -1,7 +1,7 @@
 //! How a request reaches an agent: which agent is asked, how often, and over which connection.
 
 mod agent;
-mod budget;
+pub(crate) mod budget;
 pub(crate) mod callers;
 pub(crate) mod client;
 pub(crate) mod clients;
