@@ -122,7 +122,9 @@ impl<J: Job> Transactions<J> {
             (vec![true; jobs.len()], answer)
         } else {
             let ready = self.client.ready(&callers).await?;
-            callers.iter().for_each(|caller| caller.asks(ready.endpoint()));
+            for caller in &callers {
+                caller.asks(ready.endpoint());
+            }
             // Those who have given up meanwhile were told that nothing was applied.
             let waited_for: Vec<bool> = callers.iter().map(Call::sent).collect();
             let left = jobs.iter().zip(&waited_for).filter_map(|(one, waited_for)| waited_for.then_some(one));

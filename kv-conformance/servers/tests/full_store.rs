@@ -61,12 +61,16 @@ async fn writes_to_a_full_etcd_tell_their_fate() {
 
     // As the error says: make room, then disarm the alarm. The same handle goes on.
     kv.delete_tree("large").await.expect("a deletion makes room");
-    cluster.compact().await.expect("compacted");
-    cluster.defragment(0).await.expect("defragmented");
+    let etcdctl = async |command: &[&str]| {
+        let ended = cluster.exec(0, &[&["etcdctl"], command].concat()).await.expect("the command runs");
+        assert_eq!(ended.code, 0, "{command:?}: {ended:?}");
+    };
+    let now = kv.get_all("").await.expect("a listing of a full store").index;
+    etcdctl(&["compact", &now.to_string()]).await;
+    etcdctl(&["defrag"]).await;
     let full = kv.ping().await;
     assert!(matches!(full, Err(Error::StorageFull { .. })), "ping before the alarm is disarmed gave {full:?}");
-    let disarmed = cluster.exec(0, &["etcdctl", "alarm", "disarm"]).await.expect("the command runs");
-    assert_eq!(disarmed.code, 0, "{disarmed:?}");
+    etcdctl(&["alarm", "disarm"]).await;
     kv.ping().await.expect("a store with room");
     let index = kv.set("small", "2").await.expect("a write to a store with room");
     let event = soon("an event", watch.next()).await.expect("the watch goes on").expect("an event");

@@ -202,7 +202,7 @@ async fn small_calls(kv: &Kv) -> Outcome<Duration> {
 
 /// A handle behind a line that is not slow yet.
 async fn behind_a_line(cx: &Context) -> Outcome<(Link, Kv)> {
-    let link = Link::start(cx.faults()?.endpoints().swap_remove(0)).await?;
+    let link = Link::start(cx.faults()?.endpoints().swap_remove(0))?;
     let kv = cx.faults()?.connect_to(&[link.endpoint().to_owned()]).await?.scoped(cx.directory())?;
     kv.set("small", "1").await?;
     Ok((link, kv))

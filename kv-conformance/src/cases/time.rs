@@ -189,7 +189,7 @@ async fn refused_writes_were_not_applied(cx: Context) -> Outcome {
 
 async fn queued_writes_were_not_applied(cx: Context) -> Outcome {
     const TOGETHER: usize = 40;
-    let link = Link::start(cx.faults()?.endpoints().swap_remove(0)).await?;
+    let link = Link::start(cx.faults()?.endpoints().swap_remove(0))?;
     let kv = cx.faults()?.connect_to(&[link.endpoint().to_owned()]).await?.scoped(cx.directory())?;
     let kv = kv.with_timeout(Duration::from_secs(2));
     kv.set("readable", "").await?;
@@ -223,7 +223,7 @@ async fn queued_writes_were_not_applied(cx: Context) -> Outcome {
 
 async fn late_calls_name_their_endpoint(cx: Context) -> Outcome {
     const TOGETHER: usize = 40;
-    let link = Link::start(cx.faults()?.endpoints().swap_remove(0)).await?;
+    let link = Link::start(cx.faults()?.endpoints().swap_remove(0))?;
     let kv = cx.faults()?.connect_to(&[link.endpoint().to_owned()]).await?.scoped(cx.directory())?;
     let kv = kv.with_timeout(Duration::from_secs(1));
     kv.set("key", "").await?;

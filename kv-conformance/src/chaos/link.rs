@@ -53,7 +53,7 @@ impl Link {
     ///
     /// # Errors
     /// What the operating system says of listening.
-    pub(crate) async fn start(server: String) -> io::Result<Self> {
+    pub(crate) fn start(server: String) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.set_recv_buffer_size(BUFFER)?;
         socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;

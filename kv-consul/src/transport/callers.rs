@@ -109,7 +109,9 @@ impl Callers {
 
     /// Notes which agent is asked.
     pub(super) fn ask(&self, agent: &Arc<str>) {
-        self.0.calls.iter().for_each(|call| call.asks(agent));
+        for call in &self.0.calls {
+            call.asks(agent);
+        }
         self.attempts().asked = Some(Arc::clone(agent));
     }
 

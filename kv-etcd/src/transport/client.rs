@@ -266,7 +266,9 @@ impl Members {
         callers: &[call::Call],
     ) -> Result<C::Answer, Attempt> {
         let idempotence = request.idempotence();
-        callers.iter().for_each(|caller| caller.asks(&connection.address));
+        for caller in callers {
+            caller.asks(&connection.address);
+        }
         let token = match self.token(&connection).await {
             Ok(token) => token,
             Err(failed) => return Err(Attempt { connection, generation: 0, failed }),

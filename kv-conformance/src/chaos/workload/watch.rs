@@ -95,7 +95,7 @@ async fn observe(stage: Stage, tally: Tally, mut end: End, number: usize) -> Out
         pace.tick().await;
         let began = Instant::now();
         let (listing, mut watch) = match kv.observe("watch/").await {
-            Ok(begun) => begun,
+            Ok(observed) => observed,
             Err(error) => {
                 tally.note(number, began, Some(&error));
                 tolerate(error)?;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,14 +18,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::fault::Fault;
 use super::member::{HELLO, PASSES};
-use super::{Fault, Granted};
 use crate::known_locks::lock;
 
 /// How long one endpoint is waited for while there are others.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// What a store takes whose own timeout counts beside the handle's.
 const OWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The leases that members granted, by the member's endpoint.
+pub(super) type Granted = Arc<Mutex<Vec<(Arc<str>, Weak<dyn Lease>)>>>;
 
 pub(super) struct Client {
     fault: Option<Fault>,
@@ -52,8 +55,8 @@ struct Asked<'a> {
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         match (self.answered, self.client.fault) {
+            (_, Some(Fault::SendsBlindly)) | (false, Some(Fault::StaysWithWhatHangs)) => {}
             (true, _) => self.client.rotation.answered(self.at),
-            (false, Some(Fault::StaysWithWhatHangs | Fault::SendsBlindly)) => {}
             (false, _) => self.client.rotation.failed(self.at),
         }
     }
