@@ -61,10 +61,14 @@ impl RemoteFixture {
     async fn elect(&self, leader: usize, voters: impl Fn(usize) -> bool) {
         let voters: Vec<&Member> =
             self.members.iter().enumerate().filter(|(number, _)| voters(*number)).map(|(_, member)| member).collect();
-        voters.iter().for_each(|voter| voter.turn(Mood::Refuses));
+        for voter in &voters {
+            voter.turn(Mood::Refuses);
+        }
         sleep(ELECTION).await;
         self.leader.store(leader, Ordering::Relaxed);
-        voters.iter().for_each(|voter| voter.turn(Mood::Serves));
+        for voter in &voters {
+            voter.turn(Mood::Serves);
+        }
     }
 }
 
