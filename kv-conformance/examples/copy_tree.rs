@@ -5,7 +5,7 @@
 //! cargo run --example copy_tree etcd://127.0.0.1/app consul://127.0.0.1/app
 //! ```
 //!
-//! With only one address, or none, it copies some keys of its own making from an embedded store, as a demonstration.
+//! With one address or none, it copies generated keys from an embedded store, as a demonstration.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use kv_core::{Kv, Listing, Result, connect};
@@ -60,7 +60,7 @@ async fn copy(source: &Listing, to: &Kv) -> Result<()> {
     Ok(())
 }
 
-/// How many keys of the source are not in the copy with the same data; what else is there does not count.
+/// Counts the keys of the source that are not in the copy with the same data. Other keys of the copy do not count.
 fn differences(source: &Listing, copy: &Listing) -> usize {
     let same = |key: &String, data| copy.values.get(key).is_some_and(|value| value.data == data);
     source.values.iter().filter(|(key, value)| !same(key, &value.data)).count()

@@ -1,4 +1,4 @@
-//! One leader at a time, and a store that refuses those who only believe that they lead.
+//! One leader at a time, and a store that refuses the writes of a former leader.
 //!
 //! ```text
 //! cargo run --example leader_election [ADDRESS]
@@ -25,7 +25,7 @@ async fn main() -> Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "memory://".to_owned());
     let kv = kv_core::connect(&address).await?.scoped(&format!("leader-election-{}", std::process::id()))?;
     let outcome = run(&kv).await;
-    // Whatever happened: what is still held is given back before the process ends.
+    // Also after an error, what is still held is given back before the process ends.
     kv.close().await?;
     outcome
 }
@@ -49,16 +49,16 @@ async fn run(kv: &Kv) -> Result<()> {
     kv.delete_tree("").await
 }
 
-/// Leads again and again, until enough terms have been served by whomever.
+/// Leads repeatedly, until all candidates together have served enough terms.
 async fn campaign(kv: Kv, name: &'static str) -> Result<()> {
     loop {
         let lock = kv.lock("locks/leader", ttl(&kv)).await?;
-        // If the lock is lost, `hold` ends this term where it stands.
+        // If the lock is lost, `hold` stops this term.
         let served = lock.hold(async {
             let served: u64 = String::from_utf8_lossy(&kv.get("terms").await?.data).parse().unwrap_or(TERMS);
             if served < TERMS {
                 println!("{name} leads term {}, with token {}", served + 1, lock.token());
-                // What a leader does, here nothing but taking its time.
+                // The work of a leader, which is only a pause here.
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 kv.txn().held(&lock).set("terms", (served + 1).to_string()).set("leader", name).commit().await?;
             }
@@ -72,7 +72,7 @@ async fn campaign(kv: Kv, name: &'static str) -> Result<()> {
     }
 }
 
-/// A write that was made ready by one leader and arrives when another leads.
+/// A write that one leader prepares, and that arrives when another one leads.
 async fn too_late(kv: &Kv) -> Result<()> {
     let old = kv.lock("locks/leader", ttl(kv)).await?;
     let unsafe_write = kv.txn().set("leader", "the old one, unguarded");

@@ -4,7 +4,7 @@
 //! cargo run --example live_configuration [ADDRESS]
 //! ```
 //!
-//! `observe` has no gap between the two, so that no change is missed however the service starts.
+//! `observe` has no gap between the two, so no change is missed, whenever the service starts.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use kv_consul as _;
 use kv_etcd as _;
 use kv_memory as _;
 
-/// What the service works by: the keys below `config/`, without that prefix.
+/// The settings of the service: the keys below `config/`, without that prefix.
 type Settings = BTreeMap<String, String>;
 
 #[tokio::main]
@@ -30,7 +30,8 @@ async fn main() -> Result<()> {
     let mut seen = settings.clone();
     let serving = tokio::spawn(serve(settings));
 
-    // An operator, somewhere else: two settings change together, one is withdrawn, and the last ends the example.
+    // An operator on another machine changes two settings together, removes one, and stops the example with the last
+    // one.
     let mut until = async |condition: fn(&Settings) -> bool| {
         seen.wait_for(condition).await.map(drop).expect("the settings are followed");
     };
@@ -46,7 +47,7 @@ async fn main() -> Result<()> {
     kv.delete_tree("").await
 }
 
-/// Keeps the settings up to date, for as long as the service runs.
+/// Keeps the settings up to date while the service runs.
 async fn follow(kv: Kv, publish: watch::Sender<Settings>) -> Result<()> {
     let short = |key: &str| key.trim_start_matches("config/").to_owned();
     loop {
@@ -61,7 +62,7 @@ async fn follow(kv: Kv, publish: watch::Sender<Settings>) -> Result<()> {
                         EventType::Create | EventType::Update => settings.insert(short(&event.key), text(&event.data)),
                     };
                 }),
-                // The store forgot what came meanwhile: a fresh snapshot has it all.
+                // The store no longer has the changes in between. A fresh snapshot contains their results.
                 Err(Error::Compacted { .. }) => break,
                 Err(error) => return Err(error),
             }
@@ -69,7 +70,7 @@ async fn follow(kv: Kv, publish: watch::Sender<Settings>) -> Result<()> {
     }
 }
 
-/// A service: it always works by the latest settings, and hears of each change.
+/// A service that always uses the latest settings and is woken by each change.
 async fn serve(mut settings: watch::Receiver<Settings>) {
     while settings.changed().await.is_ok() {
         let settings = settings.borrow_and_update();

@@ -1,11 +1,11 @@
-//! What a store tells of its work: lines for who reads them, and numbers for who measures.
+//! Spans and events of the library, as log lines and as metrics.
 //!
 //! ```text
 //! cargo run --example observability [ADDRESS]
 //! ```
 //!
-//! The names are in the rustdoc of `kv_core::observability`. A metrics library needs no more than [`Meter`]: it takes
-//! the spans as they are. Stop the server while this runs, and a warning `reconnecting` tells of it.
+//! The names are in the rustdoc of `kv_core::observability`. [`Meter`] is all that a metrics library needs, because it
+//! uses the spans as they are. Stop the server while this runs to see the warning `reconnecting`.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -35,7 +35,7 @@ struct Numbers {
     warnings: u32,
 }
 
-/// A call under way.
+/// A call in flight.
 struct Call {
     began: Instant,
     operation: String,
@@ -57,7 +57,7 @@ impl Visit for Call {
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Meter {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id).filter(|span| span.name() == "kv") {
-            // Unless an outcome is recorded, the caller gave the call up.
+            // Without a recorded outcome, the caller gave the call up.
             let mut call = Call { began: Instant::now(), operation: String::new(), outcome: "given up".to_owned() };
             attributes.record(&mut call);
             span.extensions_mut().insert(call);
@@ -112,7 +112,7 @@ async fn work(kv: &Kv) -> Result<()> {
     assert!(kv.update("key", Value::new("3", index)).await.is_err_and(|error| error.is_conflict()));
     assert!(kv.get("none").await.is_err_and(|error| error.is_key_not_found()));
     let member = kv.ephemeral_key("member", kv.limits().min_ttl.max(Duration::from_secs(10))).await?;
-    // Somebody takes it away: a warning tells of it, and the caller learns it, too.
+    // Another client removes it. A warning reports the loss, and the caller gets an error.
     kv.delete("member").await?;
     assert!(member.renew().await.is_err_and(|error| error.is_lost()));
     Ok(())

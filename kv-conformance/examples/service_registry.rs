@@ -1,10 +1,11 @@
-//! Members that announce where they serve, and a router that always knows who is there.
+//! Members that announce their addresses, and a router that follows the set of members.
 //!
 //! ```text
 //! cargo run --example service_registry [ADDRESS]
 //! ```
 //!
-//! A member is an ephemeral key: it leaves when it says so, and when it crashes, after its time to live.
+//! A member is an ephemeral key. It disappears when the member leaves, or after its time to live when the member
+//! crashes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +22,7 @@ async fn main() -> Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "memory://".to_owned());
     let kv = kv_core::connect(&address).await?.scoped(&format!("service-registry-{}", std::process::id()))?;
     let outcome = run(&kv).await;
-    // Whatever happened: what is still held is given back before the process ends.
+    // Also after an error, what is still held is given back before the process ends.
     kv.close().await?;
     outcome
 }
@@ -33,13 +34,13 @@ async fn run(kv: &Kv) -> Result<()> {
     let (stop, stopped) = oneshot::channel();
     let graceful = register(kv, "anna", "10.0.0.1:80").await?;
     let serving = tokio::spawn(async move {
-        // The key is renewed for as long as the member serves; were it lost, serving would end there and then.
+        // `hold` renews the key while the member serves. If the key is lost, `hold` stops the service.
         let _ = graceful.hold(stopped).await?;
         graceful.destroy().await
     });
     let crashing = register(kv, "berta", "10.0.0.2:80").await?;
 
-    // One member leaves, and one is gone without a word: nobody renews its key any more.
+    // One member leaves, and one crashes, so that its key is no longer renewed.
     let _ = stop.send(());
     serving.await.expect("serving does not panic")?;
     std::mem::forget(crashing);
@@ -55,7 +56,7 @@ async fn register(kv: &Kv, name: &str, serves_at: &str) -> Result<EphemeralKey> 
     Ok(member)
 }
 
-/// Follows the members until two have come and gone.
+/// Follows the members until two have appeared and disappeared.
 async fn route(listing: Listing, mut changes: Watch) -> Result<()> {
     let text = |data: &[u8]| String::from_utf8_lossy(data).into_owned();
     let mut members: BTreeMap<String, String> =
@@ -72,7 +73,7 @@ async fn route(listing: Listing, mut changes: Watch) -> Result<()> {
                 members.insert(event.key, text(&event.data));
             }
         }
-        // A member that has not said yet where it serves gets no traffic.
+        // A member that has not announced its address yet gets no traffic.
         let ready: Vec<_> = members.iter().filter(|(_, at)| !at.is_empty()).collect();
         println!("routing to {ready:?}");
     }

@@ -1,18 +1,18 @@
-//! Every verb of the interface, one after another, on the store whose address is given; `memory://` by default.
+//! Every verb of the interface, one after another, on the store at the given address; `memory://` by default.
 //!
 //! ```text
 //! cargo run --example tour
 //! cargo run --example tour etcd://127.0.0.1:2379/tour
 //! ```
 //!
-//! Read it from top to bottom: it says what it does, and prints what comes back. Everything happens below a
-//! directory of its own, which it removes in the end.
+//! Read it from top to bottom: it prints each call and its result. It uses a directory of its own, and removes it in
+//! the end.
 
 use std::time::Duration;
 
 use kv_core::{Error, Kv, Result, Value, connect};
 
-// Backends take part by being linked; nothing below names one.
+// Linking a backend makes it available. No code below names one.
 use kv_consul as _;
 use kv_etcd as _;
 use kv_memory as _;
@@ -30,7 +30,7 @@ async fn main() -> Result<()> {
     let kv = store.scoped(&format!("tour-{}", std::process::id()))?;
     let result = tour(&kv).await;
     kv.delete_tree("").await?;
-    // Gives back what is still held. Without it, others would wait for its time to live.
+    // Gives back what is still held. Without this, other clients would wait for its time to live.
     kv.close().await?;
     result
 }
@@ -134,7 +134,7 @@ async fn locks(kv: &Kv) -> Result<()> {
     println!("try_lock meanwhile     -> {second:?}");
     let term = kv.txn().held(&lock).set("term", lock.token().to_string());
     println!("txn held by the lock   -> {:?}", lock.hold(term.commit()).await??);
-    // Prepared while the lock is held, sent when it has passed on: the store itself refuses it.
+    // The write is prepared while the lock is held, and sent after the lock has passed on. The store refuses it.
     let late = kv.txn().held(&lock).set("term", "from the past");
     lock.unlock().await?;
     let next = kv.lock("locks/leader", ttl(kv)).await?;
@@ -159,7 +159,7 @@ async fn errors(kv: &Kv) -> Result<()> {
     Ok(())
 }
 
-/// Short enough for a tour, and long enough for the store.
+/// A time to live that the store accepts, and short enough for a tour.
 fn ttl(kv: &Kv) -> Duration {
     kv.limits().min_ttl.max(Duration::from_secs(10))
 }

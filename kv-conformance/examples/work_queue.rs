@@ -4,7 +4,7 @@
 //! cargo run --example work_queue [ADDRESS]
 //! ```
 //!
-//! A job is a key below `jobs/`. Claiming it is an update of the job as it was seen: of several workers that try, one
+//! A job is a key below `jobs/`. A worker claims it by an update at the index that it has read. Of several workers, one
 //! wins, and the others look for another job. Finishing it deletes the job and writes its result in one transaction.
 
 use std::time::Duration;
@@ -51,7 +51,7 @@ async fn work(kv: Kv, name: &'static str) -> Result<(&'static str, usize, usize)
         };
         match kv.update(&job, Value::new(name, seen.index)).await {
             Ok(claimed) => {
-                // The work itself. Nobody else does it meanwhile, for nobody else can claim it.
+                // The work itself. No other worker does it, because no other worker can claim it.
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 let result = job.replacen("jobs/", "results/", 1);
                 kv.txn().check(&job, claimed).delete(&job).set(&result, name).commit().await?;

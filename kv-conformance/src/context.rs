@@ -88,7 +88,7 @@ impl Context {
         self.fixture.effort().max(1)
     }
 
-    /// How long to wait for something that should happen at once.
+    /// How long to wait for what should happen at once.
     pub(crate) fn patience(&self) -> Duration {
         self.fixture.patience()
     }
@@ -153,7 +153,7 @@ impl Context {
                 return outcome;
             }
             self.note(format_args!(
-                "this machine or the store was {late:?} late: once more, with a longer time to live"
+                "this machine or the store was {late:?} late: trying again with a longer time to live"
             ));
             ttl *= 2;
         }

@@ -56,7 +56,7 @@ pub trait Fixture: Send + Sync + 'static {
 
     /// An environment whose variables name the server, and an address that does not, such as `etcd://`.
     ///
-    /// For the cases about the environment (clause [A2](kv_core::contract)).
+    /// For the cases about the environment (clause [A2](kv_core::contract::CLAUSES#A2)).
     fn environment(&self) -> Option<(Environment, String)> {
         None
     }
@@ -201,13 +201,13 @@ impl AddressFixture {
     /// # Errors
     /// The reason why there is nothing to test: the store does not answer, or each connection gets a store of its own.
     pub async fn new(registry: Registry, address: &str) -> Result<Self, String> {
-        let told = |error: Error| error.to_string();
-        let first = registry.connect(address).await.map_err(told)?;
-        let second = registry.connect(address).await.map_err(told)?;
+        let reason = |error: Error| error.to_string();
+        let first = registry.connect(address).await.map_err(reason)?;
+        let second = registry.connect(address).await.map_err(reason)?;
         let key = format!("{}/here", crate::names::unique_name());
-        first.set(&key, "").await.map_err(told)?;
+        first.set(&key, "").await.map_err(reason)?;
         let shared = second.get(&key).await;
-        first.delete(&key).await.map_err(told)?;
+        first.delete(&key).await.map_err(reason)?;
         match shared {
             Ok(_) => {
                 let patience = Duration::from_secs(20);

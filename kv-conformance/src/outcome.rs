@@ -31,7 +31,7 @@ impl From<Error> for Broke {
     }
 }
 
-/// A failure of what the suite itself puts between clients and a server.
+/// A failure of a relay that the suite puts between clients and a server.
 impl From<io::Error> for Broke {
     fn from(error: io::Error) -> Self {
         Self { clause: None, what: format!("there is no relay: {error}") }

@@ -10,8 +10,8 @@ use crate::outcome::{Broke, Outcome};
 
 type Job = Box<dyn FnOnce(&Runtime) + Send>;
 
-/// A current-thread runtime on a thread of its own. It is driven while [`run`](Self::run) runs something, and idle
-/// otherwise: its tasks, timers and connections stand still then.
+/// A current-thread runtime on a thread of its own. It is driven while [`run`](Self::run) runs a future. Otherwise it
+/// is idle: its tasks, timers and connections make no progress.
 ///
 /// Dropping it ends the runtime in the background.
 pub(crate) struct Apart {
@@ -21,7 +21,7 @@ pub(crate) struct Apart {
 }
 
 impl Apart {
-    /// Starts one in which whatever runs takes no longer than `patience`, unless something hangs.
+    /// Starts a runtime. A future that takes longer than `patience` there counts as hanging.
     pub(crate) fn new(patience: Duration) -> Outcome<Self> {
         let failed = |error: std::io::Error| Broke { clause: None, what: format!("there is no runtime: {error}") };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -37,7 +37,8 @@ impl Apart {
         Ok(Self { jobs, ended, patience })
     }
 
-    /// Runs a future to its end there; whoever awaits this blocks no thread. S1 is broken if it hangs or panics.
+    /// Runs a future to its end in that runtime, without blocking the caller's thread.
+    /// [S1](kv_core::contract::CLAUSES#S1) is broken if it hangs or panics.
     pub(crate) async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Outcome<T> {
         let (sender, receiver) = oneshot::channel();
         let job: Job = Box::new(move |runtime| {
@@ -51,7 +52,7 @@ impl Apart {
         result.map_err(late)?.map_err(|_| gone())
     }
 
-    /// Ends the runtime, and returns when everything that lived on it is gone.
+    /// Ends the runtime, and returns when everything in it is gone.
     pub(crate) async fn end(self) -> Outcome {
         drop(self.jobs);
         let ended = tokio::time::timeout(self.patience, self.ended).await;

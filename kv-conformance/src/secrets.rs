@@ -1,4 +1,4 @@
-//! Checks that a secret is sent to the server only (clause [A4](kv_core::contract)).
+//! Checks that a secret is sent to the server only (clause [A4](kv_core::contract::CLAUSES#A4)).
 //!
 //! A [`Capture`] records every line that is logged on its thread, also by the backend's dependencies, and everything
 //! that it is shown. A test uses its backend with a secret, in success and in failure, and then searches the record:
@@ -38,14 +38,14 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// A record of everything logged on a thread, or shown, from [`start`](Capture::start) until it is dropped.
 pub struct Capture {
-    told: Told,
+    record: Record,
     _listening: tracing::subscriber::DefaultGuard,
 }
 
 /// Shows how much it holds, not what.
 impl Debug for Capture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Capture").field("bytes", &self.told.bytes().len()).finish_non_exhaustive()
+        f.debug_struct("Capture").field("bytes", &self.record.bytes().len()).finish_non_exhaustive()
     }
 }
 
@@ -56,15 +56,15 @@ impl Capture {
     /// recorded.
     #[must_use]
     pub fn start() -> Self {
-        let told = Told::default();
-        let writer = told.clone();
+        let record = Record::default();
+        let writer = record.clone();
         let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false);
-        Self { told, _listening: lines.with_writer(move || writer.clone()).set_default() }
+        Self { record, _listening: lines.with_writer(move || writer.clone()).set_default() }
     }
 
     /// Records both forms of `Debug`.
     pub fn show(&self, what: &dyn Debug) {
-        self.told.line(format_args!("shown: {what:?} {what:#?}"));
+        self.record.line(format_args!("shown: {what:?} {what:#?}"));
     }
 
     /// Records all forms of an error and of its sources.
@@ -72,7 +72,7 @@ impl Capture {
         self.show(error);
         let mut below: Option<&dyn StdError> = Some(error);
         while let Some(error) = below {
-            self.told.line(format_args!("said: {error} {error:#} {error:?}"));
+            self.record.line(format_args!("said: {error} {error:#} {error:?}"));
             below = error.source();
         }
     }
@@ -119,9 +119,9 @@ impl Capture {
     /// If one was not recorded.
     #[track_caller]
     pub fn assert_heard(&self, sources: &[&str]) {
-        let text = self.told.text();
+        let text = self.record.text();
         for source in sources {
-            assert!(text.contains(source), "{source} has said nothing in {} bytes", text.len());
+            assert!(text.contains(source), "{source} has logged nothing in {} bytes", text.len());
         }
     }
 
@@ -134,10 +134,10 @@ impl Capture {
     /// If one was recorded, with the line that contains it.
     #[track_caller]
     pub fn assert_holds_none_of(&self, secrets: &[&str]) {
-        let text = self.told.text();
+        let text = self.record.text();
         for secret in secrets {
-            if let Some(line) = telling(&text, secret) {
-                panic!("{secret:?} is told: {line}");
+            if let Some(line) = revealing(&text, secret) {
+                panic!("{secret:?} was revealed: {line}");
             }
         }
     }
@@ -145,9 +145,9 @@ impl Capture {
 
 /// The record, shared with the subscriber.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<u8>>>);
+struct Record(Arc<Mutex<Vec<u8>>>);
 
-impl Told {
+impl Record {
     fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,7 +163,7 @@ impl Told {
     }
 }
 
-impl Write for Told {
+impl Write for Record {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -175,7 +175,7 @@ impl Write for Told {
 }
 
 /// Returns the first line that contains a secret in some form.
-fn telling<'a>(text: &'a str, secret: &str) -> Option<&'a str> {
+fn revealing<'a>(text: &'a str, secret: &str) -> Option<&'a str> {
     let forms = forms(secret);
     text.lines().find(|line| forms.iter().any(|form| line.contains(form)))
 }
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn a_secret_is_found_in_every_form() {
         let bytes = SECRET.as_bytes();
-        let told = [
+        let forms = [
             SECRET.to_owned(),
             format!("{SECRET:?}"),
             format!("{:?}", bytes::Bytes::from_static(bytes)),
@@ -224,23 +224,23 @@ mod tests {
             format!("{bytes:x?}"),
             format!("{:X}", bytes::Bytes::from_static(bytes)),
         ];
-        for told in told {
-            let text = format!("a line\nanother {told} with it\nand one more");
-            assert_eq!(telling(&text, SECRET), text.lines().nth(1), "{told}");
+        for form in forms {
+            let text = format!("a line\nanother {form} with it\nand one more");
+            assert_eq!(revealing(&text, SECRET), text.lines().nth(1), "{form}");
         }
         for beside in ["", "a", "ab", "abc"] {
             for after in ["", "y", "yz", "xyz"] {
                 for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
-                    let told = engine.encode(format!("{beside}{SECRET}{after}"));
-                    assert!(telling(&told, SECRET).is_some(), "{beside:?} {after:?} {told}");
+                    let form = engine.encode(format!("{beside}{SECRET}{after}"));
+                    assert!(revealing(&form, SECRET).is_some(), "{beside:?} {after:?} {form}");
                 }
             }
         }
-        assert_eq!(telling("p@ss\nhunter2\n", SECRET), None);
+        assert_eq!(revealing("p@ss\nhunter2\n", SECRET), None);
     }
 
     #[test]
-    fn all_of_a_thread_is_taken_down_and_nothing_of_another() {
+    fn everything_on_one_thread_is_recorded() {
         let capture = Capture::start();
         tracing::trace!(target: "anything", password = "of this thread");
         let other = std::thread::spawn(|| tracing::error!("of another thread"));
@@ -252,16 +252,16 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "\"hunter2\" is told: shown: \"operator:hunter2\"")]
-    fn the_line_that_tells_is_shown() {
+    #[should_panic(expected = "\"hunter2\" was revealed: shown: \"operator:hunter2\"")]
+    fn the_line_with_the_secret_is_shown() {
         let capture = Capture::start();
         capture.show(&"operator:hunter2");
         capture.assert_holds_none_of(&["hunter2"]);
     }
 
     #[test]
-    #[should_panic(expected = "rustls has said nothing")]
-    fn silence_proves_nothing() {
+    #[should_panic(expected = "rustls has logged nothing")]
+    fn an_empty_record_fails() {
         Capture::start().assert_heard(&["rustls"]);
     }
 }

@@ -91,8 +91,7 @@ impl Suite {
             Need::EveryChange => self.limits.watch_history == WatchHistory::Every,
             Need::SmallLimits => self.limits.txn_ops <= 4096 && self.limits.value_bytes <= 8 << 20,
             Need::SmallTransactions => {
-                // A case reaches the limit with values of half the allowed size; one more value is then a matter of
-                // bytes.
+                // A case fills the limit with values of half the allowed size, so that one more byte exceeds it.
                 let Limits { txn_bytes, txn_ops, value_bytes, .. } = self.limits;
                 txn_bytes <= 8 << 20 && txn_bytes / (value_bytes / 2).max(1) < txn_ops
             }
@@ -142,7 +141,8 @@ impl Suite {
         }
     }
 
-    /// The cases that took longest, slowest first, at most `most` of them. What a case waited for others does not count.
+    /// The cases that took longest, slowest first, at most `most` of them. The time that a case waited for other cases
+    /// does not count.
     pub fn slowest(&self, most: usize) -> Vec<(&'static str, Duration)> {
         let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner).clone();
         took.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
@@ -164,7 +164,7 @@ impl fmt::Debug for Suite {
     }
 }
 
-/// Far longer than any case takes unless it hangs.
+/// Far longer than any case takes, unless it hangs.
 fn limit(context: &Context) -> Duration {
     (context.expiry() + context.patience()) * 4 * context.effort()
 }

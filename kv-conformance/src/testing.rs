@@ -1,8 +1,7 @@
 //! Waiting in tests of a backend: for what should happen soon, or for a condition to hold.
 //!
-//! Both fail the test with what it waited for. Their deadline is generous, so that only a fault reaches it, never a
-//! slow machine. A test that needs a relay between a client and a server finds one in
-//! [`chaos::proxy`](crate::chaos::proxy).
+//! Both fail the test with what it waited for. Only a fault reaches their generous deadline, never a slow machine. A
+//! test that needs a relay between a client and a server finds one in [`chaos::proxy`](crate::chaos::proxy).
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 /// Upper bound of every wait; reached only when the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long [`until`] pauses between two questions.
+/// How long [`until`] pauses between two checks.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Returns the future's output.
@@ -32,7 +31,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
 }
 
-/// Asks again and again until the answer is yes, for a condition that nothing announces.
+/// Checks a condition repeatedly until it holds, where no event announces it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -50,7 +49,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// ```
 ///
 /// # Panics
-/// If the answer is not yes within [`PATIENCE`].
+/// If the condition does not hold within [`PATIENCE`].
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !soon(what, holds()).await {

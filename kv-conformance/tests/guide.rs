@@ -1,4 +1,5 @@
-//! The guide shows what is there: each of its excerpts stands in the backend that is built and run through the suite.
+//! The guide shows the example backend as it is: that backend, which is built and tested by the suite, contains each
+//! excerpt.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +13,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The code blocks of a page, each with its language and its lines.
+/// Returns the code blocks of a page, each with its language and its lines.
 fn blocks(page: &str) -> Vec<(String, Vec<String>)> {
     let mut blocks: Vec<(String, Vec<String>)> = Vec::new();
     let mut inside = false;
@@ -42,7 +43,7 @@ fn every_excerpt_is_of_the_backend() {
         assert!(["rust,ignore", "toml"].contains(&&*language), "{language}: nothing compares such a block");
         for excerpt in lines.split(String::is_empty) {
             let found = sources.iter().any(|source| source.windows(excerpt.len()).any(|window| window == excerpt));
-            assert!(found, "this is not in the backend any more:\n{}", excerpt.join("\n"));
+            assert!(found, "the backend does not contain this:\n{}", excerpt.join("\n"));
         }
     }
 }

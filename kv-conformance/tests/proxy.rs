@@ -1,4 +1,4 @@
-//! The TCP proxy by itself, in front of a server that says back what it is told.
+//! The TCP proxy alone, in front of an echo server.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-/// A server that says back what it is told, and a proxy to it.
+/// Starts an echo server and a proxy to it.
 async fn echo() -> Proxy {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -29,7 +29,7 @@ async fn connect(proxy: &Proxy) -> TcpStream {
     TcpStream::connect(proxy.endpoint()).await.expect("a connection")
 }
 
-/// Says one byte and hears it, or not.
+/// Sends one byte and reads its echo, if there is one.
 async fn say(stream: &mut TcpStream) -> std::io::Result<usize> {
     stream.write_all(b"a").await?;
     stream.read(&mut [0]).await
@@ -43,10 +43,10 @@ async fn everything_passes_unharmed_at_first() {
     let expected = sent.clone();
     let writing = tokio::spawn(async move {
         to.write_all(&sent).await.expect("it takes everything");
-        to.shutdown().await.expect("it is told the end");
+        to.shutdown().await.expect("the end is sent");
     });
     let mut heard = Vec::new();
-    soon("all of it, and its end", from.read_to_end(&mut heard)).await.expect("it says everything");
+    soon("all of the echo, and its end", from.read_to_end(&mut heard)).await.expect("the whole echo");
     writing.await.expect("written");
     assert!(heard == expected, "{} bytes of {}", heard.len(), expected.len());
     let counts = soon("it is closed", proxy.wait_for(|counts| counts.open == 0)).await;
@@ -84,8 +84,8 @@ async fn a_stall_keeps_connections_and_passes_nothing_on() {
     proxy.stall();
     let mut during = connect(&proxy).await;
     let both = async { tokio::select!(heard = say(&mut before) => heard, heard = say(&mut during) => heard) };
-    // Nothing to await: that nothing happens is the point.
-    timeout(Duration::from_millis(300), both).await.expect_err("something was passed on");
+    // There is nothing to await, because the test is that nothing happens.
+    timeout(Duration::from_millis(300), both).await.expect_err("a byte was forwarded");
     proxy.heal();
     for stream in [&mut before, &mut during] {
         assert_eq!(soon("the echo", stream.read(&mut [0])).await.expect("it goes on"), 1);
@@ -94,7 +94,7 @@ async fn a_stall_keeps_connections_and_passes_nothing_on() {
 }
 
 #[tokio::test]
-async fn refusing_closes_whoever_says_something() {
+async fn refusing_closes_connections_that_send_something() {
     let proxy = echo().await;
     let mut before = connect(&proxy).await;
     assert_eq!(soon("an echo", say(&mut before)).await.expect("an echo"), 1);
@@ -104,12 +104,12 @@ async fn refusing_closes_whoever_says_something() {
         assert_eq!(soon("the end", say(stream)).await.expect("a close"), 0);
     }
     proxy.heal();
-    assert_eq!(soon("an echo", say(&mut connect(&proxy).await)).await.expect("it passes on"), 1);
+    assert_eq!(soon("an echo", say(&mut connect(&proxy).await)).await.expect("it forwards"), 1);
     let counts = proxy.counts();
     assert_eq!((counts.closes, counts.most_open), (2, 2));
 }
 
-/// How many echoes each connection heard before it was ended.
+/// How many echoes each connection received before it was ended.
 async fn lives(proxy: &Proxy, connections: usize) -> Vec<usize> {
     let mut lives = Vec::new();
     for _ in 0..connections {
@@ -125,7 +125,7 @@ async fn lives(proxy: &Proxy, connections: usize) -> Vec<usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_faults_are_of_every_kind_and_repeated_by_their_seed() {
-    // By bytes alone: none is cut for its age.
+    // Bytes alone end a connection here. None lives long enough to end by its age.
     let age = Duration::from_secs(100_000);
     let faults = RandomFaults { bytes: 60, age, pause: Duration::from_millis(2), ..RandomFaults::seeded(5) };
     let (one, same, other) = (echo().await, echo().await, echo().await);
@@ -153,7 +153,7 @@ async fn a_truncated_connection_has_passed_on_a_part() {
         let mut stream = connect(&proxy).await;
         let heard = loop {
             let mut heard = Vec::new();
-            // Closed or reset: what came before either is still here.
+            // The connection is closed or reset. The echoes before that are still in the buffer.
             if stream.write_all(&sent).await.is_ok() {
                 let mut answer = (&mut stream).take(sent.len() as u64);
                 let _ = soon("an echo or the end", answer.read_to_end(&mut heard)).await;
@@ -166,7 +166,7 @@ async fn a_truncated_connection_has_passed_on_a_part() {
         assert!(sent.starts_with(&heard), "{} bytes of something else", heard.len());
         parts += usize::from(!heard.is_empty());
     }
-    assert!(parts > 0, "nothing was ever passed on in part");
+    assert!(parts > 0, "no piece was forwarded in part");
 }
 
 #[tokio::test]
@@ -180,7 +180,7 @@ async fn connections_that_carry_nothing_grow_too_old() {
 }
 
 #[tokio::test]
-async fn nobody_behind_it_is_a_reset() {
+async fn no_server_behind_it_is_a_reset() {
     let proxy = Proxy::start("127.0.0.1:1").await.expect("a proxy");
     let mut stream = connect(&proxy).await;
     let error = soon("the end", stream.read(&mut [0])).await.expect_err("a reset");
@@ -195,6 +195,6 @@ async fn dropping_it_ends_its_connections() {
     assert_eq!(soon("an echo", say(&mut stream)).await.expect("an echo"), 1);
     drop(proxy);
     assert!(matches!(soon("the end", stream.read(&mut [0])).await, Ok(0) | Err(_)));
-    let error = TcpStream::connect(&endpoint).await.expect_err("nobody listens any more");
+    let error = TcpStream::connect(&endpoint).await.expect_err("no listener is left");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }

@@ -1,7 +1,7 @@
 //! The cost of finding what changed between two listings of 50,000 entries.
 //!
-//! `cargo bench -p kv-consul --bench diff`. Both modules are compiled into this program, so that they need not be public
-//! to be measured.
+//! `cargo bench -p kv-consul --bench diff`. Both modules are compiled into this program, so that they can be measured
+//! without being public.
 
 #[allow(dead_code, unused_imports, reason = "not all of it is measured, and its tests are not run from here")]
 #[path = "../src/watch/diff.rs"]

@@ -20,7 +20,7 @@ use crate::txn;
 use crate::watch::history::History;
 use crate::watch::hub::Hub;
 
-/// A handle on the agents of one datacenter, for any number of runtimes.
+/// The backend for the agents of one datacenter, usable from any number of runtimes.
 pub(crate) struct Consul {
     shared: Arc<Shared>,
     history: History,

@@ -1,4 +1,5 @@
-//! The settings from the address and the environment ([clauses A1 and A2](kv_core::contract)).
+//! The settings from the address and the environment: clauses [A1](kv_core::contract::CLAUSES#A1) and
+//! [A2](kv_core::contract::CLAUSES#A2).
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -15,14 +16,15 @@ pub(crate) const NAME: &str = "consul";
 /// Consul's own default port.
 const PORT: u16 = 8500;
 
-/// The longest lock delay that Consul enforces. It stores a longer one but ignores it.
+/// The longest lock delay that Consul enforces. Consul stores a longer one, but ignores it.
 const MAX_LOCK_DELAY: Duration = Duration::from_secs(60);
 
 /// The most connections of a handle to an agent, unless the address says otherwise. An agent takes 200 from one address
 /// (`limits.http_max_conns_per_client`), so six processes on one machine fit.
 const CONNECTIONS: usize = 32;
 
-/// How many connections an address may ask for: one for each purpose at least, and no more than an agent would ever take.
+/// The numbers of connections that an address may ask for: at least one for each purpose, and at most what an agent
+/// accepts.
 const CONNECTIONS_ALLOWED: RangeInclusive<usize> = 4..=10_000;
 
 /// The consistency of reads that are not part of a watch or lock.
@@ -47,7 +49,7 @@ impl Consistency {
     }
 }
 
-/// The files that TLS is set up from, in PEM form.
+/// The PEM files that configure TLS.
 #[derive(Debug, Clone, Default)]
 #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "a build without TLS has no use for files"))]
 pub(crate) struct TlsFiles {
@@ -61,12 +63,12 @@ pub(crate) struct TlsFiles {
 
 /// The settings of an address, completed from the environment.
 pub(crate) struct Config {
-    /// At least one.
+    /// The agents, at least one.
     pub(crate) hosts: Vec<HostPort>,
-    /// None for plain text.
+    /// `None` for plain text.
     pub(crate) tls: Option<TlsFiles>,
     pub(crate) server_name: Option<String>,
-    /// Both are marked as sensitive, so that nothing prints them.
+    /// Both headers are marked as sensitive, so that nothing prints them.
     pub(crate) token: Option<HeaderValue>,
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) datacenter: Option<String>,

@@ -27,8 +27,8 @@ const KEY_BYTES: usize = 4096;
 pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
     let config = Config::read(&address)?;
     let lock_delay = config.lock_delay;
-    // At a generic address any backend may be the right one. The next one must not wait until this one has tried
-    // everything again and again.
+    // At a generic address any backend may be the right one. This one asks each agent only once, so that the next
+    // backend is tried soon.
     let is_sure = matches!(&*address.scheme, "consul" | "consuls");
     let clients = Clients::new(config)?;
     let agent = agent_self(&*clients.current()?, is_sure).await?;
@@ -45,8 +45,8 @@ pub(crate) async fn connect(address: Address) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(Consul::new(Arc::new(shared))))
 }
 
-/// Reads an agent's configuration. If that is not permitted or not understood, the defaults apply; `ping` finds out
-/// whether the agent serves.
+/// Reads an agent's configuration. If the token may not read it, or its form is unknown, the defaults apply. `ping`
+/// finds out whether the agent serves.
 async fn agent_self(client: &Client, is_sure: bool) -> Result<AgentSelf> {
     let target = client.target("/v1/agent/self", &[]);
     let answer = if is_sure { client.get(target, SMALL).await } else { client.ask_once(target).await };
@@ -63,17 +63,18 @@ async fn agent_self(client: &Client, is_sure: bool) -> Result<AgentSelf> {
 /// What the store can hold, and the most bytes of a transaction's JSON.
 fn limits(agent: &AgentSelf) -> (Limits, usize) {
     let settings = &agent.debug_config;
-    // The settings of a client agent say nothing about the servers.
+    // The settings of a client agent do not apply to the servers.
     let server = agent.config.server;
     let body = if server && settings.txn_max_req_len > 0 { settings.txn_max_req_len.min(64 << 20) } else { BODY };
     let value = if server && settings.kv_max_value_size > 0 { settings.kv_max_value_size } else { BODY };
     let min_ttl = go_duration(&settings.session_ttl_min).filter(|ttl| server && !ttl.is_zero());
     let limits = Limits {
         key_bytes: KEY_BYTES,
-        // Fits together with the longest key and a check of that key, even if JSON escapes every character of the key.
+        // Such a value fits together with the longest key and a check of that key, even if JSON escapes every character
+        // of the key.
         value_bytes: decoded(body.saturating_sub(2 * (6 * KEY_BYTES + OPERATION))).min(value),
         txn_ops: TXN_OPS,
-        // Fits if no key needs escapes. A transaction that does not fit after all is refused before it is sent.
+        // So many operations fit if no key needs escapes. A transaction that does not fit is refused before it is sent.
         txn_bytes: decoded(body.saturating_sub(TXN_OPS * OPERATION)),
         min_ttl: min_ttl.unwrap_or(Duration::from_secs(10)),
         max_ttl: Duration::from_secs(24 * 60 * 60),
@@ -89,7 +90,7 @@ fn limits(agent: &AgentSelf) -> (Limits, usize) {
     (limits, body)
 }
 
-/// How many bytes fit into base64 of a length.
+/// The most bytes whose base64 fits into a length.
 fn decoded(base64: usize) -> usize {
     base64 / 4 * 3
 }

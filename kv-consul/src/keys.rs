@@ -1,4 +1,4 @@
-//! Listings of what is directly below a directory.
+//! Listings of the children of a directory.
 
 use std::collections::HashSet;
 
@@ -13,30 +13,31 @@ use crate::read;
 use crate::shared::Shared;
 use crate::transport::client::{Client, NAMES};
 
-/// Of how many sub-directories each is looked into. If there are more, one request lists everything below all of them.
+/// The most sub-directories that are listed one by one. If there are more, one request lists everything below all of
+/// them.
 const FEW: usize = 16;
 
-/// Which names a listing of names has.
+/// Which names a listing contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Depth {
-    /// Those directly below, and each sub-directory once, with its `/`.
+    /// The names directly below, and each sub-directory once, with its `/`.
     Children,
-    /// All.
+    /// All names below.
     Everything,
 }
 
-/// Lists what is directly below `prefix`, which is empty or ends in `/`.
+/// Lists the children of `prefix`, which is empty or ends in `/`.
 pub(crate) async fn keys(shared: &Shared, prefix: &str) -> Result<Vec<String>> {
     let client = &*shared.client()?;
     let known = path::queryable(prefix);
     let names = if known.len() == prefix.len() {
         names(client, prefix, Depth::Children).await?
     } else {
-        // The directory is somewhere below this.
+        // The listing of everything below `known` includes the directory.
         names(client, known, Depth::Everything).await?
     };
     let mut children: Vec<String> = names.iter().filter_map(|name| child(prefix, name)).map(str::to_owned).collect();
-    // Consul lists in this order. What follows relies on it, so it is checked here and not taken on trust.
+    // Consul lists in this order. The code below relies on it, so it is checked here.
     children.sort_unstable();
     children.dedup();
     if children.is_empty() {
@@ -55,8 +56,8 @@ async fn names(client: &Client, prefix: &str, depth: Depth) -> Result<Vec<String
     if answer.status == StatusCode::NOT_FOUND { Ok(Vec::new()) } else { answer.json() }
 }
 
-/// The child of a directory that a name is or is below. A sub-directory ends in `/`. An entry with the name of the
-/// directory itself is not one of its children.
+/// The child of a directory to which a name belongs. A sub-directory ends in `/`. The directory's own entry is not one
+/// of its children.
 fn child<'a>(prefix: &str, name: &'a str) -> Option<&'a str> {
     let below = name.strip_prefix(prefix).filter(|below| !below.is_empty())?;
     let end = below.find('/').map_or(name.len(), |slash| prefix.len() + slash + 1);
@@ -65,8 +66,8 @@ fn child<'a>(prefix: &str, name: &'a str) -> Option<&'a str> {
 
 /// The children that are, or contain, nothing but entries of locks ([clause L10](kv_core::contract::CLAUSES#L10)).
 ///
-/// A listing of names has no flags, and does not show what is in a sub-directory. Each step leaves fewer children in
-/// doubt: data directly below, data anywhere below, and at last the flags.
+/// A listing of names has no flags, and does not show what is in a sub-directory. So each step decides for some
+/// children whether they contain data: by names directly below, by names anywhere below, and at last by flags.
 async fn only_locks(client: &Client, prefix: &str, children: &[String]) -> Result<HashSet<String>> {
     let mut doubtful: HashSet<String> =
         children.iter().filter(|child| child.ends_with('/') || may_be_lock(child)).cloned().collect();
@@ -75,7 +76,7 @@ async fn only_locks(client: &Client, prefix: &str, children: &[String]) -> Resul
     if directories.len() <= FEW {
         let inside = few.map(async |directory| {
             let names = names(client, directory, Depth::Children).await?;
-            // What ends in `/` may be a sub-directory, unless it is the directory's own entry.
+            // A name that ends in `/` may be a sub-directory, unless it is the directory's own entry.
             let is_data = |name: &String| name == directory || !(name.ends_with('/') || may_be_lock(name));
             Ok::<_, kv_core::Error>(names.iter().any(is_data).then_some(directory))
         });
@@ -96,7 +97,7 @@ async fn only_locks(client: &Client, prefix: &str, children: &[String]) -> Resul
     Ok(doubtful)
 }
 
-/// Removes the children in which an entry only looks like a lock's.
+/// Removes the children that contain an entry with the name of a lock's entry but without its flags.
 async fn remove_foreign(client: &Client, prefix: &str, doubtful: &mut HashSet<String>) -> Result<()> {
     let scopes = if doubtful.len() <= FEW { doubtful.iter().cloned().collect() } else { vec![prefix.to_owned()] };
     for scope in scopes {

@@ -36,21 +36,21 @@
 //! transactions, watches and locks stay consistent whatever it says.
 //!
 //! # Agents and time
-//! A call has the handle's timeout and no other ([clause S3](kv_core::contract::CLAUSES#S3)). Until then a read, and a
-//! write that was certainly not applied, is tried again: at the other agents first, then in rounds with pauses
-//! ([clause S5](kv_core::contract::CLAUSES#S5)). If an agent takes long over a read, another one is asked as well, and the
-//! first answer counts. Connecting and `ping` follow the same rule. Only at a generic address is each agent asked once,
-//! because another backend may be the right one.
+//! A call has the handle's timeout and no other ([clause S3](kv_core::contract::CLAUSES#S3)). Until then a read is
+//! repeated, and so is a write that was certainly not applied: at the other agents first, then in rounds with pauses
+//! ([clause S5](kv_core::contract::CLAUSES#S5)). If an agent takes long over a read, another one is asked as well, and
+//! the first answer counts. Connecting and `ping` follow the same rule. Only at a generic address is each agent asked
+//! once, because another backend may be the right one.
 //!
-//! An agent whose connection broke is asked last, and gets no write before it has answered something harmless.
-//! Connections are made in two seconds or given up, whatever time the calls have.
+//! An agent whose connection broke is asked last, and gets no write before it has answered something harmless. An
+//! attempt to connect ends after two seconds, whatever the timeout of the call.
 //!
 //! # Connections
 //! An agent closes every connection beyond 200 from one address (`limits.http_max_conns_per_client`). A handle uses
 //! `connections` of them at most, half for calls and half for blocking queries, so that neither takes what the other
-//! needs. That holds for all its runtimes together. But each runtime has two for calls and one for queries to itself,
-//! because it must not wait for another one. Of the calls, those whose answer was large last time take at most half.
-//! More watches than there are connections share queries.
+//! needs. That limit holds for all its runtimes together, except that each runtime has at least two connections for
+//! calls and one for queries, because it must not wait for another runtime. Calls whose last answer was large use at
+//! most half of the connections for calls. More watches than there are connections share queries.
 //!
 //! # Runtimes
 //! A handle works from any number of tokio runtimes, at once or one after the other ([clause S1](kv_core::contract::CLAUSES#S1)).
@@ -72,16 +72,16 @@
 //!   connection is left ask twice a second.
 //! - **History.** Consul keeps none. A watch `after` an index continues from a listing of that index that this handle
 //!   made recently. Otherwise it is `Compacted`, unless `after` is the very index of the prefix and Consul cannot have
-//!   forgotten a deletion since. If the store is restored from a snapshot, open watches deliver
-//!   the deletions that it makes, and end with `Compacted` if it brings back entries, whose indices are old
+//!   forgotten a deletion since. If the store is restored from a snapshot, open watches deliver the deletions that this
+//!   causes. They end with `Compacted` if entries come back, because their indices are old
 //!   ([clause E8](kv_core::contract::CLAUSES#E8)).
-//! - **Permissions.** Consul leaves out of a listing what the token may not read, and does not say so. So an empty listing
-//!   costs one more request, unless the agent is a server without ACLs: it is `PermissionDenied` if the token may not
-//!   read the prefix. A watch asks when nothing is left of what it showed, or when keys vanish without a new index. It
-//!   ends with `PermissionDenied` if the token may not read them any more. What is not noticed: a token that loses a part
-//!   of a prefix, between two answers that show other changes too.
-//! - **Directories.** A listing of names does not tell locks from data. So `keys` looks into the sub-directories: into
-//!   each if they are few, or else by listing all names below.
+//! - **Permissions.** Consul leaves out of a listing what the token may not read, and does not say so. So an empty
+//!   listing costs one more request, unless the agent is a server without ACLs. The result is `PermissionDenied` if the
+//!   token may not read the prefix. A watch checks its permission when nothing is left of what it showed, or when keys
+//!   vanish without a new index. It ends with `PermissionDenied` if the token may not read them any more. One case is
+//!   not noticed: the token loses a part of a prefix between two answers that show other changes too.
+//! - **Directories.** A listing of names does not distinguish locks from data. So `keys` also lists the
+//!   sub-directories: one by one if there are few, and otherwise all names below by one request.
 //! - **Leases** are [sessions](https://developer.hashicorp.com/consul/api-docs/session) without health checks. Only the
 //!   time to live ends them, and Consul notices that at most one more time to live later. A session also ends when its
 //!   agent leaves the cluster ([`EndsLeases`](kv_core::MemberLeave::EndsLeases)), but not when that is restarted.

@@ -22,13 +22,13 @@ use crate::shared::{Shared, TXN_OPS};
 use crate::transport::Response;
 use crate::transport::client::{Client, LISTING, SMALL};
 
-/// The directory that `ping` reads. Nothing is in it.
+/// The directory that `ping` reads. It is empty.
 const PING: &str = "/v1/kv/.kv-ping/";
 
-/// A key that stands for all keys where a token's permission for everything is asked.
+/// A key that stands for all keys in a question about the permission for everything.
 const ANY_KEY: &str = ".kv-ping";
 
-/// How long the answer to a blocking query may take beyond its wait.
+/// How long after its wait a blocking query must have been answered.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// The entry of a lock.
@@ -40,12 +40,12 @@ pub(crate) struct LockEntry {
     pub(crate) modify_index: u64,
 }
 
-/// Succeeds if the server is Consul, has a leader, and a quorum follows that leader. Returns the index of the store, if
+/// Succeeds if the server is Consul, has a leader, and a quorum follows that leader. Returns the index of the store if
 /// the token may read it.
 pub(crate) async fn ping(client: &Client) -> Result<Option<u64>> {
     let result = client.get(client.target(PING, &["keys", "separator=/", "consistent"]), SMALL).await;
     match result.and_then(|answer| answer.index()) {
-        // Consul knows the token, but the token may not read here. Every token may ask who leads.
+        // Consul knows the token, but the token may not read here. Every token may ask for the leader.
         Err(Error::PermissionDenied { context, .. }) if context.reason.contains("Permission denied") => {
             let answer = client.get(client.target("/v1/status/leader", &[]), SMALL).await?;
             let leader: String = answer.json()?;
@@ -90,14 +90,14 @@ async fn transact(client: &Client, operations: &[Operation<'_>], consistency: &s
     client.put(client.target("/v1/txn", &[consistency]), body.into(), Idempotence::Repeatable).await
 }
 
-/// Which of some keys the token may not read, by their positions.
+/// The positions of the keys that the token may not read.
 ///
-/// Consul leaves out of a listing what the token may not read, and does not say so. A transaction with a check says so,
-/// whether or not the key exists.
+/// Consul leaves out of a listing what the token may not read, and does not say so. A transaction with a check reports
+/// it, whether or not the key exists.
 pub(crate) async fn denied(client: &Client, keys: &[&str]) -> Result<Vec<usize>> {
     let mut denied = Vec::new();
     for (number, keys) in keys.chunks(TXN_OPS).enumerate() {
-        // No entry has this index. So the transaction fails, and names what is not permitted.
+        // No entry has this index. So the transaction always fails, and reports which keys are not permitted.
         let checks: Vec<_> = keys.iter().map(|key| Operation::check_index(key, 1)).collect();
         let answer = transact(client, &checks, "consistent").await?;
         // A server that answers differently does not say that anything is denied.
@@ -118,7 +118,7 @@ pub(crate) async fn check_access(shared: &Shared, prefix: &str) -> Result<()> {
     Err(Error::permission_denied("Consul shows nothing of this prefix, and the token may not read it"))
 }
 
-/// Reads all keys that begin with `prefix`. Also returns their state, from which a watch can go on.
+/// Reads all keys that begin with `prefix`. Also returns their state, from which a watch can continue.
 pub(crate) async fn list(shared: &Shared, prefix: &str) -> Result<(Snapshot, State)> {
     let client = shared.client()?;
     let (path, recurse) = place(Scope::Prefix(prefix));
@@ -190,7 +190,7 @@ pub(crate) async fn lock_entry(client: &Client, key: &str) -> Result<(Listing, O
     Ok((listing, entry))
 }
 
-/// Waits until something in the scope has an index above `index`, and reads the scope then; 0 does not wait.
+/// Waits until something in the scope has an index above `index`, and then reads the scope. With 0 it does not wait.
 ///
 /// After `wait` it returns even if nothing changed
 /// (<https://developer.hashicorp.com/consul/api-docs/features/blocking>).
@@ -208,7 +208,7 @@ fn limit(wait: Duration) -> Duration {
     wait + wait / 16 + MARGIN
 }
 
-/// The path of a scope, and the parameter for what is below it.
+/// The path of a scope, and the parameter that selects everything below it.
 fn place(scope: Scope<'_>) -> (String, &'static str) {
     match scope {
         Scope::Key(key) if path::is_queryable(key) => (path::kv(key), ""),

@@ -1,4 +1,4 @@
-//! What the parts of the backend share.
+//! The state that the parts of the backend share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,16 +24,16 @@ pub(crate) const TXN_OPS: usize = 64;
 /// The most bytes that JSON adds to one operation, besides its key and value.
 pub(crate) const OPERATION: usize = 192;
 
-/// What every part of the backend works with, from whatever runtime.
+/// The state that every part of the backend uses, from any runtime.
 pub(crate) struct Shared {
     pub(crate) clients: Clients,
     pub(crate) limits: Limits,
     /// The most bytes of a transaction's JSON.
     pub(crate) body_limit: usize,
     pub(crate) lock_delay: Duration,
-    /// False if it is certain that every token, or none, may do everything.
+    /// False if access control is certainly off.
     pub(crate) has_acls: bool,
-    /// What is given back in the background ([clause L12](kv_core::contract::CLAUSES#L12)).
+    /// The leases that are given back in the background ([clause L12](kv_core::contract::CLAUSES#L12)).
     pub(crate) background: Background,
     /// The flags of the next write.
     pub(crate) nonce: AtomicU64,
@@ -62,7 +62,7 @@ impl Shared {
         transaction::operations(txn, || self.fresh_flags())
     }
 
-    /// Applies one transaction by one request.
+    /// Applies one transaction with one request.
     pub(crate) async fn commit(&self, txn: &Txn, callers: &Callers) -> Result<Option<u64>> {
         let operations: Vec<_> = self.operations(txn).collect();
         match self.transact_for(callers, &operations).await? {
@@ -109,8 +109,8 @@ impl Shared {
     }
 }
 
-/// The error for a transaction that the agent found too large. Its limits may be lower than when it was connected to, and
-/// only its answer tells them.
+/// The error for a transaction that the agent found too large. The agent's limits may be lower than when the handle
+/// connected, and only its answer contains them.
 fn too_large(operations: &[Operation<'_>], size: usize, text: &str, txn_bytes: usize) -> Error {
     let limit = size_limit(text);
     let values = || operations.iter().filter(|operation| operation.value_bytes() > 0);
@@ -118,7 +118,7 @@ fn too_large(operations: &[Operation<'_>], size: usize, text: &str, txn_bytes: u
     match largest {
         Some(one) if is_value || values().count() == 1 => {
             let bytes = one.value_bytes();
-            // The rest of the transaction takes its part of the limit.
+            // The rest of the transaction uses a part of the limit.
             let rest = if is_value { 0 } else { size.saturating_sub(bytes.div_ceil(3) * 4) };
             let fits = |limit: usize| if is_value { limit } else { limit.saturating_sub(rest) / 4 * 3 };
             Error::ValueTooLarge {
@@ -151,7 +151,7 @@ mod tests {
         assert!(matches!(error, Error::ValueTooLarge { key, bytes: 600, max: 512 } if key == "b"));
         let text = "Request body(1000 bytes) too large, max size: 600 bytes. See https://consul.io.";
         let error = too_large(&[set("a", 600)], 1000, text, 1 << 20);
-        // 800 bytes of the body were the value, and 200 the rest.
+        // The value takes 800 bytes of the body, and the rest takes 200.
         assert!(matches!(error, Error::ValueTooLarge { key, bytes: 600, max: 300 } if key == "a"));
     }
 

@@ -7,9 +7,10 @@ use kv_core::backend::call::Call;
 use crate::batch::{SmallWrite, Writes};
 use crate::transport::callers::Callers;
 
-/// Applies a transaction. Writes of one key share transactions if they come faster than they can be sent one by one.
+/// Applies a transaction. Writes of single keys share a transaction if they come faster than they can be sent one by
+/// one.
 ///
-/// A lone caller waits for nobody. If one of several writes that share a transaction has a failed check or is refused,
+/// A lone write is sent at once. If one of several writes that share a transaction has a failed check or is refused,
 /// the others are sent again without it.
 pub(crate) async fn commit(writes: &Writes, txn: Txn) -> Result<Option<u64>> {
     let shared = &writes.carrier().shared;

@@ -20,7 +20,8 @@ async fn a_write_that_conflicts_leaves_the_others() {
     let mut writing = JoinSet::new();
     for number in 0..WRITES {
         let kv = kv.clone();
-        // Every fifth expects an index that no key has. Every seventh is so large that few fit into a transaction.
+        // Every fifth write expects an index that no key has. Every seventh is so large that few fit into a
+        // transaction.
         writing.spawn(async move {
             let key = format!("k/{number}");
             let data = if number % 7 == 0 { vec![0; kv.limits().value_bytes / 4] } else { vec![1; 100] };
@@ -101,7 +102,7 @@ async fn a_caller_that_gives_up_leaves_the_others() {
         for number in 0..50_u64 {
             let writer = kv.clone();
             writing.spawn(async move { (number, writer.set(&format!("{round}/{number}"), "1").await) });
-            // These are dropped in different states: in the queue, in flight, or done.
+            // The calls are dropped in different states: in the queue, in flight, or done.
             let dropped = kv.set("dropped", "1");
             let _ = tokio::time::timeout(std::time::Duration::from_micros(number * 20), dropped).await;
         }
@@ -110,7 +111,7 @@ async fn a_caller_that_gives_up_leaves_the_others() {
             result.unwrap_or_else(|error| panic!("{number}: {error}"));
         }
     }
-    // Nothing blocks the queue: the next write is sent.
+    // The queue is not blocked, so the next write is sent.
     kv.set("last", "1").await.expect("a write");
     cluster.stop().await;
 }

@@ -22,12 +22,12 @@ async fn without_a_leader_nothing_is_served() {
     cluster.kill(leader).await.expect("kill");
     cluster.kill(other).await.expect("kill");
     let began = Instant::now();
-    let error = kv.ping().await.expect_err("one of three has no leader");
+    let error = kv.ping().await.expect_err("one member of three has no leader");
     assert!(error.is_retryable(), "{error:?}");
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert!(kv.get("key").await.is_err_and(|error| error.is_retryable()));
     let stale = registry().connect(&format!("consul://{}?consistency=stale", cluster.endpoints()[last])).await;
-    assert!(stale.is_err(), "it cannot serve writes, whatever it may read");
+    assert!(stale.is_err(), "it cannot serve writes, even if it may serve stale reads");
     cluster.start_all_again().await.expect("start again");
     until("it serves again", async || kv.ping().await.is_ok()).await;
     kv.set("key", "2").await.expect("a write");
@@ -41,7 +41,7 @@ async fn another_agent_takes_over() {
     let mut watch = kv.watch("", 0).await.expect("a watch");
     let lock = kv.lock("lock", Duration::from_secs(300)).await.expect("the lock");
     for round in 0..2 {
-        // The agent in use first, then whoever leads.
+        // First the agent in use is killed, then the leader.
         let victim = if round == 0 { 0 } else { cluster.await_leader(None).await.expect("a leader") };
         cluster.kill(victim).await.expect("kill");
         let key = format!("round-{round}");
@@ -93,7 +93,7 @@ async fn a_generic_address_finds_consul_and_not_etcd() {
     consul.stop().await;
 }
 
-/// What operators do in every upgrade (clause S5).
+/// Planned restarts, as in an upgrade (clause S5).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_costs_time_but_no_calls() {
     let cluster = Cluster::start(Kind::Consul, 3, Options::default()).await.expect("three servers");
@@ -108,7 +108,7 @@ async fn a_rolling_restart_costs_time_but_no_calls() {
                 let key = format!("{task}/{}", calls % 100);
                 match kv.set(&key, "1").await {
                     Ok(_) => {}
-                    // A write was in flight when its agent went away.
+                    // A write was in flight when its agent stopped.
                     Err(Error::Indeterminate { .. }) => unknown += 1,
                     Err(error) => panic!("{key}: {error:?}"),
                 }

@@ -1,4 +1,4 @@
-//! Locks together with Consul's own, and what leases leave behind. Needs Docker.
+//! Locks together with `consul lock`, and what leases leave behind. Needs Docker.
 
 mod support;
 
@@ -47,7 +47,8 @@ async fn this_lock_excludes_consul_lock() {
     let lock = kv.lock("app/job", LONG).await.expect("the lock");
     let before = lock.token();
     let endpoint = &cluster.endpoints()[0];
-    // As `consul lock` leaves it: its flags, and no value. The token is the index of the acquiring transaction.
+    // The entry is like that of `consul lock`: its flags, and no value. The token is the index of the acquiring
+    // transaction.
     let entry = ask(endpoint, "GET", "/v1/kv/app/job/.lock").await;
     for part in [r#""Flags":3304740253564472344,"Value":null,"Session":"#, &format!(r#""ModifyIndex":{before}}}"#)] {
         assert!(entry.contains(part), "{part} in {entry}");
@@ -88,7 +89,7 @@ async fn a_foreign_entry_at_the_place_of_a_lock_is_data() {
         let event = soon("its event", watch.next()).await.expect("the watch goes on").expect("an event");
         assert_eq!(event.key, "data/.lock");
     }
-    // With the flags of a lock that nobody holds it is one.
+    // With the flags of a lock it is a lock, although it has no holder.
     ask(endpoint, "PUT", "/v1/kv/data/.lock?flags=3304740253564472344").await;
     let event = soon("its event", watch.next()).await.expect("the watch goes on").expect("an event");
     assert_eq!((event.key.as_str(), event.event_type), ("data/.lock", EventType::Delete));
@@ -129,7 +130,7 @@ async fn no_session_leaks() {
         assert!(kv.try_lock("leak/lock", LONG).await.expect("an answer").is_none());
         let member = kv.ephemeral_key("leak/member", LONG).await.expect("a key");
         assert!(kv.ephemeral_key("leak/member", LONG).await.is_err_and(|error| error.is_conflict()));
-        // An attempt that is given up at different points.
+        // The attempt is abandoned at different points.
         let _ = tokio::time::timeout(Duration::from_micros(round * 200), kv.ephemeral_key("leak/other", LONG)).await;
         if round % 2 == 0 {
             lock.unlock().await.expect("unlocked");
@@ -152,7 +153,7 @@ async fn five_hundred_waiters_share_their_connections() {
     let proxy = Proxy::start(&cluster.endpoints()[0]).await;
     let kv = connect(&format!("consul://{}", proxy.endpoint)).await;
     let held = kv.lock("busy/lock", LONG).await.expect("the lock");
-    // In the order in which they held the lock; their tasks may end in another.
+    // The tokens in the order in which the waiters held the lock. Their tasks may end in another order.
     let tokens = Arc::new(Mutex::new(Vec::new()));
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..WAITERS {
@@ -223,11 +224,11 @@ async fn the_lock_delay_delays_the_next_holder() {
     assert!(began.elapsed() >= Duration::from_secs(2), "after {:?}", began.elapsed());
     assert!(next.token() > lock.token());
     assert!(lock.unlock().await.is_err_and(|error| error.is_lost()));
-    next.renew().await.expect("the loser touched nothing");
+    next.renew().await.expect("the former holder has changed nothing");
     cluster.stop().await;
 }
 
-/// Nobody comes after the last contender of a round, so nobody else's changes can wake it.
+/// No contender follows the last one of a round, so no other change can wake it.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_contenders_of_many_clients_get_the_lock() {
     const ROUNDS: usize = 60;

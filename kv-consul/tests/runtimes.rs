@@ -47,7 +47,7 @@ impl Drop for Server {
     }
 }
 
-/// What a handle has left behind in its first runtime.
+/// What a handle has left in its first runtime.
 struct Used {
     kv: Kv,
     lock: Lock,
@@ -62,7 +62,7 @@ async fn first_use(address: &str) -> Used {
     let watch = kv.watch("w/", 0).await.expect("a watch");
     let lock = kv.lock("held", LONG).await.expect("a lock");
     let member = kv.ephemeral_key("member", LONG).await.expect("a key");
-    // A caller that waits for a lock, and a write, both given up half-way.
+    // A wait for a lock, and a write, both abandoned halfway.
     assert!(tokio::time::timeout(Duration::from_millis(300), kv.lock("held", LONG)).await.is_err());
     let _ = tokio::time::timeout(Duration::from_millis(1), write_many(&kv, "given up")).await;
     Used { kv, lock, member, watch }
@@ -135,7 +135,7 @@ fn a_handle_works_beside_an_idle_runtime() {
     for second in [single(), multi()] {
         second.block_on(soon("everything", second_use(&kv, &lock, &member)));
     }
-    // The idle runtime has lost nothing either.
+    // The idle runtime has lost nothing.
     idle.block_on(soon("the events", async {
         for number in 0..3 {
             let event = watch.next().await.expect("the watch goes on").expect("an event");

@@ -1,4 +1,4 @@
-//! Secrets reach the server and nothing else (clause A4): neither this crate nor its dependencies show them, whatever
+//! Secrets are sent to the server only (clause A4): neither this crate nor its dependencies show them, whatever
 //! happens. The test searches every log line, and everything that can be printed.
 
 use std::io::{Read as _, Write as _};
@@ -10,7 +10,7 @@ use kv_core::backend::Address;
 use kv_core::{Environment, Registry};
 
 const USER: &str = "operator";
-/// A part of every secret here.
+/// A text that every secret here contains.
 const MARKER: &str = "hunter2Qx7Zk";
 const PASSWORD: &str = "p@ss/hunter2Qx7Zk?#!";
 const ENCODED: &str = "p%40ss%2Fhunter2Qx7Zk%3F%23%21";
@@ -19,7 +19,7 @@ const TOKEN: &str = "5f0f1e6c-hunter2Qx7Zk";
 /// The server's answer to each request: that of an empty Consul, this text, or none if the text is empty.
 type Says = Arc<Mutex<Option<String>>>;
 
-/// A server in threads of its own, whose logs are not searched: it receives the secrets rightly.
+/// A server in threads of its own. Their logs are not searched, because the server receives the secrets.
 fn server() -> (String, Says) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -80,7 +80,7 @@ async fn only_the_server_receives_secrets() {
         capture.show(&registry);
         capture.show(environment);
 
-        // Without a fault, and then with several: refusals, a redirect, garbage, and no answer.
+        // First without a fault, and then with several: refusals, a redirect, garbage, and no answer.
         *says.lock().expect("no panic") = None;
         let address = format!("consul://{login}{host}/root?timeout=500ms{token}");
         let kv = registry.connect(&address).await.expect("a good server");
@@ -108,7 +108,7 @@ async fn only_the_server_receives_secrets() {
     }
     std::fs::remove_file(file).expect("the file is there");
 
-    // Addresses that cannot be read, most of them because of the secret itself.
+    // Invalid addresses, most of them because of the secret itself.
     let environments = [
         Environment::from([]),
         Environment::from([("CONSUL_HTTP_TOKEN", &*format!("{MARKER}\n"))]),

@@ -12,7 +12,7 @@ const LONG: Duration = Duration::from_secs(300);
 
 async fn refused(address: &str) -> Error {
     match registry().connect(address).await {
-        Ok(_) => panic!("it is taken"),
+        Ok(_) => panic!("the address was accepted"),
         Err(error) => error,
     }
 }
@@ -103,7 +103,7 @@ async fn certificates_are_checked() {
     works(registry().with_environment(environment), "consul://").await;
 
     for (address, says) in [
-        // The system's authorities did not sign it.
+        // No authority of the system signed the certificate.
         (format!("consuls://{endpoint}"), "certificate"),
         (format!("consuls://{endpoint}?ca={other}"), "certificate"),
         (format!("consuls://{endpoint}?ca={ca}&server-name=other.example"), "certificate"),

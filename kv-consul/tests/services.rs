@@ -2,93 +2,12 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use kv_core::{Error, Kv};
-use support::registry;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use kv_core::Error;
+use support::fake::{Then, answer, closed, connect, fake, nothing, refused};
 
 const TTL: Duration = Duration::from_secs(10);
-
-/// Consul's answer to a write.
-const WRITTEN: &str = r#"{"Results":[{"KV":{"ModifyIndex":9}}]}"#;
-
-/// What a fake server does after a request.
-enum Then {
-    Answer(String),
-    /// Closes the connection.
-    Cut,
-    AnswerAndCut(String),
-    /// Does not answer.
-    Hang,
-    /// Sends this again and again, for ever.
-    Flood(String),
-}
-
-/// A server that decides by the first line of each request what to do.
-async fn fake(then: impl Fn(&str) -> Then + Send + Sync + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("an address");
-    let then = Arc::new(then);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let then = then.clone();
-            tokio::spawn(async move {
-                let mut request = vec![0; 64 << 10];
-                loop {
-                    let length = stream.read(&mut request).await.unwrap_or_default();
-                    if length == 0 {
-                        return;
-                    }
-                    let text = String::from_utf8_lossy(&request[..length]).into_owned();
-                    match then(text.lines().next().unwrap_or_default()) {
-                        Then::Answer(answer) => {
-                            let _ = stream.write_all(answer.as_bytes()).await;
-                        }
-                        Then::Cut => return,
-                        Then::AnswerAndCut(answer) => {
-                            let _ = stream.write_all(answer.as_bytes()).await;
-                            return;
-                        }
-                        Then::Hang => std::future::pending().await,
-                        Then::Flood(piece) => while stream.write_all(piece.as_bytes()).await.is_ok() {},
-                    }
-                }
-            });
-        }
-    });
-    address.to_string()
-}
-
-fn answer(status: &str, headers: &str, body: &str) -> Then {
-    Then::Answer(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len()))
-}
-
-/// Consul's answer if there is nothing.
-fn nothing() -> Then {
-    answer("404 Not Found", "X-Consul-Index: 7\r\n", "")
-}
-
-async fn connect(address: &str) -> Kv {
-    registry().connect(address).await.expect("what looks like Consul")
-}
-
-async fn refused(address: &str) -> (Error, Duration) {
-    let began = Instant::now();
-    match registry().connect(address).await {
-        Ok(_) => panic!("{address} was taken for Consul"),
-        Err(error) => (error, began.elapsed()),
-    }
-}
-
-/// The address of a port on which nothing listens.
-async fn closed() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("an address").to_string()
-}
 
 #[tokio::test]
 async fn a_closed_port() {
@@ -98,7 +17,7 @@ async fn a_closed_port() {
     for said in [&format!("{closed} refused the connection"), "within 500ms"] {
         assert!(error.to_string().contains(said), "{said}: {error}");
     }
-    // At a generic address another backend may be the right one, and is not kept waiting.
+    // At a generic address another backend may be the right one, so this one does not repeat its attempt.
     let (error, time) = refused(&format!("http://{closed}?timeout=60s")).await;
     let Error::NoneAnswered { attempts } = error else { panic!("{error:?}") };
     assert!(matches!(attempts[0].1, Error::Unavailable { .. }), "{attempts:?}");
@@ -144,14 +63,14 @@ async fn an_answer_without_end_is_cut_short() {
         Then::Flood(format!("{head}{}", format!("8000\r\n{}\r\n", "x".repeat(0x8000)).repeat(64)))
     })
     .await;
-    // The head is repeated too, which is as wrong as the rest.
+    // The repetition of the head is one more error in the body.
     let kv = connect(&format!("consul://{server}")).await;
     let error = kv.get("key").await.expect_err("no value");
     assert!(matches!(error, Error::UnexpectedAnswer { .. } | Error::Unavailable { .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn the_error_of_a_write_says_what_is_known_of_it() {
+async fn the_error_of_a_write_reports_its_fate() {
     let server = fake(|line| match line {
         line if line.contains("/cut") => Then::Cut,
         line if line.contains("/v1/txn") => Then::Cut,
@@ -168,7 +87,7 @@ async fn the_error_of_a_write_says_what_is_known_of_it() {
     let kv = connect(&format!("consul://{silent}?timeout=300ms")).await;
     let error = kv.set("key", "1").await.expect_err("no answer");
     assert!(matches!(error, Error::Indeterminate { .. }), "{error:?}");
-    // A transaction that only checks can be sent again without harm.
+    // A transaction that only checks can be repeated without harm.
     let error = kv.remove("key", 0).await.expect_err("no answer");
     assert!(matches!(error, Error::Indeterminate { .. } | Error::Unavailable { .. }), "{error:?}");
 }
@@ -188,7 +107,7 @@ async fn errors_of_the_server_have_their_meaning() {
         ("nonsense", "500 Internal Server Error", "strconv.ParseUint: parsing \"x\": invalid syntax", false, false),
     ];
     for (what, status, text, unavailable, indeterminate) in cases {
-        // Alone, of a lock, and of an ephemeral key.
+        // A plain write, that of an ephemeral key, and that of a lock.
         let server = fake(move |line| match line {
             line if line.contains("/v1/txn") => answer(status, "", text),
             line if line.contains("/session/create") => answer("200 OK", "", r#"{"ID":"00000000-0001"}"#),
@@ -211,215 +130,9 @@ async fn errors_of_the_server_have_their_meaning() {
     }
 }
 
-/// A server that applies every transaction.
-async fn good() -> String {
-    fake(|line| match line {
-        line if line.contains("/v1/txn") => answer("200 OK", "", WRITTEN),
-        _ => nothing(),
-    })
-    .await
-}
-
+/// The limit of the agent was lowered after the client connected.
 #[tokio::test]
-async fn the_next_agent_is_asked() {
-    // Nothing was sent to the one, and the other applies nothing without a leader, so a write goes on as well.
-    let leaderless = fake(|_| answer("500 Internal Server Error", "", "No cluster leader")).await;
-    for bad in [closed().await, leaderless] {
-        let kv = connect(&format!("consul://{bad},{}", good().await)).await;
-        assert_eq!(kv.set("key", "1").await.expect("a write at the second agent"), 9);
-    }
-    // A read goes on from an agent that does not answer.
-    let silent = fake(|_| Then::Hang).await;
-    let kv = connect(&format!("consul://{silent},{}?timeout=2s", good().await)).await;
-    assert!(kv.get("key").await.is_err_and(|error| error.is_key_not_found()));
-}
-
-#[tokio::test]
-async fn a_write_that_was_sent_does_not_go_on() {
-    let cuts = fake(|line| if line.contains("/v1/txn") { Then::Cut } else { nothing() }).await;
-    let address = format!("consul://{cuts},{}", good().await);
-    // Agents are asked in random order: connect until the bad one comes first.
-    let kv = loop {
-        let kv = connect(&address).await;
-        match kv.set("key", "1").await {
-            Ok(_) => {}
-            Err(Error::Indeterminate { .. }) => break kv,
-            Err(error) => panic!("{error:?}"),
-        }
-    };
-    assert_eq!(kv.set("key", "1").await.expect("the next write begins with the next agent"), 9);
-}
-
-/// As port forwarders do in front of a dead agent.
-#[tokio::test]
-async fn an_agent_that_accepts_and_cuts_is_asked_last() {
-    let cuts = fake(|line| if line.contains("/v1/txn") { Then::Cut } else { nothing() }).await;
-    let kv = connect(&format!("consul://{cuts},{},{}", good().await, good().await)).await;
-    let mut writing = tokio::task::JoinSet::new();
-    for task in 0..8 {
-        let kv = kv.clone();
-        writing.spawn(async move {
-            let mut lost = 0;
-            for number in 0..100 {
-                match kv.set(&format!("{task}/{number}"), "1").await {
-                    Ok(_) => {}
-                    Err(Error::Indeterminate { .. }) => lost += 1,
-                    Err(error) => panic!("{error:?}"),
-                }
-            }
-            lost
-        });
-    }
-    let lost: usize = writing.join_all().await.into_iter().sum();
-    // Only what was in flight when the agent was first asked.
-    assert!(lost <= 8, "{lost} writes of unknown outcome");
-}
-
-/// As some proxies do, without announcing it. A write on a connection that is just being closed is indeterminate.
-#[tokio::test]
-async fn an_agent_that_closes_after_each_answer_loses_few_writes() {
-    const WRITES: usize = 200;
-    let closes = fake(|line| {
-        let usual = if line.contains("/v1/txn") { answer("200 OK", "", WRITTEN) } else { nothing() };
-        let Then::Answer(text) = usual else { unreachable!("it answers") };
-        Then::AnswerAndCut(text)
-    });
-    let kv = connect(&format!("consul://{}", closes.await)).await;
-    let mut lost = 0;
-    for number in 0..WRITES {
-        match kv.set("key", number.to_string()).await {
-            Ok(_) => {}
-            Err(Error::Indeterminate { .. }) => lost += 1,
-            Err(error) => panic!("{error:?}"),
-        }
-    }
-    assert!(lost <= 2, "{lost} of {WRITES} writes are indeterminate");
-}
-
-#[tokio::test]
-async fn what_was_not_applied_is_tried_again_until_it_is() {
-    for text in [
-        "No cluster leader",
-        "rpc error getting client: failed to get conn: dial tcp 10.0.0.1:8300: connect: connection refused",
-        "rpc error getting client: failed to get conn: rpc error: lead thread didn't get connection",
-        "rpc error getting client: stream closed",
-        "raft apply failed: leadership transfer in progress",
-        "rpc error making call: rate limit exceeded, try again later or against a different server",
-        "Missing node registration",
-    ] {
-        let failures = Arc::new(AtomicUsize::new(0));
-        let counted = failures.clone();
-        let server = fake(move |line| match line {
-            line if line.contains(".kv-ping") || line.contains("agent/self") => nothing(),
-            // As many as an election takes, for each kind of request.
-            _ if counted.fetch_add(1, Ordering::SeqCst) % 8 != 7 => answer("500 Internal Server Error", "", text),
-            line if line.contains("/v1/txn") => answer("200 OK", "", r#"{"Results":[{"KV":{"ModifyIndex":9}}]}"#),
-            line if line.contains("/session/create") => answer("200 OK", "", r#"{"ID":"00000000-0001"}"#),
-            _ => nothing(),
-        });
-        let kv = connect(&format!("consul://{}?timeout=30s", server.await)).await;
-        assert_eq!(kv.set("key", "1").await.expect(text), 9);
-        assert!(kv.get("key").await.is_err_and(|error| error.is_key_not_found()), "{text}");
-        let _member = kv.ephemeral_key("member", TTL).await.expect(text);
-        assert!(failures.load(Ordering::SeqCst) >= 32, "{text}");
-    }
-}
-
-/// A read that an agent holds back while the others cannot serve yet.
-#[tokio::test]
-async fn a_read_that_hangs_at_one_agent_is_answered_by_another() {
-    let silent = fake(|line| if line.contains("agent/self") { nothing() } else { Then::Hang }).await;
-    // It serves only after the silent agent had its turn as the last of a round.
-    let asked = Arc::new(AtomicUsize::new(0));
-    let late = fake(move |line| match line {
-        line if line.contains("agent/self") => nothing(),
-        _ if asked.fetch_add(1, Ordering::SeqCst) < 2 => answer("500 Internal Server Error", "", "No cluster leader"),
-        _ => nothing(),
-    });
-    let kv = connect(&format!("consul://{silent},{}?timeout=60s", late.await)).await;
-    let began = Instant::now();
-    assert!(kv.get("key").await.is_err_and(|error| error.is_key_not_found()));
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
-}
-
-/// An agent that takes long is not given up: the others may take as long.
-#[tokio::test]
-async fn a_slow_answer_is_waited_for() {
-    let slow = || async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address").to_string();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let mut request = vec![0; 64 << 10];
-                    while stream.read(&mut request).await.is_ok_and(|length| length > 0) {
-                        tokio::time::sleep(Duration::from_secs(3)).await;
-                        let Then::Answer(text) = nothing() else { return };
-                        let _ = stream.write_all(text.as_bytes()).await;
-                    }
-                });
-            }
-        });
-        address
-    };
-    let kv = connect(&format!("consul://{},{}?timeout=30s", slow().await, slow().await)).await;
-    let error = kv.with_timeout(Duration::from_secs(10)).get("key").await.expect_err("nothing is there");
-    assert!(error.is_key_not_found(), "{error:?}");
-}
-
-/// An agent that takes connections and writes, and answers nothing.
-#[tokio::test]
-async fn callers_that_give_up_find_another_agent() {
-    let (silent, good) = (fake(|_| Then::Hang).await, good().await);
-    let kv = connect(&format!("consul://{silent},{good}?timeout=30s")).await;
-    for what in ["get", "set"] {
-        let mut row = 0;
-        let serving = async {
-            while row < 10 {
-                let call = async {
-                    match what {
-                        "get" => kv.get("key").await.is_err_and(|error| error.is_key_not_found()),
-                        _ => kv.set("key", "1").await.is_ok(),
-                    }
-                };
-                let served = tokio::time::timeout(Duration::from_millis(60), call).await;
-                row = if served == Ok(true) { row + 1 } else { 0 };
-            }
-        };
-        support::soon(what, serving).await;
-    }
-}
-
-/// What a port forwarder before a dead agent does while the others have no leader.
-#[tokio::test]
-async fn a_write_does_not_meet_a_broken_agent_while_others_cannot_serve() {
-    let cuts = fake(|line| if line.contains("agent/self") { nothing() } else { Then::Cut }).await;
-    let asked = Arc::new(AtomicUsize::new(0));
-    let electing = |asked: Arc<AtomicUsize>| {
-        fake(move |line| match line {
-            line if line.contains("/v1/txn") && asked.fetch_add(1, Ordering::SeqCst) % 40 < 30 => {
-                answer("500 Internal Server Error", "", "No cluster leader")
-            }
-            line if line.contains("/v1/txn") => answer("200 OK", "", r#"{"Results":[{"KV":{"ModifyIndex":9}}]}"#),
-            _ => nothing(),
-        })
-    };
-    let (one, other) = (electing(asked.clone()).await, electing(asked.clone()).await);
-    let kv = connect(&format!("consul://{cuts},{one},{other}?timeout=60s")).await;
-    let mut unknown = 0;
-    for number in 0..20 {
-        match kv.set(&format!("key/{number}"), "1").await {
-            Ok(_) => {}
-            Err(Error::Indeterminate { .. }) => unknown += 1,
-            Err(error) => panic!("{error:?}"),
-        }
-    }
-    assert!(unknown <= 1, "{unknown} writes were sent to an agent that was known to be broken");
-}
-
-/// A limit that the agent lowered after the client had connected.
-#[tokio::test]
-async fn a_limit_of_the_agent_is_told() {
+async fn a_lowered_limit_of_the_agent_is_reported() {
     let server = fake(|line| {
         if line.contains("/v1/txn") {
             answer(
@@ -473,6 +186,6 @@ async fn no_error_contains_a_secret() {
     let server = closed().await;
     let address = format!("consul://user:hunter2@{server}?token=hunter3&timeout=500ms");
     let (error, _) = refused(&address).await;
-    let told = format!("{error} {error:?}");
-    assert!(!told.contains("hunter"), "{told}");
+    let shown = format!("{error} {error:?}");
+    assert!(!shown.contains("hunter"), "{shown}");
 }

@@ -1,4 +1,4 @@
-//! Watches as only Consul has them: shared blocking queries, their number and cost. Needs Docker.
+//! Watches by shared blocking queries: their number and cost. Needs Docker.
 
 mod support;
 
@@ -13,7 +13,7 @@ async fn next(watch: &mut Watch) -> Event {
     soon("an event", watch.next()).await.expect("the watch goes on").expect("an event")
 }
 
-/// Sets many keys, in transactions as large as permitted.
+/// Sets many keys, in transactions of the largest permitted size.
 async fn set_all(kv: &Kv, keys: &[String], data: &str) {
     for keys in keys.chunks(kv.limits().txn_ops) {
         let txn = keys.iter().fold(kv.txn(), |txn, key| txn.set(key, data.to_owned()));
@@ -71,7 +71,7 @@ async fn a_thousand_watches_on_a_thousand_prefixes() {
     let writer = connect(&cluster.address()).await;
     let watcher = connect(&format!("consul://{}", proxy.endpoint)).await;
     let keys: Vec<String> = (0..WATCHES).map(|number| format!("many/{number:04}/key")).collect();
-    // Half of them exist already.
+    // Half of the keys already exist.
     set_all(&writer, &keys[..WATCHES / 2], "old").await;
 
     let opening = keys.iter().map(|key| {
@@ -97,7 +97,7 @@ async fn a_thousand_watches_on_a_thousand_prefixes() {
     // An agent closes every connection beyond 200.
     assert!(proxy.most_connections() < 180, "{} connections", proxy.most_connections());
 
-    // Watches that nobody holds leave nothing behind.
+    // Dropped watches leave nothing behind.
     drop(open);
     drop(watcher);
     support::until("every connection is closed", async || proxy.connections() == 0).await;
@@ -175,7 +175,7 @@ async fn changes_while_a_watch_is_cut_off_come_once() {
             assert!(event.index >= index, "{event:?} after {index}");
             index = event.index;
             seen.entry(event.key.clone()).or_default().push(event.event_type);
-            // A deletion may have the index of the answer, and then comes last.
+            // A deletion may have the index of the answer. Then it comes last.
             let gone = seen.contains_key("c/goes") || round > 1;
             if index >= last && seen.contains_key("c/last") && gone {
                 break;
@@ -216,7 +216,7 @@ async fn a_slow_consumer_gets_the_last_state() {
     println!("{events} events of 3,000 writes");
     let expected = kv.get_all("s/").await.expect("a listing").values;
     assert_eq!(state, expected.into_iter().map(|(key, value)| (key, value.data)).collect());
-    // The events that waited, those on their way, and each key once more.
+    // The queued events, those on their way, and each key once more.
     assert!(events <= 1024 + 100, "{events} events waited");
     cluster.stop().await;
 }
@@ -254,7 +254,7 @@ async fn deletions_come_in_order() {
         writer.set(key, "1").await.expect("a write");
     }
     let mut watch = watcher.watch("d/", 0).await.expect("a watch");
-    // One answer shows all of these. Each is between two writes with indices of their own.
+    // One answer shows all of these deletions. Each was made between two writes with indices of their own.
     proxy.cut();
     let mut between = vec![writer.set("d/0", "").await.expect("a write")];
     writer.delete("d/alone").await.expect("a deletion");

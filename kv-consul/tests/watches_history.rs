@@ -1,4 +1,4 @@
-//! Watches of a store whose history is replaced, and of what a token may not read (clause E8). Needs Docker.
+//! Watches of a store whose history is replaced, and of keys that a token may not read (clause E8). Needs Docker.
 
 mod support;
 
@@ -12,7 +12,7 @@ async fn next(watch: &mut Watch) -> Event {
     soon("an event", watch.next()).await.expect("the watch goes on").expect("an event")
 }
 
-/// The error that ends a watch. No event may come before it.
+/// Returns the error that ends a watch. No event may come before it.
 async fn end(watch: &mut Watch) -> Error {
     soon("the end of the watch", watch.next()).await.expect("it ends with an error").expect_err("no event")
 }
@@ -40,7 +40,7 @@ async fn a_restored_snapshot_is_noticed() {
     let mut created = kv.watch("s/", 0).await.expect("a watch");
 
     run(&cluster, &["consul", "snapshot", "restore", "/tmp/snapshot"]).await;
-    // The indices of the entries that came back are smaller than those that were seen.
+    // The restored entries have smaller indices than those that the watch has shown.
     for watch in [&mut watch, &mut resumed] {
         let error = end(watch).await;
         assert!(matches!(error, Error::Compacted { after: seen, .. } if seen >= after), "{error:?}");
@@ -48,7 +48,7 @@ async fn a_restored_snapshot_is_noticed() {
     let event = next(&mut created).await;
     assert_eq!((event.key.as_str(), event.event_type), ("s/created", EventType::Delete));
     assert!(event.index > index, "{event:?}");
-    // An index from before is in the store's future, and after a write elsewhere it is not.
+    // An index from before the restore is in the store's future. After a write to another key, it is not.
     for _ in 0..2 {
         let result = kv.watch("r/", after).await.map(drop);
         assert!(matches!(result, Err(Error::Compacted { after: said, .. }) if said == after), "{result:?}");
@@ -57,10 +57,10 @@ async fn a_restored_snapshot_is_noticed() {
     let mut from_a_listing = kv.watch("r/", listed).await.expect("that listing is remembered");
     let error = end(&mut from_a_listing).await;
     assert!(matches!(error, Error::Compacted { .. }), "{error:?}");
-    let (listing, mut anew) = kv.observe("r/").await.expect("an observation");
+    let (listing, mut observed) = kv.observe("r/").await.expect("an observation");
     assert_eq!(listing.values.into_keys().collect::<Vec<_>>(), ["r/deleted", "r/updated"]);
     let index = kv.set("r/updated", "newer").await.expect("a write");
-    assert_eq!(next(&mut anew).await.index, index);
+    assert_eq!(next(&mut observed).await.index, index);
     cluster.stop().await;
 }
 
@@ -71,7 +71,7 @@ fn token(credential: &Credential) -> String {
     }
 }
 
-/// A token with these rules, and the name of its policy.
+/// Creates a token with these rules, and returns it.
 async fn with_rules(cluster: &Cluster, name: &str, rules: &str) -> Credential {
     let admin = format!("-token={}", token(cluster.admin().expect("an administrator")));
     run(cluster, &["consul", "acl", "policy", "create", &admin, "-name", name, "-rules", rules]).await;
@@ -102,7 +102,7 @@ async fn a_lost_permission_is_no_deletion() {
     let mut key = reader.watch("own/key", 0).await.expect("a watch");
 
     change_rules(&cluster, "reader", r#"key_prefix "own/" { policy = "read" }"#).await;
-    // A write makes the query answer. Whoever may still read sees it, and deletions are deletions.
+    // A write makes the query answer. A watch that may still read shows it, and also deletions.
     admin.set("app/other", "1").await.expect("a write");
     admin.delete("own/key").await.expect("a deletion");
     for watch in [&mut own, &mut key] {
@@ -111,7 +111,7 @@ async fn a_lost_permission_is_no_deletion() {
     }
     let ended = async {
         loop {
-            // The query that was open still shows the other key, which the token was permitted to read.
+            // The query that was open still shows the other key, which the token could read at that time.
             match app.next().await.expect("it ends with an error") {
                 Ok(event) => assert_eq!((event.key.as_str(), event.event_type), ("app/other", EventType::Create)),
                 Err(error) => return error,
@@ -127,7 +127,7 @@ async fn a_lost_permission_is_no_deletion() {
         denied("observe", &reader.observe(prefix).await.map(drop));
     }
     denied("keys", &reader.keys("app").await);
-    // Nothing is there, and that may be read.
+    // The prefix is empty, and the token may read it.
     assert!(reader.get_all("own/").await.expect("a listing").values.is_empty());
     assert!(reader.keys("own").await.expect("a directory").is_empty());
     cluster.stop().await;
@@ -151,7 +151,8 @@ async fn a_token_that_is_deleted_ends_its_watches() {
     cluster.stop().await;
 }
 
-/// More watches than a handle has queries, each on a prefix of its own, and none permitted to list all of them.
+/// More watches than a handle has queries, each on a prefix of its own. The token may not list a prefix that covers
+/// them all.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_watches_of_a_token_that_may_list_each_prefix_alone() {
     const WATCHES: usize = 60;

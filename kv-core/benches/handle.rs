@@ -1,5 +1,5 @@
-//! What the handle itself costs, on a store that answers at once: the check of keys, the root put before them and taken
-//! off again, the transaction that a write becomes; and on one that does not, the timer that bounds the call.
+//! The cost of the handle itself. On a store that answers at once: checking keys, adding and removing the root, and
+//! building the transaction of a write. On a store that does not: the timer that limits the call.
 //!
 //! `cargo bench -p kv-core --bench handle`
 
@@ -35,7 +35,7 @@ const LONG_KEY_BYTES: usize = 4096;
 struct Ready {
     /// How many entries a listing has.
     entries: usize,
-    /// How many times a value is not there yet when it is asked for.
+    /// How many times a call is polled before its value is ready.
     late: usize,
 }
 
@@ -120,14 +120,14 @@ impl Backend for Ready {
     }
 }
 
-/// A read without the store's work; most of the time goes into the check of the key.
+/// A read without the store's work. Most of the time is the check of the key.
 #[divan::bench(sample_size = 1000)]
 fn get(bencher: Bencher<'_, '_>) {
     let kv = Ready::kv(0);
     bencher.bench(|| now(kv.get(black_box(KEY))));
 }
 
-/// A read from a store across a network, from several threads: with the timer.
+/// A read from a store that does not answer at once, from several threads. It needs the timer.
 #[divan::bench(sample_size = 1000, threads = [1, 2])]
 fn get_that_is_waited_for(bencher: Bencher<'_, '_>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
@@ -175,7 +175,7 @@ fn txn_of_64_sets(bencher: Bencher<'_, '_>) {
     bencher.bench(|| now(keys.iter().fold(kv.txn(), |txn, key| txn.set(key, "value")).commit()));
 }
 
-/// Both include the store's own work, which makes the listing; they differ by the root.
+/// A listing with and without a root. Both include the work of the store, which builds the listing.
 #[divan::bench(args = [false, true])]
 fn get_all_of_10_000(bencher: Bencher<'_, '_>, rooted: bool) {
     let kv = Ready::kv(10_000);

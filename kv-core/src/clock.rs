@@ -1,8 +1,8 @@
 //! The clock by which leases are counted ([clause L6](crate::contract::CLAUSES#L6)): tokio's, and the time for which
 //! the machine was suspended.
 //!
-//! Tokio's clock, as std's, stands still while a laptop or a virtual machine sleeps, and the store's goes on. Tokio's
-//! is still the base, so that tests may pause it.
+//! Tokio's clock, like std's, stands still while a laptop or a virtual machine is suspended. The store's clock goes on.
+//! Tokio's clock is still the base, so that tests can pause it.
 
 use std::ops::Add;
 use std::time::Duration;
@@ -24,14 +24,14 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// The present.
+    /// The current moment.
     pub fn now() -> Self {
         Self { instant: Instant::now(), suspended: suspended() }
     }
 
     /// The time since then, in which the machine may have been suspended; zero for a moment in the future.
     pub fn elapsed(self) -> Duration {
-        /// What two readings may differ by although the machine has run all the time.
+        /// How much two readings may differ although the machine was not suspended.
         const NOISE: Duration = Duration::from_millis(1);
         let slept = suspended().saturating_sub(self.suspended);
         self.instant.elapsed() + if slept < NOISE { Duration::ZERO } else { slept }
@@ -47,7 +47,7 @@ impl Moment {
 impl Add<Duration> for Moment {
     type Output = Self;
 
-    /// The moment so much later, if the machine is not suspended until then.
+    /// The moment after this time, if the machine is not suspended until then.
     fn add(self, time: Duration) -> Self {
         Self { instant: self.instant + time, ..self }
     }
@@ -66,16 +66,16 @@ fn suspended() -> Duration {
     tests::SUSPENDED.get()
 }
 
-/// What the system knows of it.
+/// The clocks of the system.
 mod system {
     use std::time::Duration;
 
-    /// For how long the machine was suspended since some moment in the past; 0 where nothing is known of that, or where
-    /// std's clock counts it (Windows).
+    /// For how long the machine was suspended since some moment in the past. It is 0 on systems where that is unknown,
+    /// and where std's clock counts it (Windows).
     #[cfg_attr(test, allow(dead_code, reason = "tests move the clock themselves"))]
     pub(super) fn suspended() -> Duration {
         const TRIES: usize = 3;
-        /// Two clocks that are read within this time are read at once.
+        /// Two clocks that are read within this time count as read at once.
         const AT_ONCE: Duration = Duration::from_micros(100);
         let mut suspended = Duration::ZERO;
         for _ in 0..TRIES {
@@ -96,19 +96,19 @@ mod system {
         read(rustix::time::ClockId::Boottime)
     }
 
-    /// The same clock without that time.
+    /// A clock that stands still while the machine is suspended.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn running() -> Duration {
         read(rustix::time::ClockId::Monotonic)
     }
 
-    /// A clock that goes on while the machine is suspended, which this one does on Apple's systems.
+    /// A clock that goes on while the machine is suspended. On Apple's systems this one does.
     #[cfg(target_vendor = "apple")]
     fn counting() -> Duration {
         read(rustix::time::ClockId::Monotonic)
     }
 
-    /// A clock without that time.
+    /// A clock that stands still while the machine is suspended.
     #[cfg(target_vendor = "apple")]
     fn running() -> Duration {
         static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_two_readings_differ_by_does_not_count() {
+    async fn a_small_difference_between_two_readings_does_not_count() {
         let then = Moment::now();
         suspend(Duration::from_micros(900));
         assert_eq!(then.elapsed(), Duration::ZERO);

@@ -124,7 +124,8 @@ pub enum Error {
         key: String,
     },
 
-    /// The lock that should guard a transaction is of another store ([clause L5](crate::contract::CLAUSES#L5)); nothing was sent.
+    /// The lock that should guard a transaction is of another store ([clause L5](crate::contract::CLAUSES#L5)); nothing
+    /// was sent.
     #[error(
         "the lock on {key:?} is held in a store of {held}, and the transaction is for one of {backend}: guard it with a \
          lock of the store that it writes"
@@ -331,7 +332,7 @@ impl Error {
         matches!(self, Self::Indeterminate { .. })
     }
 
-    /// Whether the events after an index are gone, so that a watch must begin anew with a listing.
+    /// Whether the events after an index are gone, so that a watch must start again with a listing.
     pub fn is_compacted(&self) -> bool {
         matches!(self, Self::Compacted { .. })
     }

@@ -1,11 +1,13 @@
-//! The rules for keys, prefixes, directories and roots (clauses K1 and K2).
+//! The rules for keys, prefixes, directories and roots (clauses [K1](crate::contract::CLAUSES#K1) and
+//! [K2](crate::contract::CLAUSES#K2)).
 
 use crate::{Error, Result};
 
-/// The segment below a lock's name at which a store may keep the lock (clauses K1 and L10).
+/// The segment below a lock's name at which a store may keep the lock (clauses [K1](crate::contract::CLAUSES#K1) and
+/// [L10](crate::contract::CLAUSES#L10)).
 const LOCK_SEGMENT: &[u8] = b".lock";
 
-/// Refuses what is not a key (clause K1).
+/// Refuses what is not a key ([clause K1](crate::contract::CLAUSES#K1)).
 pub(crate) fn check_key(key: &str, max: usize) -> Result<()> {
     if key.is_empty() {
         return invalid(key, "a key is not empty");
@@ -14,7 +16,7 @@ pub(crate) fn check_key(key: &str, max: usize) -> Result<()> {
     check_segments(key, key)
 }
 
-/// Refuses what is not the beginning of any key (clause K2).
+/// Refuses what is not the beginning of any key ([clause K2](crate::contract::CLAUSES#K2)).
 pub(crate) fn check_prefix(prefix: &str, max: usize) -> Result<()> {
     check_length(prefix, max)?;
     let (segments, last) = prefix.rsplit_once('/').map_or((None, prefix), |(before, last)| (Some(before), last));

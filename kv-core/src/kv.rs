@@ -276,7 +276,7 @@ impl Kv {
         Lock::new(self.caller.clone(), key, grant, place)
     }
 
-    /// Takes the lock on `key` if it is free, without waiting: `None` if it is held or waited for, through whichever
+    /// Takes the lock on `key` if it is free, without waiting: `None` if anybody holds it or waits for it, through any
     /// handle.
     ///
     /// What [`lock`](Self::lock) says of values, and of the end of the process without [`close`](Self::close), holds

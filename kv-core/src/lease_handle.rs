@@ -20,7 +20,7 @@ pub(crate) struct LeaseHandle {
     held: Arc<Held>,
 }
 
-/// A granted lease with the clock that decides whether it still stands (clause L6).
+/// A granted lease with the clock that decides whether it still stands ([clause L6](crate::contract::CLAUSES#L6)).
 struct Held {
     caller: Caller,
     key: String,
@@ -61,8 +61,8 @@ impl LeaseHandle {
 
     /// What the store that `writer` writes needs to check that the lease still stands.
     ///
-    /// A store of another kind cannot tell. Whether one of the same kind is the same store is told by the guard's
-    /// owner, which no other store has.
+    /// A store of another kind cannot check it. A store of the same kind recognises its own locks by the guard's owner,
+    /// which no other store has.
     pub(crate) fn guard(&self, writer: &Caller) -> Result<Guard> {
         let (held, backend) = (self.held.caller.backend_name(), writer.backend_name());
         if held != backend {
@@ -127,7 +127,7 @@ impl Held {
     async fn release_in_background(&self) {
         match self.caller.call("release", &self.key, Idempotence::Once, self.lease.release()).await {
             Ok(()) | Err(Error::Lost { .. }) => self.place.given_back(),
-            // Then the connection has broken for that reason, and nobody can do anything about it.
+            // The connection broke because the runtime ends. An operator can do nothing about it.
             Err(_) if runtime_ends().await => {}
             Err(error) => observability::lease_left_to_lapse(self.caller.backend_name(), &self.key, &error),
         }
@@ -189,7 +189,7 @@ impl Held {
     }
 
     fn report_loss(&self) {
-        // What is given back on purpose needs no operator.
+        // A lease that `close` gives back is no event for an operator.
         if !self.place.is_open() {
             return;
         }

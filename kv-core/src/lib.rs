@@ -1,6 +1,6 @@
 //! One key-value interface over etcd, Consul and memory.
 //!
-//! [`connect`] takes an address and gives a [`Kv`]: the same verbs with the same behaviour, whichever store it is.
+//! [`connect`] takes an address and returns a [`Kv`]: the same verbs with the same behaviour on every store.
 //! Its promises are numbered clauses in [`contract`], and the conformance suite tests each of them on real servers.
 //!
 //! ```no_run

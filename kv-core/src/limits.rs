@@ -32,9 +32,9 @@ pub struct Limits {
     /// What a watch is guaranteed to deliver (clauses [E1](crate::contract::CLAUSES#E1) and
     /// [E3](crate::contract::CLAUSES#E3)).
     pub watch_history: WatchHistory,
-    /// What a plain write by another client does to an ephemeral key (clause L2b).
+    /// What a plain write by another client does to an ephemeral key ([clause L2b](crate::contract::CLAUSES#L2b)).
     pub foreign_write: ForeignWrite,
-    /// In which order those who wait for a lock are served (clause L13).
+    /// In which order those who wait for a lock are served ([clause L13](crate::contract::CLAUSES#L13)).
     pub lock_order: LockOrder,
     /// What becomes of leases when the member that granted them leaves the store (clause L1).
     pub member_leave: MemberLeave,
@@ -76,7 +76,8 @@ pub enum WatchHistory {
     Latest,
 }
 
-/// What a plain write (`set`, `update`, or one of a transaction) by another client does to an ephemeral key (clause L2b).
+/// What a plain write (`set`, `update`, or one of a transaction) by another client does to an ephemeral key
+/// ([clause L2b](crate::contract::CLAUSES#L2b)).
 ///
 /// A deletion has one outcome on every store: the handle has lost the key, and what is created there afterwards belongs
 /// to whoever created it.
@@ -105,7 +106,7 @@ pub enum MemberLeave {
 /// In which order those who wait for a lock are served (clause L13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockOrder {
-    /// In the order in which they asked, whichever handle they asked through.
+    /// In the order in which they asked, through any handle.
     Asked,
     /// Those of one handle in the order in which they asked; between handles no waiter is passed over for ever.
     PerHandle,

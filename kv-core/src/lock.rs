@@ -17,8 +17,8 @@ use crate::lease_handle::LeaseHandle;
 ///
 /// Dropping the handle frees the lock in the background, best effort. [`unlock`](Self::unlock) also reports whether it
 /// was still held. At the end of a process or a runtime nothing runs in the background: call
-/// [`Kv::close`](crate::Kv::close) before, or the lock stays taken until its time to live has passed
-/// ([clause L12](crate::contract::CLAUSES#L12)). A handle that is not kept is dropped at once, and the compiler warns of that:
+/// [`Kv::close`](crate::Kv::close) before, or the lock stays taken until its time to live has passed ([clause
+/// L12](crate::contract::CLAUSES#L12)). A handle that is not kept is dropped at once, and the compiler warns of that:
 ///
 /// ```compile_fail
 /// #![deny(unused_must_use)]

@@ -32,10 +32,10 @@
 //! | debug | `done` | `outcome` | a call is over |
 //! | debug | `attempt failed` | `attempt`, `endpoint`, `error` | one attempt of a call failed, and another is made, at the same endpoint or the next |
 //! | warn, then debug | `reconnecting` | `what`, `attempt`, `error` | a connection, or what lives on one (`watch`, `lock` for a wait), broke and is brought back; only the first attempt is a warning |
-//! | info | `reconnected` | `what`, `attempt` | it is back, after so many attempts |
+//! | info | `reconnected` | `what`, `attempt` | it is back, after this many attempts |
 //! | info | `waiting for a lock` | | a `lock` has waited for a second, once for each call |
 //! | warn, then debug | `lease not renewed` | `key`, `error` | a lock or ephemeral key could not be renewed by `hold`, which tries again while the lease may stand; only the first failure in a row is a warning |
-//! | info | `lease renewed again` | `key`, `attempt` | it was renewed after so many failures |
+//! | info | `lease renewed again` | `key`, `attempt` | it was renewed after this many failures |
 //! | warn | `lease lost` | `key` | a handle found that its lock or ephemeral key is not its own any more, once for each handle; or the store refused a transaction for it |
 //! | warn | `lease left to lapse` | `key`, `error` | a dropped handle could not be released; its time to live frees the key |
 //! | warn | `foreign keys left out` | `count`, `key` | keys that are not UTF-8, which no listing or watch can show: how many a listing met, or came at once for a watch, and the first of them, its bytes escaped |
@@ -76,7 +76,7 @@ pub fn reconnecting(backend: &str, what: &str, attempt: usize, error: &dyn Displ
     }
 }
 
-/// Reports that `what` works again, after so many attempts.
+/// Reports that `what` works again, after this many attempts.
 pub fn reconnected(backend: &str, what: &str, attempt: usize) {
     tracing::info!(target: TARGET, backend, what, attempt, "reconnected");
 }

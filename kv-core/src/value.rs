@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// The data of a key, and the index of the write that set it.
 ///
-/// Its JSON is `{"data":"<base64>","index":7}`; `null` is read as empty data. Binary formats hold the bytes as they are.
+/// Its JSON is `{"data":"<base64>","index":7}`; `null` is read as empty data. Binary formats hold the bytes as they
+/// are.
 ///
 /// ```
 /// # use kv_core::Value;
@@ -59,7 +60,7 @@ pub(crate) mod base64_bytes {
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-        // Formats that do not describe themselves have to be asked for just what was written.
+        // Formats that are not self-describing must be asked for exactly the type that was written.
         if !deserializer.is_human_readable() {
             return deserializer.deserialize_byte_buf(Plain);
         }
@@ -67,7 +68,7 @@ pub(crate) mod base64_bytes {
         STANDARD.decode(text).map(Bytes::from).map_err(Error::custom)
     }
 
-    /// Bytes that stand in a format as they are.
+    /// Bytes that a format stores as they are.
     struct Plain;
 
     impl Visitor<'_> for Plain {

@@ -1,5 +1,5 @@
-//! Addresses: what is accepted, what is refused, and what is never shown (clauses A1,
-//! A2 and A4).
+//! Addresses: what is accepted, what is refused, and what is never shown (clauses
+//! [A1](kv_core::contract::CLAUSES#A1), [A2](kv_core::contract::CLAUSES#A2) and [A4](kv_core::contract::CLAUSES#A4)).
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ fn a_named_store_may_have_any_name() -> Result<()> {
 }
 
 #[test]
-fn what_is_left_open_is_empty() -> Result<()> {
+fn parts_that_an_address_leaves_out_are_empty() -> Result<()> {
     for text in ["", "etcd://", "etcd:///"] {
         let address = parse(text)?;
         assert!(address.hosts.is_empty() && address.credentials.is_none() && address.root.is_empty(), "{text}");
@@ -76,7 +76,7 @@ fn what_is_left_open_is_empty() -> Result<()> {
 }
 
 #[test]
-fn parameters_go_before_the_environment() -> Result<()> {
+fn parameters_win_over_the_environment() -> Result<()> {
     let address = parse("etcd://h?name=given")?;
     assert_eq!(address.setting("name", "NAME").as_deref(), Some("given"));
     assert_eq!(address.setting("other", "NAME").as_deref(), Some("from the environment"));
@@ -104,7 +104,7 @@ fn durations_and_numbers_are_read_with_their_units() -> Result<()> {
 }
 
 #[test]
-fn what_cannot_be_read_is_refused_and_the_part_is_named() {
+fn an_invalid_address_is_refused_and_the_part_is_named() {
     for (text, part) in [
         ("127.0.0.1:2379", "scheme"),
         ("://h", "scheme"),
@@ -147,7 +147,7 @@ fn what_cannot_be_read_is_refused_and_the_part_is_named() {
 
 #[test]
 fn no_secret_is_shown() {
-    // Even if the password is not escaped, so that parts of it look like something else.
+    // Not even if the password is not escaped, so that a part of it looks like another part of the address.
     for text in [
         "etcd://user:secret@h?token=secret",
         "etcd://user:secret/part@h",

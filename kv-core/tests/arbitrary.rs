@@ -14,7 +14,7 @@ fn parse(text: &str) -> kv_core::Result<Address> {
     Address::parse(text, Environment::from([]))
 }
 
-/// What is true of every accepted address and of every refusal.
+/// Reads an address, and checks what is true of every accepted address and of every refusal.
 fn read_or_refused(text: &str) {
     match parse(text) {
         Ok(address) => {
@@ -81,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_looks_like_an_address_is_one_or_is_refused(text in mutated(address())) {
+    fn text_like_an_address_is_one_or_is_refused(text in mutated(address())) {
         read_or_refused(&text);
     }
 
@@ -123,7 +123,7 @@ proptest! {
 }
 
 #[test]
-fn json_that_is_deep_or_beyond_all_numbers_is_refused() {
+fn json_that_is_too_deep_or_has_too_large_numbers_is_refused() {
     let deep = "[".repeat(100_000);
     for json in [
         deep.clone(),

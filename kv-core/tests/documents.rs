@@ -1,5 +1,5 @@
-//! What the documents say is true: their links lead somewhere, the files that they name exist, and a reader who copies a
-//! dependency line gets this project's crates, not a stranger's crate of the same name.
+//! What the documents say is true: their links lead somewhere, the files that they name exist, and a reader who copies
+//! a dependency line gets this project's crates, not a stranger's crate of the same name.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,5 @@
-//! A lock guards writes of the store that it is held in, through whichever handle, and of no other (clause L5).
+//! A lock guards writes to the store that it is held in, through any handle, and to no other store
+//! ([clause L5](kv_core::contract::CLAUSES#L5)).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ async fn connect(address: &str) -> Kv {
     Registry::new().with(kv_memory::REGISTRATION).connect(address).await.expect("a store")
 }
 
-/// A store of another kind that would take every guard for its own.
+/// A store of another kind that would accept every guard as its own.
 struct Gullible(MemoryBackend);
 
 #[async_trait]

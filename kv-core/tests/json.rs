@@ -19,7 +19,7 @@ fn events_are_written_as_the_go_package_writes_them() {
 }
 
 #[test]
-fn what_go_leaves_out_is_read() {
+fn fields_that_go_leaves_out_are_read() {
     let event = |json| serde_json::from_str::<Event>(json).expect("an event");
     assert_eq!(event(r#"{"key":"a","type":2,"data":null,"index":7}"#).data, "");
     assert_eq!(event(r#"{"index":7,"type":2,"key":"a"}"#).data, "");
@@ -27,7 +27,7 @@ fn what_go_leaves_out_is_read() {
 }
 
 #[test]
-fn what_is_no_event_is_refused() {
+fn json_that_is_no_event_is_refused() {
     for (json, part) in [
         (r#"{"key":"a","type":0,"data":"","index":7}"#, "0 is not an event type"),
         (r#"{"key":"a","type":4,"data":"","index":7}"#, "4 is not an event type"),
@@ -52,7 +52,7 @@ fn event_types_have_the_names_and_numbers_of_the_go_package() {
 }
 
 #[test]
-fn binary_formats_that_do_not_describe_themselves_go_there_and_back() {
+fn values_and_events_survive_binary_formats_that_are_not_self_describing() {
     for data in ["", "hello", "\u{ff}"] {
         let value = Value::new(data, 7);
         let bytes = postcard::to_allocvec(&value).expect("bytes");
@@ -70,7 +70,7 @@ fn binary_formats_that_do_not_describe_themselves_go_there_and_back() {
 }
 
 #[test]
-fn listings_go_there_and_back() {
+fn listings_survive_json() {
     let listing = Listing { values: [("a".to_owned(), Value::new("1", 2))].into(), index: 3 };
     let json = serde_json::to_string(&listing).expect("JSON");
     assert_eq!(json, r#"{"values":{"a":{"data":"MQ==","index":2}},"index":3}"#);

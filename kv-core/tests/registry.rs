@@ -1,5 +1,5 @@
-//! How an address finds its backend, and the errors if it does not (clauses A1 and
-//! A3).
+//! How an address finds its backend, and the errors if it does not (clauses [A1](kv_core::contract::CLAUSES#A1) and
+//! [A3](kv_core::contract::CLAUSES#A3)).
 
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ async fn an_unknown_parameter_is_named_with_the_known_ones() {
 }
 
 #[tokio::test]
-async fn generic_addresses_ask_everyone_in_order_and_tell_what_each_said() {
+async fn a_generic_address_tries_each_backend_in_order_and_shows_the_error_of_each() {
     let registry = Registry::new().with(PICKY).with(DEAF).with(kv_memory::REGISTRATION);
     assert!(registry.connect("http://alive").await.is_ok());
     for address in ["http://dead", "https://dead", ""] {
@@ -91,7 +91,7 @@ async fn generic_addresses_ask_everyone_in_order_and_tell_what_each_said() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_does_not_hold_up_a_generic_address() {
+async fn a_silent_server_does_not_delay_a_generic_address() {
     let began = tokio::time::Instant::now();
     let error = Registry::new().with(PICKY).connect("http://silent").await.expect_err("silent");
     assert!(error.to_string().contains("no answer within 2s"), "{error}");

@@ -1,12 +1,12 @@
-//! What it costs to read a page of 10,000 keys, as etcd sends it.
+//! The cost of decoding a page of 10,000 keys, as etcd sends it.
 //!
-//! `cargo bench -p kv-etcd --bench decode`. The messages are compiled into this program as they stand: they need nothing
-//! else of the crate, and need not be public for being measured.
+//! `cargo bench -p kv-etcd --bench decode`. The files of the decoder are compiled into this program: they depend on
+//! nothing else in the crate, and so they need not be public in order to be measured.
 
-#[expect(dead_code, reason = "not every message is measured")]
-#[path = "../src/api/messages.rs"]
+#[expect(dead_code, unused_imports, reason = "not every message is measured")]
+#[path = "../src/api/messages/mod.rs"]
 mod messages;
-#[expect(dead_code, reason = "not all that a page says is looked at")]
+#[expect(dead_code, reason = "not every field of a page is used")]
 #[path = "../src/api/page.rs"]
 mod page;
 #[allow(dead_code, unused_imports, reason = "its unit tests are not run here")]
@@ -43,7 +43,7 @@ fn range(value_bytes: usize) -> RangeResponse {
     RangeResponse { header: Some(header), kvs: kvs.collect(), ..RangeResponse::default() }
 }
 
-/// By the size of each value, in bytes: keys become strings, and values are copied out of the message.
+/// The arguments are sizes of a value, in bytes. Keys become strings, and values are copied out of the message.
 #[divan::bench(args = [16, 128, 4096])]
 fn read(bencher: Bencher<'_, '_>, value_bytes: usize) {
     let message = Bytes::from(range(value_bytes).encode_to_vec());

@@ -1,4 +1,4 @@
-//! Answers of any kind, decoded and made use of: none brings more than an error.
+//! Arbitrary answers are decoded and used: the worst result is an error, never a panic.
 
 use bytes::Bytes;
 use proptest::collection::vec;
@@ -14,12 +14,12 @@ use crate::api::page::{Entry, Malformed, Page};
 use crate::api::range::{Keys, revision};
 use crate::watch::reassembly::Reassembly;
 
-/// The same input every time: what is found here is found by whoever looks.
+/// The input is the same on every run, so that a failure can be repeated.
 fn config() -> ProptestConfig {
     ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() }
 }
 
-/// Decodes bytes as every message that a server sends, and uses what they turn out to be.
+/// Decodes bytes as each message that a server sends, and uses those that decode.
 fn decode_all(bytes: &[u8]) {
     let _ = StatusResponse::decode(bytes);
     let _ = AuthenticateResponse::decode(bytes);
@@ -30,7 +30,7 @@ fn decode_all(bytes: &[u8]) {
     let page = read_page(bytes);
     if let Ok(answer) = RangeResponse::decode(bytes) {
         use_range(&answer);
-        // Neither takes all that the other does.
+        // Each decoder accepts some input that the other refuses; where both accept it, they agree.
         assert!(page.is_none_or(|page| page == answer), "{answer:?}");
     }
     if let Ok(answer) = TxnResponse::decode(bytes) {
@@ -41,7 +41,7 @@ fn decode_all(bytes: &[u8]) {
     }
 }
 
-/// Reads bytes as a page, and makes the answer of it that a decoder would make, as far as pages tell.
+/// Reads bytes as a page, and builds the answer that the generated decoder would build from the same fields.
 fn read_page(bytes: &[u8]) -> Option<RangeResponse> {
     let mut kvs = Vec::new();
     let page = Page::read(bytes, |entry| {
@@ -73,11 +73,11 @@ fn use_txn(answer: &TxnResponse) {
     }
 }
 
-/// Joins what a stream sends, as a watch that has seen everything before `next`.
+/// Reassembles the answers of a stream for a watch that has delivered everything before `next`.
 fn use_watch(answers: Vec<WatchResponse>, mut next: i64) {
     let mut reassembly = Reassembly::default();
     for answer in answers {
-        // What is out of order ends the stream.
+        // Events that are out of order end the stream.
         let Ok(complete) = reassembly.join(answer.events, answer.fragment, next) else { return };
         let Some(batch) = complete else { continue };
         let indices: Vec<u64> = batch.changes.iter().map(|change| change.event.index).collect();
@@ -91,7 +91,7 @@ fn any_bytes() -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..8).prop_map(Bytes::from)
 }
 
-/// Mostly numbers that stand near one another, and some that stand near nothing.
+/// Mostly numbers that are close to one another, and some extreme ones.
 fn number() -> impl Strategy<Value = i64> {
     prop_oneof![8 => 0..20_i64, 1 => any::<i64>(), 1 => Just(i64::MAX), 1 => Just(i64::MIN)]
 }
@@ -146,7 +146,7 @@ fn watch() -> impl Strategy<Value = WatchResponse> {
     )
 }
 
-/// An encoded message with some of its bytes replaced, and perhaps its end missing.
+/// An encoded message with some bytes replaced, and perhaps without its end.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let encoded = prop_oneof![
         range().prop_map(|message| message.encode_to_vec()),
@@ -172,22 +172,22 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn any_bytes_are_an_answer_or_none(bytes in any::<Vec<u8>>()) {
+    fn any_bytes_are_decoded_or_refused(bytes in any::<Vec<u8>>()) {
         decode_all(&bytes);
     }
 
     #[test]
-    fn a_broken_answer_is_an_answer_or_none(bytes in mutated()) {
+    fn a_broken_answer_is_decoded_or_refused(bytes in mutated()) {
         decode_all(&bytes);
     }
 
     #[test]
-    fn a_page_is_read_as_it_is_decoded(answer in range()) {
+    fn a_page_has_the_entries_that_the_generated_decoder_finds(answer in range()) {
         assert_eq!(read_page(&answer.encode_to_vec()), Some(answer));
     }
 
     #[test]
-    fn whatever_a_stream_sends_is_delivered_in_order(answers in vec(watch(), 0..12), next in 1..30_i64) {
+    fn events_of_any_stream_are_delivered_in_order(answers in vec(watch(), 0..12), next in 1..30_i64) {
         use_watch(answers, next);
     }
 }

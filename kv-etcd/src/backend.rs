@@ -1,4 +1,4 @@
-//! The backend: what `kv-core` asks for, by the modules that do it.
+//! The implementation of the trait `Backend`, which delegates to the other modules.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::lease::{self, ephemeral_key};
 use crate::shared::Shared;
 use crate::txn;
 
-/// What the limits of etcd come to: see the table in the crate's documentation.
+/// The limits that follow from those of etcd: see the table in the crate's documentation.
 const LIMITS: Limits = Limits {
     key_bytes: txn::KEY_BYTES,
     value_bytes: txn::VALUE_BYTES,
@@ -23,7 +23,7 @@ const LIMITS: Limits = Limits {
     min_ttl: Duration::from_secs(1),
     max_ttl: lease::MAX_TTL,
     ttl_step: Duration::from_secs(1),
-    // etcd looks for lapsed leases every half second, and ends each by agreement of the cluster.
+    // etcd looks for lapsed leases every half second, and the cluster has to agree on the end of each.
     expiry_lag: ExpiryLag { fixed: Duration::from_secs(3), ttls: 0 },
     watch_history: WatchHistory::Every,
     foreign_write: ForeignWrite::Detaches,
@@ -37,7 +37,7 @@ pub(crate) struct Etcd {
 }
 
 impl Etcd {
-    /// Connects when the first call needs it.
+    /// Makes the backend; the first call connects.
     pub(crate) fn new(config: Config) -> Self {
         Self { shared: Shared::new(config) }
     }

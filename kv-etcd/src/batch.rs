@@ -1,11 +1,11 @@
 //! Operations on single keys that travel together, in one transaction.
 //!
-//! [`kv_core::backend::batch`] decides when they are sent and which go together; this says how. A transaction with 64
-//! reads costs the server about as much as a dozen reads apart.
+//! [`kv_core::backend::batch`] decides when they are sent and which go together; this module sends them. A transaction
+//! with 64 reads costs the server about as much as 12 single reads.
 //!
-//! Only operations on one key take part, and a condition only on that same key. etcd judges the conditions of a
-//! transaction before it applies any of it, and no two writes of one have the same key, so each has the outcome that it
-//! would have had alone.
+//! Only operations on one key take part. An operation may have a condition, on that same key. etcd evaluates all
+//! conditions of a transaction before it applies any operation, and no two writes in a transaction have the same key.
+//! So each operation has the outcome that it would have had alone.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -24,50 +24,50 @@ use crate::api::range::revision;
 use crate::error::Failed;
 use crate::transport::client::{Client, Volume, note};
 
-/// How long no request may return before one more is let through: one that etcd has forwarded to a leader that died
-/// meanwhile is answered after seconds.
+/// If no request returns for this long, one more may be in flight. etcd takes seconds to answer a request that it
+/// forwarded to a leader that died meanwhile.
 const STALLED: Duration = Duration::from_millis(100);
-/// How many operations travel together at most. etcd counts what is nested in a transaction on top of the transaction's
-/// own operations, 128 in all.
+/// The most operations that travel together. etcd accepts 128 in a transaction, and counts nested ones, too.
 const MOST_OPERATIONS: usize = 127;
-/// How many bytes of keys and values travel together at most.
+/// The most bytes of keys and values that travel together.
 const MOST_BYTES: usize = 512 << 10;
 /// The largest operation that travels with others, in bytes.
 pub(crate) const LARGEST: usize = 16 << 10;
 
 /// An operation on one key.
 pub(crate) trait Job: Clone + Send + Sync + 'static {
-    /// What comes of it.
+    /// Its result.
     type Answer: Send + 'static;
-    /// Whether it may be sent twice. Of those that may not, no two in a transaction have the same key.
+    /// Whether it may be sent twice. If not, it shares no transaction with another operation on the same key.
     const IDEMPOTENCE: Idempotence;
 
-    /// How many requests may be in flight where there are so many operations in all: more requests keep the server
-    /// busy, and fewer are fuller.
+    /// How many requests may be in flight while this many operations wait or are in flight. More requests keep the
+    /// server busy; fewer requests are fuller.
     fn window(operations: usize) -> usize;
 
-    /// Its key.
+    /// The key that it reads or writes.
     fn key(&self) -> &Bytes;
 
-    /// Its size, key and expected answer included, in bytes.
+    /// Its size in bytes, with its key and its expected answer.
     fn bytes(&self) -> usize;
 
-    /// How much it sends and receives, as far as is known.
+    /// Whether it is known to send or receive much.
     fn size(&self) -> Volume {
         if self.bytes() > LARGEST { Volume::Large } else { Volume::Small }
     }
 
-    /// Sends it by itself, for the one who waits for it.
+    /// Sends it in a request of its own.
     fn alone(self, client: &Client, caller: &[Call]) -> impl Future<Output = Result<Self::Answer, Failed>> + Send;
 
-    /// What it is within a transaction.
+    /// Its form as a part of a transaction.
     fn part(self) -> RequestOp;
 
-    /// What came of it in a transaction that was applied at `revision`; `None` if that is no answer to it.
+    /// Its result, from its part of the answer of a transaction that was applied at `revision`; `None` if that part is
+    /// no answer to it.
     fn answer(part: Option<Response>, revision: u64) -> Option<Self::Answer>;
 }
 
-/// Sends operations of one kind; each runtime has a queue of its own.
+/// Sends operations of one kind, with one queue for each runtime.
 pub(crate) struct Batcher<J: Job> {
     client: Arc<Client>,
     queues: PerRuntime<batch::Batcher<Transactions<J>>>,
@@ -78,7 +78,7 @@ impl<J: Job> Batcher<J> {
         Self { client: Arc::clone(client), queues: PerRuntime::new() }
     }
 
-    /// Sends an operation: at once if few requests are in flight, else together with those that wait.
+    /// Sends an operation: at once if few requests are in flight, else together with others that wait.
     pub(crate) async fn submit(&self, job: J) -> Result<J::Answer, Failed> {
         let make = || batch::Batcher::new(Transactions { client: Arc::clone(&self.client), kind: PhantomData });
         let caller = Call::current();
@@ -89,7 +89,7 @@ impl<J: Job> Batcher<J> {
     }
 }
 
-/// An operation, and the one who waits for it.
+/// An operation, and the call that waits for it.
 struct One<J> {
     job: J,
     caller: Call,
@@ -107,14 +107,14 @@ impl<J: Job> batch::Job for One<J> {
     }
 }
 
-/// Carries operations in transactions.
+/// Sends operations in transactions.
 struct Transactions<J> {
     client: Arc<Client>,
     kind: PhantomData<fn() -> J>,
 }
 
 impl<J: Job> Transactions<J> {
-    /// Sends operations that are still waited for.
+    /// Sends the operations whose callers still wait.
     async fn call(&self, jobs: &[One<J>]) -> Result<Answers<J>, Failed> {
         let callers: Vec<Call> = jobs.iter().map(|one| one.caller.clone()).collect();
         let (waited_for, answer) = if J::IDEMPOTENCE.is_repeatable() {
@@ -127,6 +127,9 @@ impl<J: Job> Transactions<J> {
             }
             // Those who have given up meanwhile were told that nothing was applied.
             let waited_for: Vec<bool> = callers.iter().map(Call::sent).collect();
+            if !waited_for.contains(&true) {
+                return Ok(jobs.iter().map(|_| None).collect());
+            }
             let left = jobs.iter().zip(&waited_for).filter_map(|(one, waited_for)| waited_for.then_some(one));
             let request = request(left);
             (waited_for, ready.send(request).await?)
@@ -189,8 +192,8 @@ impl<J: Job> Carrier for Transactions<J> {
             Some(Err(failed)) => failed,
             None => Failed::unanswered("no answer came", J::IDEMPOTENCE),
         };
-        // Each is sent alone if another attempt is allowed: those whose callers give up meanwhile are left out then. So
-        // they are if one of them may be what was refused, which must not take the others with it.
+        // If another attempt is allowed, each is sent alone, so that operations whose callers gave up are left out. The
+        // same after a refusal: one operation may have caused it, and must not fail the others.
         let again = failed.is_worth_another_attempt() || failed.is_stale_token();
         let alone = again || failed.is_refusal() || (failed.is_too_large() && J::IDEMPOTENCE.is_repeatable());
         if alone {
@@ -210,10 +213,11 @@ impl<J: Job> Carrier for Transactions<J> {
     }
 }
 
-/// How much longer a batch goes on than its callers wait. Their handles give up first: they know whether a byte has left.
+/// A batch lasts this much longer than its callers wait, so that their handles give up first: the handle knows whether
+/// a byte of its call has left.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Waits until the last of the callers has given up: a server may never answer.
+/// Stops waiting when the last caller has given up, because a server may never answer.
 async fn until_given_up<J: Job, T>(jobs: &[One<J>], sending: impl Future<Output = T> + Send) -> Option<T> {
     let deadlines: Option<Vec<_>> = jobs.iter().map(|one| one.caller.deadline()).collect();
     match deadlines.and_then(|deadlines| deadlines.into_iter().max()) {

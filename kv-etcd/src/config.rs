@@ -1,4 +1,5 @@
-//! What an address and the environment say about where to connect, and as whom (clauses A1 and A2).
+//! The settings of an address and of the environment: endpoints, credentials and parameters (clauses
+//! [A1](kv_core::contract::CLAUSES#A1) and [A2](kv_core::contract::CLAUSES#A2)).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,29 +10,29 @@ use kv_core::{Error, Result};
 
 use crate::transport::tls::{self, Tls};
 
-/// As addresses, errors and events name this backend.
+/// The name of this backend in errors and events.
 pub(crate) const NAME: &str = "etcd";
 
-/// etcd's own port for clients.
+/// etcd's default port for clients.
 const PORT: u16 = 2379;
 
 /// Everything that does not change while connected.
 pub(crate) struct Config {
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) credentials: Option<Credentials>,
-    /// The request timeout of the address. Calls are bounded by their handle's; this one is for work in the background.
+    /// The request timeout of the address. It limits work in the background; calls have the timeout of their handle.
     pub(crate) timeout: Duration,
-    /// Reads are answered by the endpoint itself, and may be stale.
+    /// The endpoint answers reads from its own state, which may be stale.
     pub(crate) serializable: bool,
 }
 
 /// One member's client address.
 pub(crate) struct Endpoint {
-    /// As `TcpStream::connect` takes it, and as errors name it.
+    /// `host:port`, for `TcpStream::connect` and for errors.
     pub(crate) address: Arc<str>,
-    /// What requests name as their authority.
+    /// The scheme and the authority of requests.
     pub(crate) origin: Uri,
-    /// How to encrypt, if at all.
+    /// The settings of TLS, if the connection is encrypted.
     pub(crate) tls: Option<Tls>,
 }
 
@@ -48,7 +49,7 @@ impl Config {
         } else {
             address.hosts.iter().map(|host| (host.clone(), encrypted)).collect()
         };
-        // Only read the certificates where they are used.
+        // The files of certificates are read only if an endpoint uses TLS.
         let any_encrypted = hosts.iter().any(|(_, encrypted)| *encrypted);
         let client = if any_encrypted { Some(tls::client_config(address)?) } else { None };
         let server_name = address.parameter("server-name");
@@ -76,13 +77,13 @@ impl Endpoint {
     }
 }
 
-/// The endpoints of the environment, or else this machine; each with whether it is encrypted.
+/// The endpoints of the environment, or else the local machine; each with whether it uses TLS.
 fn default_hosts(address: &Address, encrypted: bool) -> Result<Vec<(HostPort, bool)>> {
     const VARIABLE: &str = "ETCDCTL_ENDPOINTS";
     let Some(list) = address.environment(VARIABLE) else {
         return Ok(vec![(HostPort { host: "127.0.0.1".to_owned(), port: None }, encrypted)]);
     };
-    // Certificates make etcd's own tools encrypt where the endpoint does not say.
+    // etcd's own tools use TLS for an endpoint without a scheme if certificates are set.
     let certificates = ["ETCDCTL_CACERT", "ETCDCTL_CERT"].into_iter().any(|name| address.environment(name).is_some());
     let encrypted = encrypted || (address.scheme.is_empty() && certificates);
     let parse = |text: &str| {
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_come_from_the_address_then_the_environment_then_this_machine() {
+    fn hosts_come_from_the_address_then_the_environment_then_the_default() {
         let environment = [("ETCDCTL_ENDPOINTS", "http://e:1, f:2")];
         assert_eq!(origins(&read("etcd://a,b:7/root", environment).expect("hosts")), ["http://a:2379/", "http://b:7/"]);
         assert_eq!(origins(&read("etcd://", environment).expect("environment")), ["http://e:1/", "http://f:2/"]);
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_of_the_address_go_before_those_of_the_environment() {
+    fn credentials_of_the_address_win_over_those_of_the_environment() {
         let environment = [("ETCDCTL_USER", "root:secret")];
         let user = |address| read(address, environment).expect(address).credentials.expect("credentials");
         assert_eq!((&*user("etcd://a").user, &*user("etcd://a").password), ("root", "secret"));
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused_by_name() {
+    fn an_unusable_parameter_is_refused_by_its_name() {
         for (address, word) in [
             ("etcd://a?ca=/ca.pem", "`ca`"),
             ("etcd://a?consistency=weak", "`consistency`"),
@@ -173,7 +174,7 @@ mod tests {
     }
     #[test]
     #[cfg(not(feature = "tls"))]
-    fn what_needs_tls_names_the_feature() {
+    fn without_the_feature_an_address_that_needs_tls_is_refused() {
         for result in [
             read("etcds://a", []),
             read("https://a", []),

@@ -1,4 +1,4 @@
-//! What failures mean: from the transport and from gRPC's codes and texts to [`Error`].
+//! Failed calls, and the [`Error`] for each: from failures of the transport and from gRPC's codes and texts.
 
 mod local;
 mod status;
@@ -15,19 +15,19 @@ pub(crate) use self::local::{NotGrpc, NotSent, Unresponsive};
 pub(crate) use self::status::{chain, excerpt};
 use self::status::{is_from_server, local};
 use self::table::{Fate, Remedy, TOO_LARGE, meaning};
-pub(crate) use self::unreachable::{Attempt, Unreachable};
+pub(crate) use self::unreachable::{FirstCall, Unreachable};
 
-/// Why a call has no answer to give.
+/// A call that failed.
 #[derive(Debug, Clone)]
 pub(crate) enum Failed {
-    /// There was nobody to send it to.
+    /// There was no connection, so nothing was sent.
     Unreachable(Unreachable),
-    /// It was sent, or was about to be.
+    /// It was sent, or was about to be sent.
     Status {
         status: Status,
         /// Whether the call may be sent again although its fate is unknown.
         idempotence: Idempotence,
-        /// The endpoint that it was sent to, where that is known.
+        /// The endpoint that it was sent to, if that is known.
         endpoint: Option<Arc<str>>,
     },
 }
@@ -43,23 +43,23 @@ impl Failed {
         Self::at(endpoint, Idempotence::Repeatable, status)
     }
 
-    /// An answer that etcd does not give.
+    /// The failure for an answer that etcd never gives.
     pub(crate) fn unexpected(what: &str) -> Self {
         Self::Status { status: Status::internal(what), idempotence: Idempotence::Repeatable, endpoint: None }
     }
 
-    /// No answer came, or it is not waited for any longer, for a reason of this side's.
+    /// The client has no answer: its task ended, or it stopped waiting.
     pub(crate) fn unanswered(why: &str, idempotence: Idempotence) -> Self {
         let status = Status::from_error(std::io::Error::other(why).into());
         Self::Status { status, idempotence, endpoint: None }
     }
 
-    /// It was never sent, and nobody waits for it any more.
+    /// The call was never sent, because its caller gave up.
     pub(crate) fn withdrawn() -> Self {
         Unreachable::for_now("it was not sent: its caller no longer waits").into()
     }
 
-    /// Whether the server refused the request for what it asks, so that nothing was applied.
+    /// Whether the server refused the request because of its content or its caller, so that nothing was applied.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self.meaning(), (Fate::NotApplied, Remedy::Permit | Remedy::Change | Remedy::LogIn))
             && matches!(self, Self::Status { .. })
@@ -70,7 +70,8 @@ impl Failed {
         self.meaning().0 == Fate::NotApplied
     }
 
-    /// Whether the call is worth being sent again, and may be: it was not applied, or cannot matter if it was.
+    /// Whether the call should be sent again: another attempt may succeed, and the call was not applied or may be
+    /// repeated.
     pub(crate) fn is_worth_another_attempt(&self) -> bool {
         match self {
             Self::Unreachable(_) => false,
@@ -82,7 +83,7 @@ impl Failed {
         }
     }
 
-    /// Whether another endpoint is to be asked first.
+    /// Whether the next attempt should use another endpoint first.
     pub(crate) fn is_of_the_endpoint(&self) -> bool {
         self.meaning().1 == Remedy::AskAnother
     }
@@ -99,7 +100,7 @@ impl Failed {
         }
     }
 
-    /// Whether the credentials are good, but the token is stale, so that a new one may help: nothing was applied.
+    /// Whether the token is stale, so that a new one may help; nothing was applied.
     pub(crate) fn is_stale_token(&self) -> bool {
         matches!(self, Self::Status { status, .. } if is_from_server(status) && is_stale_token(status.code(), status.message()))
     }
@@ -114,12 +115,12 @@ impl Failed {
         self.says(Code::FailedPrecondition, "lease already exists")
     }
 
-    /// Whether the revision asked for is gone.
+    /// Whether the requested revision was compacted.
     pub(crate) fn is_compacted(&self) -> bool {
         self.says(Code::OutOfRange, "has been compacted")
     }
 
-    /// Whether the answer is too large for the server to send, or for this side to take.
+    /// Whether the answer is larger than the server sends or than this client accepts.
     pub(crate) fn is_too_large(&self) -> bool {
         self.says(Code::ResourceExhausted, "larger than max") || self.says(Code::OutOfRange, TOO_LARGE)
     }
@@ -129,7 +130,7 @@ impl Failed {
         self.says(Code::FailedPrecondition, "authentication is not enabled")
     }
 
-    /// Whether etcd found that this client lacks a permission.
+    /// Whether etcd denied the call because this user lacks a permission.
     pub(crate) fn is_permission_denied(&self) -> bool {
         self.says(Code::PermissionDenied, "permission denied")
     }
@@ -139,7 +140,7 @@ impl Failed {
     }
 }
 
-/// As [`Failed::is_stale_token`], for the reason that a watch was refused for.
+/// As [`Failed::is_stale_token`], for the code and the text with which a watch was refused.
 pub(crate) fn is_stale_token(code: Code, message: &str) -> bool {
     message.contains("invalid auth token")
         || code == Code::InvalidArgument
@@ -183,7 +184,7 @@ pub(crate) fn storage_full(alarm: &str) -> Error {
     Error::storage_full(format!("the server has the alarm {}{FULL}", excerpt(alarm.trim())))
 }
 
-/// What the operator of a full store has to do.
+/// What the operator of a full store must do.
 const FULL: &str = "; the store is full: compact and defragment it or raise its quota, then run `etcdctl alarm disarm`";
 
 #[cfg(test)]

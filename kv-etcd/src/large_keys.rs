@@ -1,14 +1,14 @@
-//! Which keys have large values, as far as this process has read or written them.
+//! Which keys had large values when this process last read or wrote them.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The keys whose values, or the keys at which pages of listings, were large the last time.
+/// The keys whose values were large the last time, or the first keys of pages that were.
 ///
-/// The memory is fixed, and a key may be forgotten for another: that costs a batch time, and nothing else.
+/// The memory is fixed, so a key may displace another. Then a large value delays the batch that it travels in.
 pub(crate) struct LargeKeys {
     hasher: RandomState,
-    /// By a part of the key's hash, another part of it; 0 if there is no such key.
+    /// One part of a key's hash is the slot, another part is the tag in it; 0 is an empty slot.
     tags: Box<[AtomicU32]>,
 }
 

@@ -14,20 +14,20 @@
 //! # Addresses
 //!
 //! `etcd://[user:password@]host[:2379][,host…][/root]`, or `etcds://` for TLS. Keys are stored as they are, below the
-//! root, so other programs see the same keys. Any host that is reached serves; the others are for when it fails.
-//! `http://`, `https://` and the empty address try etcd among the other backends.
+//! root, so other programs see the same keys. The first host that answers serves, and the others replace it if it
+//! fails. `http://`, `https://` and the empty address try etcd among the other backends.
 //!
-//! | parameter | meaning | else from | else |
+//! | parameter | meaning | environment variable | default |
 //! |---|---|---|---|
-//! | `ca` | file with the certificates that the server's is checked against (PEM) | `ETCDCTL_CACERT` | the platform's |
-//! | `cert`, `key` | files with this client's certificate and its key (PEM) | `ETCDCTL_CERT`, `ETCDCTL_KEY` | none |
+//! | `ca` | PEM file with the authorities for the server's certificate | `ETCDCTL_CACERT` | the system's |
+//! | `cert`, `key` | PEM files with the client's certificate and its key | `ETCDCTL_CERT`, `ETCDCTL_KEY` | none |
 //! | `server-name` | the name that the server's certificate must have | | the host |
-//! | `consistency` | `linearizable`, or `serializable`: reads that one member answers alone, and that may be stale | | `linearizable` |
+//! | `consistency` | `linearizable`, or `serializable`: one member answers reads alone, and they may be stale | | `linearizable` |
 //! | `timeout` | the request timeout of the handle | | `5s` |
 //!
-//! What else the address leaves open: the hosts from `ETCDCTL_ENDPOINTS`, or else `127.0.0.1:2379`; user and password
-//! from `ETCDCTL_USER` (`user:password`) and `ETCDCTL_PASSWORD`. With a user, a token is fetched when it is needed and
-//! renewed when it has lapsed.
+//! An address without hosts uses `ETCDCTL_ENDPOINTS`, or else `127.0.0.1:2379`. An address without a user uses
+//! `ETCDCTL_USER` (`user:password`) and `ETCDCTL_PASSWORD`. With a user, a token is fetched when it is needed, and
+//! again when it has lapsed.
 //!
 //! # Runtimes
 //!
@@ -50,11 +50,11 @@
 //! # Failures
 //!
 //! A call is tried again, on another endpoint first, until its time is up, if the failure proves that nothing was
-//! applied, or if the call is a read ([clause S5](kv_core::contract::CLAUSES#S5)). So a port that refuses connections is
-//! an error only when the request timeout has passed. A table in the source file `error/table.rs` says what each answer
-//! of etcd proves. A member that answers no call for a second is left for another endpoint; without another, a
-//! connection is left when its server does not answer a ping for 4 s. Connecting goes on in the background when the call
-//! that began it has given up ([clause S3](kv_core::contract::CLAUSES#S3)).
+//! applied, or if the call is a read ([clause S5](kv_core::contract::CLAUSES#S5)). So a port that refuses connections
+//! is an error only when the request timeout has passed. A table in the source file `error/table.rs` says what each
+//! answer of etcd proves. A member that answers no call for a second is left for another endpoint; without another, a
+//! connection is left when its server does not answer a ping for 4 s. Connecting goes on in the background when the
+//! call that began it has given up ([clause S3](kv_core::contract::CLAUSES#S3)).
 //!
 //! A full store (`database space exceeded`) makes writes [`Indeterminate`](kv_core::Error::Indeterminate), because etcd
 //! says so after some writes that it did apply. `ping`, locks and ephemeral keys fail with
@@ -68,31 +68,32 @@
 //!
 //! # Proxies
 //!
-//! `etcd grpc-proxy` numbers watches itself, and confirms them out of order: behind it the watches of a stream are opened
-//! one after the other.
+//! `etcd grpc-proxy` numbers watches itself, and confirms them out of order. Through it, the watches of a stream are
+//! opened one after the other.
 //!
 //! # How the contract is met
 //!
-//! | of the [contract](kv_core::contract) | by etcd's |
+//! | [contract](kv_core::contract) | etcd |
 //! |---|---|
 //! | index | revision: one for the whole store, raised by every request that changes something |
-//! | value at most 1,552,384 bytes, transaction 128 checks and operations and 1,556,480 bytes | request limit of 1.5 MiB, less keys and envelope; a server started with lower limits refuses earlier |
+//! | value at most 1,552,384 bytes, transaction 128 checks and operations and 1,556,480 bytes | request limit of 1.5 MiB, less keys and envelope; a server with lower limits refuses earlier |
 //! | snapshot | reads of one revision, in pages |
 //! | watch | one stream for all watches of a backend; etcd keeps every change until it is compacted |
-//! | time to live | lease: whole seconds, at least what the server's election timeout allows (2 s by default), which is what is then granted |
-//! | lock on `NAME` | keys `NAME/<lease id>` on their leases, as `etcdctl lock NAME` and etcd's Go client make them: all exclude one another, first come first served |
+//! | time to live | lease of whole seconds; the server grants at least what its election timeout allows, 2 s by default |
+//! | lock on `NAME` | keys `NAME/<lease id>` on their leases, as of `etcdctl lock NAME` and etcd's Go client: all exclude one another, in the order in which they asked |
 //!
-//! Reads and writes of single keys that come while others are in flight travel together, in one transaction. Each has
-//! the outcome that it would have had alone, and those that change something share a revision. An operation that finds
-//! nothing in flight is sent at once.
+//! Reads and writes of single keys that are made while others are in flight travel together, in one transaction. Each
+//! has the outcome that it would have had alone, and those that change something share a revision. An operation is sent
+//! at once if none is in flight.
 //!
-//! A key `NAME/<lease id>` that is attached to that very lease is the entry of a lock: reads, listings and watches leave it
-//! out, and only such keys contend for the lock `NAME`. Other keys at or below `NAME` are data, which the lock does not
-//! see. `etcdctl lock` and etcd's Go client do: they take every key below `NAME/` for a contender, so where they share a
-//! lock with this crate, nothing else belongs below its name. The entries of `concurrency.Election` look like those of a
-//! lock, and are treated as such.
+//! A key `NAME/<lease id>` that is attached to the lease in its name is the entry of a lock. Reads, listings and
+//! watches leave it out, and only such keys contend for the lock `NAME`. Other keys at or below `NAME` are data, and do
+//! not affect the lock. `etcdctl lock` and etcd's Go client count every key below `NAME/` as a contender. So if they
+//! share a lock with this crate, keep nothing else below its name. The entries of `concurrency.Election` have the same
+//! form as those of a lock, and are treated alike.
 //!
-//! An ephemeral key that another client writes is no longer on its lease, and stays; its holder finds it lost.
+//! If another client writes an ephemeral key, etcd detaches the key from its lease. The key stays, and its holder has
+//! lost it.
 //!
 //! # Features
 //!

@@ -1,6 +1,6 @@
-//! Reading: one key, a snapshot, a directory.
+//! Reads: one key, a snapshot, a directory.
 //!
-//! What the store keeps for locks is left out of all of them ([clause L10](kv_core::contract::CLAUSES#L10)).
+//! All of them leave out the entries of locks ([clause L10](kv_core::contract::CLAUSES#L10)).
 
 mod children;
 pub(crate) mod entries;
@@ -24,22 +24,22 @@ use crate::large_keys::LargeKeys;
 use crate::read::paging::Pager;
 use crate::transport::client::Client;
 
-/// Reading, on whatever runtime the caller is.
+/// Reads, from any runtime.
 pub(crate) struct Reader {
     client: Arc<Client>,
     /// Reads of single keys.
     reads: Batcher<Get>,
     large: Arc<LargeKeys>,
-    pager: Pager,
+    pager: Arc<Pager>,
 }
 
 impl Reader {
-    pub(crate) fn new(client: &Arc<Client>, large: &Arc<LargeKeys>) -> Self {
+    pub(crate) fn new(client: &Arc<Client>, pager: &Arc<Pager>, large: &Arc<LargeKeys>) -> Self {
         Self {
             client: Arc::clone(client),
             reads: Batcher::new(client),
             large: Arc::clone(large),
-            pager: Pager::new(client),
+            pager: Arc::clone(pager),
         }
     }
 
@@ -55,30 +55,30 @@ impl Reader {
         found.map(value).ok_or_else(|| Error::NotFound { key: key.to_owned() })
     }
 
-    /// The cluster's current revision, read with the permission that a reader of `range` has.
+    /// The cluster's current revision, by a read that needs no permission beyond that for `range`.
     pub(crate) async fn present(&self, range: &Range) -> Result<u64> {
-        // Always linearizable: a stale revision would be in the past.
+        // Linearizable, whatever the address asks for: a stale read would return an older revision.
         let request = RangeRequest { key: range.key.clone(), keys_only: true, ..RangeRequest::default() };
         let answer = self.client.call(request).await?;
         Ok(revision(answer.header.as_ref())?)
     }
 
     pub(crate) async fn list(&self, prefix: &str) -> Result<Snapshot> {
-        snapshot::list(&self.pager, prefix).await
+        Ok(snapshot::list(&self.pager, prefix).await?)
     }
 
     /// The children of a directory; `prefix` is empty or ends in `/`.
     pub(crate) async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
-        children::keys(&self.pager, prefix).await
+        Ok(children::keys(&self.pager, prefix).await?)
     }
 }
 
-/// A read of one key, which may travel with others.
+/// A read of one key. It may travel with others.
 #[derive(Clone)]
 pub(crate) struct Get {
     key: Bytes,
     serializable: bool,
-    /// The value was large when it was last read.
+    /// Whether the value was large when it was last read.
     was_large: bool,
 }
 
@@ -100,7 +100,7 @@ impl Job for Get {
         &self.key
     }
 
-    /// The answer counts, too: a small value would come as late as the large ones in the same transaction.
+    /// Counts the expected answer, too: in one transaction, a small value arrives only with the large ones.
     fn bytes(&self) -> usize {
         if self.was_large { LARGEST + 1 } else { self.key.len() }
     }
@@ -121,7 +121,7 @@ impl Job for Get {
     }
 }
 
-/// A copy of what came together with other values, so that it does not keep all of them alive.
+/// A copy of an entry from an answer with several, so that it does not keep the memory of all of them.
 fn copied(kv: KeyValue) -> KeyValue {
     KeyValue { value: Bytes::copy_from_slice(&kv.value), ..kv }
 }

@@ -1,4 +1,4 @@
-//! What the parts of the backend share.
+//! The state that all parts of the backend share.
 
 use std::sync::Arc;
 
@@ -10,14 +10,15 @@ use crate::error::Failed;
 use crate::lease::Leases;
 use crate::lease::lock::Locks;
 use crate::read::Reader;
+use crate::read::paging::Pager;
 use crate::transport::client::Client;
 use crate::txn::Writer;
 use crate::watch::{Hubs, Visible};
 
 /// The parts of a backend.
 ///
-/// Each of them works from any runtime: what has tasks or connections exists once for each runtime (clause S1 of the
-/// [contract](kv_core::contract)), so that no call depends on another runtime being alive or driven.
+/// Each of them works from any runtime. What has tasks or connections exists once for each runtime, so that no call
+/// depends on another runtime being alive or driven ([clause S1](kv_core::contract::CLAUSES#S1)).
 pub(crate) struct Shared {
     pub(crate) client: Arc<Client>,
     pub(crate) reader: Reader,
@@ -31,11 +32,11 @@ impl Shared {
     pub(crate) fn new(config: Config) -> Self {
         let client = Arc::new(Client::new(config));
         let (leases, hubs) = (Arc::new(Leases::new(&client)), Arc::new(Hubs::new(&client)));
-        let large = Arc::default();
+        let (pager, large) = (Arc::new(Pager::new(&client)), Arc::default());
         Self {
-            reader: Reader::new(&client, &large),
+            reader: Reader::new(&client, &pager, &large),
             writer: Writer::new(&client, &large),
-            locks: Locks::new(&leases, &hubs),
+            locks: Locks::new(&leases, &hubs, &pager),
             leases,
             hubs,
             client,

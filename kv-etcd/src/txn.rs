@@ -1,4 +1,4 @@
-//! Writing: transactions, and the cheaper native forms of those with one operation.
+//! Writes: transactions, and the cheaper native requests for those with one operation.
 
 use std::sync::Arc;
 
@@ -20,21 +20,21 @@ use crate::error::Failed;
 use crate::large_keys::LargeKeys;
 use crate::transport::client::{Client, Volume};
 
-/// The largest request that etcd takes by default (`--max-request-bytes`), envelope included.
+/// The largest request that etcd accepts by default (`--max-request-bytes`), in bytes, with its envelope.
 const REQUEST_BYTES: usize = 1_572_864;
-/// The most bytes of a full transaction beside keys and values: some 40 for each of 128 checks and operations, the names of
-/// locks once more, and etcd's own header.
+/// The most bytes of a full transaction besides keys and values: about 40 for each of 128 checks and operations, the
+/// names of locks a second time, and etcd's own header.
 const ENVELOPE_BYTES: usize = 16 << 10;
-/// The longest key. etcd itself has no limit but the request's.
+/// The longest key, in bytes. etcd itself limits only the request.
 pub(crate) const KEY_BYTES: usize = 4096;
 /// The most bytes of keys and values in one transaction.
 pub(crate) const TXN_BYTES: usize = REQUEST_BYTES - ENVELOPE_BYTES;
-/// The largest value: with any key it makes a transaction that may be sent.
+/// The largest value, in bytes: with a key of any length it fits into a transaction.
 pub(crate) const VALUE_BYTES: usize = TXN_BYTES - KEY_BYTES;
 /// The most comparisons, and the most operations (`--max-txn-ops`): etcd counts the two separately.
 pub(crate) const TXN_OPS: usize = 128;
 
-/// Writing, on whatever runtime the caller is.
+/// Writes, from any runtime.
 pub(crate) struct Writer {
     client: Arc<Client>,
     /// Writes of single keys.
@@ -62,8 +62,8 @@ impl Writer {
         let asks = asks_which(&txn);
         let size = if txn.bytes() > LARGEST { Volume::Large } else { Volume::Small };
         let success = if txn.operations.is_empty() {
-            // A member answers a transaction of comparisons alone from its own, perhaps old, state: etcd's
-            // `isTxnSerializable` holds for it. For one that reads, the member catches up first.
+            // A member evaluates comparisons alone on its own state, which may be old: etcd's `isTxnSerializable` holds
+            // for such a transaction. With a read in it, the member catches up first.
             questions(&txn.checks[..1])
         } else {
             txn.operations.into_iter().map(|operation| Request::from(operation).into()).collect()
@@ -78,18 +78,18 @@ impl Writer {
         if answer.succeeded {
             return Ok(if sets { Some(revision(answer.header.as_ref())?) } else { None });
         }
-        let told = if answer.responses.is_empty() && txn.checks.len() > 1 {
-            // The request had no room for the questions: ask now. The transaction has failed either way.
+        let responses = if answer.responses.is_empty() && txn.checks.len() > 1 {
+            // The request had no room for these reads. The transaction has failed, so they can be sent now.
             let ask = TxnRequest { success: questions(&txn.checks), ..TxnRequest::default() };
             self.client.call(ask).await.map(|answer| answer.responses).unwrap_or_default()
         } else {
             answer.responses
         };
-        Err(first_failure(&txn.checks, told))
+        Err(first_failure(&txn.checks, responses))
     }
 }
 
-/// A write of one key, perhaps with a check of that key, which may travel with others.
+/// A write of one key, perhaps with a check of that key. It may travel with others.
 #[derive(Clone)]
 pub(crate) struct Write {
     key: Bytes,
@@ -100,7 +100,7 @@ pub(crate) struct Write {
 }
 
 impl Write {
-    /// The transaction as such a write, if it is one; its checks stay in the transaction.
+    /// Takes such a write out of a transaction, if it is one; the checks stay in the transaction.
     fn of(txn: &mut Txn) -> Option<Self> {
         let [Operation::Set { key, .. } | Operation::Delete { key }] = txn.operations.as_slice() else { return None };
         let index = match txn.checks.as_slice() {
@@ -130,12 +130,12 @@ impl Write {
 }
 
 impl Job for Write {
-    /// The index of the write; none if the key did not have the required index.
+    /// The index of the write; `None` if the key did not have the required index.
     type Answer = Option<u64>;
     const IDEMPOTENCE: Idempotence = Idempotence::Once;
 
     fn window(operations: usize) -> usize {
-        // The members agree on one write after the other, which leaves etcd idle more than reads do.
+        // The members agree on one write after another. Meanwhile etcd is idle, so it can take more requests.
         if operations < 64 { 3 } else { 4 }
     }
 
@@ -190,7 +190,7 @@ impl From<Operation> for Request {
     }
 }
 
-/// The comparisons that hold if the checks do.
+/// The comparisons that hold exactly if the checks hold.
 fn compare(checks: &[Check]) -> Vec<Compare> {
     let room = checks.len() + checks.iter().filter(|check| matches!(check, Check::Held(_))).count() <= TXN_OPS;
     checks.iter().flat_map(|check| compare_one(check, room)).collect()
@@ -208,7 +208,7 @@ fn compare_one(check: &Check, room: bool) -> Vec<Compare> {
             };
             let mut both = owned_by(&key, guard.token, lease);
             if !room {
-                // The lease alone: no other contender has it.
+                // The lease is enough, because no other contender has it.
                 both.retain(|compare| compare.target == i32::from(CompareTarget::Lease));
             }
             both
@@ -216,9 +216,9 @@ fn compare_one(check: &Check, room: bool) -> Vec<Compare> {
     }
 }
 
-/// Whether the transaction itself reads the checked keys when it fails, to tell which check failed.
+/// Whether the transaction itself reads the checked keys when it fails, which shows the check that failed.
 ///
-/// With one check that is known. The keys must not make a full request too large.
+/// With only one check that is known. The keys that are read must not make a full request too large.
 fn asks_which(txn: &Txn) -> bool {
     let asked: usize = txn.checks.iter().map(|check| checked_key(check).len()).sum();
     txn.checks.len() > 1 && txn.bytes() + asked <= TXN_BYTES
@@ -227,7 +227,7 @@ fn asks_which(txn: &Txn) -> bool {
 fn questions(checks: &[Check]) -> Vec<RequestOp> {
     let question = |check| {
         let mut request = Range::key(checked_key(check)).request();
-        // The entry of a lock is read in full, for its lease; it is small.
+        // The entry of a lock is read in full, because its lease is needed. Such entries are small.
         request.keys_only = matches!(check, Check::Index { .. });
         Request::Range(request).into()
     };
@@ -241,8 +241,8 @@ fn checked_key(check: &Check) -> &str {
     }
 }
 
-/// The error for the first check that the answers contradict, or else for the first check. That is right when there is
-/// only one, and the best guess when the keys were read later than they were checked.
+/// The error for the first check that the answers contradict, or else for the first check. With one check that is
+/// right. With several it is the best guess, because the keys may have changed between the check and the read.
 fn first_failure(checks: &[Check], answers: Vec<ResponseOp>) -> Error {
     let found = |answer: ResponseOp| match answer.response {
         Some(Response::Range(RangeResponse { kvs, .. })) => kvs.into_iter().next(),

@@ -1,4 +1,4 @@
-//! The whole suite on a real etcd: one server, with every fault that one can have.
+//! The whole conformance suite on a real etcd: one server, with every fault that a single server can have.
 
 use std::process::ExitCode;
 

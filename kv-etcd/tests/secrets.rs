@@ -1,5 +1,6 @@
-//! No secret is told to anybody but the server: not by this crate, nor by what it stands on, whatever happens (clause
-//! A4). Every line that is logged here at all is looked through, and whatever can be shown.
+//! Only the server receives secrets: neither this crate nor its dependencies show them, whatever happens
+//! ([clause A4](kv_core::contract::CLAUSES#A4)). The test searches every line that is logged, every error and every
+//! `Debug`.
 
 #[path = "hostile/message.rs"]
 mod message;
@@ -13,13 +14,13 @@ use server::{Mood, Server};
 use tokio::net::TcpListener;
 
 const USER: &str = "operator";
-/// What is in every secret here: the password, and the token that the server gives for it.
+/// A part of each secret: of the password, and of the token that the server issues for it.
 const MARKER: &str = "hunter2Qx7Zk";
 const PASSWORD: &str = "p@ss/hunter2Qx7Zk?#é";
 const ENCODED: &str = "p%40ss%2Fhunter2Qx7Zk%3F%23%C3%A9";
 const TOKEN: &str = "token.hunter2Qx7Zk.5";
 
-/// A server in a thread of its own, whose logs are not looked through: it is told the secret rightly.
+/// A server in a thread of its own. Its logs are not searched, because it has the secret legitimately.
 fn server() -> Server {
     let (send, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -32,7 +33,7 @@ fn server() -> Server {
     started.recv().expect("a server")
 }
 
-/// Gives a token that is a secret, and answers as a good server does otherwise.
+/// Issues a secret token, and otherwise answers as a good server.
 fn with_secret_token() -> Mood {
     Mood::to("Authenticate", |call| async move {
         call.answer(&[message::header(1), message::text(2, TOKEN.as_bytes())].concat()).await;
@@ -40,7 +41,7 @@ fn with_secret_token() -> Mood {
 }
 
 #[tokio::test]
-async fn secrets_are_told_to_nobody_but_the_server() {
+async fn only_the_server_receives_secrets() {
     let capture = Capture::start();
     let server = server();
     server.turn(with_secret_token());
@@ -57,7 +58,7 @@ async fn secrets_are_told_to_nobody_but_the_server() {
         capture.show(&registry);
         capture.show(environment);
 
-        // While all is well, and as it turns bad: refused, refused as somebody else, garbage, and no answer.
+        // A good server, then a login that is refused, a token that is refused, garbage, and no answer.
         server.turn(with_secret_token());
         let kv = registry.connect(&format!("etcd://{login}{host}/root?timeout=500ms")).await.expect("a good server");
         capture.every_call(&kv).await;
@@ -76,14 +77,14 @@ async fn secrets_are_told_to_nobody_but_the_server() {
         }
         drop(kv);
 
-        // Where there is nobody, or somebody else: also one who does not speak TLS.
+        // A closed port, and a server of another kind, with and without TLS.
         for (scheme, host) in [("etcd", &closed), ("etcds", &host), ("http", &closed), ("https", &host)] {
             let address = format!("{scheme}://{login}{host}/root?timeout=500ms");
             capture.error(&registry.connect(&address).await.expect_err("no server"));
         }
     }
 
-    // Addresses that cannot be read, most of them for the secret itself.
+    // Invalid addresses. In most of them the secret is the invalid part.
     let registry = Registry::new().with(kv_etcd::REGISTRATION).with_environment(Environment::from([]));
     for address in [
         format!("etcd://{USER}:{PASSWORD}@{host}"),
@@ -112,7 +113,7 @@ async fn secrets_are_told_to_nobody_but_the_server() {
     }
     capture.show(&kv_etcd::REGISTRATION);
 
-    // What it stands on has been heard, and something was said by every way.
+    // The dependencies have logged, and each kind of output was searched.
     capture.assert_heard(&["h2::", "rustls", "shown: ", "said: ", "outcome"]);
     capture.assert_holds_none_of(&[MARKER]);
 }

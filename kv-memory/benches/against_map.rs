@@ -46,7 +46,7 @@ enum Operation {
     Set,
     /// With a watch of everything for each thread, which reads an event after each of its writes.
     SetWatched,
-    /// While another thread reads a watch of everything, and is woken again and again.
+    /// While another thread reads a watch of everything, so that writes keep waking it.
     SetReadAlong,
 }
 
@@ -70,7 +70,7 @@ struct Contest {
     keys: Vec<String>,
     kv: Kv,
     map: RwLock<BTreeMap<String, Value>>,
-    /// Reads a watch along for as long as it lives.
+    /// The runtime that reads a watch, until it is dropped.
     _reader: Option<Runtime>,
 }
 
@@ -81,7 +81,8 @@ impl Contest {
         let map = RwLock::new(BTreeMap::new());
         let fill = runtime();
         for key in &keys {
-            // Each has data of its own, which the two stores share: threads do not meet in its count of references.
+            // Each key has data of its own, so that threads do not contend for one reference count. The two stores
+            // share it.
             let data = data();
             let index = fill.block_on(kv.set(key, data.clone())).expect("a key is set");
             map.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Value::new(data, index));
@@ -90,11 +91,11 @@ impl Contest {
         Self { operation, threads, keys, kv, map, _reader: reader }
     }
 
-    /// Measures by turns; a row's last three columns.
+    /// Measures both in alternating rounds; returns the last three columns of a row.
     fn rounds(&self, rounds: usize, operations: u32) -> String {
         let mut times = Vec::new();
         for round in 0..rounds {
-            // Whoever goes first in one round goes second in the next.
+            // The store that is first in one round is second in the next.
             let times_of_round = if round % 2 == 0 {
                 let kv = self.time(operations, Self::on_kv);
                 (kv, self.time(operations, Self::on_map))

@@ -1,4 +1,4 @@
-//! What the store's operations cost through [`Kv`], in time and in allocations.
+//! The cost of the store's operations through [`Kv`], in time and in allocations.
 //!
 //! `cargo bench -p kv-memory --bench store`; for one of them add its name: `-- get_all`.
 
@@ -92,7 +92,7 @@ fn set_and_delete(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// One write of a key that so many watches cover, none of which is read; as many cover another key.
+/// One write of a key that this many watches cover, none of which is read. As many watches cover another key.
 #[divan::bench(args = [0, 1, 100, 10_000])]
 fn set_under_watches(bencher: Bencher<'_, '_>, watches: usize) {
     let Filled { runtime, kv } = filled(KEYS);
@@ -133,8 +133,8 @@ fn get_all_below_a_root(bencher: Bencher<'_, '_>, keys: usize) {
     bencher.counter(ItemsCount::new(keys)).bench_local(|| runtime.block_on(kv.get_all("")).expect("a listing"));
 }
 
-/// How much memory a store keeps, in the column `max alloc`: keys of 24 bytes with 100 bytes of data each, all written once, with a
-/// history of one event or of the usual number.
+/// How much memory a store keeps, in the column `max alloc`. Keys have 24 bytes and 100 bytes of data each, and are
+/// written once; the history has one event or the default number.
 #[divan::bench(args = [1_000, 10_000, 100_000], consts = [1, 10_000], sample_count = 5, sample_size = 1)]
 fn fill<const HISTORY: usize>(bencher: Bencher<'_, '_>, keys: usize) {
     let runtime = runtime();

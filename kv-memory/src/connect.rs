@@ -72,7 +72,7 @@ impl Asked {
         }
     }
 
-    /// Whether a store with these options is what the address asks for.
+    /// Whether a store with these options has what the address asks for.
     fn is_met_by(&self, options: Options) -> bool {
         self.history.is_none_or(|asked| asked == options.history)
             && self.foreign_write.is_none_or(|asked| asked == options.foreign_write)

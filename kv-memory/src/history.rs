@@ -19,14 +19,15 @@ impl Record {
         Event { key: self.key.clone(), event_type: self.event_type, data: self.data.clone(), index: self.index }
     }
 
-    /// The most memory that it takes, without what it replaced: the data is often shared with the entry.
+    /// The most bytes that the record takes, without the value that it replaced. The data is often shared with the
+    /// entry.
     fn bytes(&self) -> usize {
         /// The allocations of the key and the data, and the record's part of its commit.
         const OVERHEAD: usize = 96;
         size_of::<Self>() + OVERHEAD + self.key.capacity() + self.data.len()
     }
 
-    /// The most memory that what it replaced takes.
+    /// The most bytes that the replaced value takes.
     fn previous_bytes(&self) -> usize {
         self.previous.as_ref().map_or(0, |value| value.data.len())
     }
@@ -41,13 +42,13 @@ pub(crate) struct History {
     commits: VecDeque<Commit>,
     limit: usize,
     bytes: usize,
-    /// How many of the records at the front are dropped and not freed yet: those of a large commit are freed in pieces.
+    /// How many of the records at the front are dropped but not freed yet. Those of a large commit are freed in pieces.
     dropped: usize,
     /// The position of the oldest record that is kept, or of the next one if there is none.
     begin: u64,
     /// The index of the latest record that was dropped.
     compacted: u64,
-    /// The position of the oldest record that still has what it replaced.
+    /// The position of the oldest record that still has the value that it replaced.
     undoable: u64,
 }
 
@@ -158,7 +159,7 @@ impl History {
         Some(self.records.iter().enumerate().skip(place).map(number))
     }
 
-    /// As [`from`](Self::from), with what the records replaced; `None` if that is forgotten for some of them.
+    /// As [`from`](Self::from), with the values that the records replaced; `None` if some of these are forgotten.
     pub(crate) fn undo_to(&self, position: u64) -> Option<impl Iterator<Item = &Record>> {
         let records = self.from(position).filter(|_| position >= self.undoable)?;
         Some(records.rev().map(|(_, record)| record))
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_large_commit_replaced_is_forgotten_and_its_events_are_not() {
+    fn values_that_a_large_commit_replaced_are_forgotten_and_its_events_are_kept() {
         const EACH: usize = History::MAX_BYTES / 4;
         let mut history = History::new(100);
         history.push(record(1, 0));

@@ -1,4 +1,4 @@
-//! The leases of a store and when they lapse. Pure: the time is given.
+//! The leases of a store and when they lapse. This file reads no clock: callers pass the time.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// The number of a lease; also its place in the queue for a lock.
 pub(crate) type LeaseId = u64;
 
-/// What a lease keeps alive.
+/// What is on a lease.
 pub(crate) enum Leased {
     /// The key of an entry.
     Entry(String),
@@ -23,7 +23,7 @@ pub(crate) struct Leases {
     by_deadline: BTreeSet<(Instant, LeaseId)>,
 }
 
-/// How long one lease stands.
+/// The time to live and the deadline of one lease.
 struct Term {
     leased: Leased,
     ttl: Duration,
@@ -31,7 +31,7 @@ struct Term {
 }
 
 impl Leases {
-    /// A number that grows, and that no lease of any store in this process has: a lock guards nothing in another store.
+    /// A new id, greater than any before it in this process, in any store. So a lock guards nothing in another store.
     pub(crate) fn next_id() -> LeaseId {
         static LAST: AtomicU64 = AtomicU64::new(0);
         LAST.fetch_add(1, Ordering::Relaxed) + 1
@@ -43,12 +43,12 @@ impl Leases {
         self.by_id.insert(id, Term { leased, ttl, deadline });
     }
 
-    /// What a lease keeps alive, if it stands.
+    /// What is on a lease, if the lease exists.
     pub(crate) fn leased(&self, id: LeaseId) -> Option<&Leased> {
         self.by_id.get(&id).map(|term| &term.leased)
     }
 
-    /// Starts the time to live anew; `false` if the lease has ended.
+    /// Restarts the time to live; `false` if the lease has ended.
     pub(crate) fn renew(&mut self, id: LeaseId, now: Instant) -> bool {
         let Some(term) = self.by_id.get_mut(&id) else { return false };
         self.by_deadline.remove(&(term.deadline, id));
@@ -57,7 +57,7 @@ impl Leases {
         true
     }
 
-    /// Ends a lease, and returns what it kept alive.
+    /// Ends a lease, and returns what was on it.
     pub(crate) fn end(&mut self, id: LeaseId) -> Option<Leased> {
         let term = self.by_id.remove(&id)?;
         self.by_deadline.remove(&(term.deadline, id));

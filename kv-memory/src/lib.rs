@@ -3,10 +3,10 @@
 //! It keeps the whole contract of [`kv_core::contract`], and its watches deliver every change.
 //!
 //! # Runtimes and time
-//! The store runs no task: whoever reads, writes or waits ends the leases that have lapsed. A handle works from any
-//! number of runtimes, and a lock or a key that was taken in one lapses for the others even if that runtime is idle
-//! or gone. A runtime needs tokio's time driver (`enable_time`) for calls that wait: a watch or a lock that waits
-//! while leases exist.
+//! The store runs no task: each call that reads, writes or waits ends the leases that have lapsed. A handle works from
+//! any number of runtimes ([clause S1](kv_core::contract::CLAUSES#S1)), and a lock or a key that was taken in one
+//! lapses for the others even if that runtime is idle or gone. A runtime needs tokio's time driver (`enable_time`) for
+//! calls that wait: a watch or a lock that waits while leases exist.
 //!
 //! Times to live run on tokio's clock, so `tokio::time::pause` makes them lapse at once in a test. Runtimes that share
 //! a store must use the same clock, so use only one runtime where the clock is paused.
@@ -24,8 +24,8 @@
 //! | `foreign-write` | what a plain write by another client does to an ephemeral key: it `keeps` its lease, as on Consul, or the write `detaches` it, as on etcd; see [`Limits::foreign_write`](kv_core::Limits::foreign_write) | `keeps` |
 //! | `timeout` | the request timeout of the handle | `5s` |
 //!
-//! A store that has a name is made with the parameters of the first address. A later address may leave them out; one that
-//! names others is an error.
+//! A store that has a name is made with the parameters of the first address. A later address may leave them out. An
+//! address with other parameters is an error.
 //!
 //! A watch that falls behind the history ends with [`Error::Compacted`](kv_core::Error::Compacted), so a slow consumer
 //! costs no memory of its own.

@@ -1,4 +1,4 @@
-//! What the address of a store decides.
+//! The settings of a store, from its address.
 
 use kv_core::ForeignWrite;
 

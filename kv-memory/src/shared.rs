@@ -1,6 +1,6 @@
 //! What the handles of one store share: the data behind its lock, and the time.
 //!
-//! No task runs. Whoever reads or writes first ends the leases that have lapsed, and whoever waits has a timer of its
+//! No task runs. A read or a write first ends the leases that have lapsed, and each call that waits has a timer of its
 //! own for the next deadline. So no runtime depends on another one being driven.
 
 use std::pin::pin;
@@ -19,7 +19,7 @@ pub(crate) struct Shared {
     /// shard, which costs it less than a lookup in a large store.
     state: ShardedLock<State>,
     pub(crate) options: Options,
-    /// Notified when a new lease lapses sooner than any other: whoever waits sets its timer again.
+    /// Notified when a new lease lapses sooner than any other. Calls that wait then set their timers again.
     earlier_deadline: Arc<Notify>,
 }
 
@@ -54,7 +54,7 @@ impl Shared {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a notification. Meanwhile it ends the leases that lapse, since what it waits for may follow from that.
+    /// Waits for a notification. Meanwhile it ends the leases that lapse, because that may cause the notification.
     pub(crate) async fn wait(&self, notify: &Notify) {
         let mut notified = pin!(notify.notified());
         loop {
@@ -71,7 +71,7 @@ impl Shared {
     }
 }
 
-/// Sleeps until the deadline; for ever without one, and then no timer is needed.
+/// Sleeps until the deadline. Without one it sleeps for ever, and needs no timer.
 async fn sleep_until_any(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,

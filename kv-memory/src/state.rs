@@ -227,7 +227,7 @@ impl State {
         waiter.granted.notify_one();
     }
 
-    /// Grants a lock that has become free to whoever has waited longest.
+    /// Grants a lock that has become free to the longest waiter.
     fn pass_on(&mut self, key: &str, now: Moment) {
         let Some(mut queue) = self.locks.remove(key) else { return };
         if let Some((id, waiter)) = queue.waiters.pop_first() {
@@ -250,12 +250,12 @@ impl State {
         }
     }
 
-    /// Starts a lease's time to live anew; `false` if it has ended.
+    /// Restarts the time to live of a lease; `false` if it has ended.
     pub(crate) fn renew(&mut self, id: LeaseId, now: Instant) -> bool {
         self.leases.renew(id, now)
     }
 
-    /// Ends a lease and what it kept alive; `false` if it had ended before.
+    /// Ends a lease and removes what was on it; `false` if it had ended before.
     pub(crate) fn end(&mut self, id: LeaseId, now: Moment) -> bool {
         let Some(leased) = self.leases.end(id) else { return false };
         match leased {
@@ -272,11 +272,11 @@ impl State {
 
     /// Whether a lease has lapsed and not been ended yet.
     pub(crate) fn has_lapsed(&self) -> bool {
-        // Where there is no lease, no clock is read.
+        // Without a lease, no clock is read.
         self.next_deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// Ends the leases that have lapsed, in the order in which they did.
+    /// Ends the leases that have lapsed, in the order in which they lapsed.
     pub(crate) fn end_lapsed(&mut self, now: Moment) {
         while let Some(id) = self.leases.lapsed(now.timer()) {
             self.end(id, now);

@@ -1,4 +1,4 @@
-//! Which watch is woken by the change of which key.
+//! Which watches a change of a key wakes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub(crate) struct Subscriptions {
     by_length: BTreeMap<usize, HashMap<String, Vec<Arc<Subscription>>>>,
 }
 
-/// What the writes leave for one watch.
+/// The state of one watch that writes change.
 pub(crate) struct Subscription {
     /// The position in the history of the first event that the watch has not read; 0 if it has read all.
     ///
@@ -33,7 +33,7 @@ impl Subscription {
         Some(self.unread.load(Ordering::Relaxed)).filter(|position| *position != 0)
     }
 
-    /// Notes what was read while the state is locked: everything before a position, or all there is.
+    /// Notes, while the state is locked, what was read: everything before a position, or everything.
     pub(crate) fn set_unread(&self, position: Option<u64>) {
         self.unread.store(position.unwrap_or(0), Ordering::Relaxed);
     }

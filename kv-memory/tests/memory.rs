@@ -55,7 +55,7 @@ async fn any_name_is_a_store_of_its_own() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_a_memory_store_cannot_do_is_refused_by_name() {
+async fn an_address_that_a_memory_store_cannot_serve_is_refused() {
     for (address, part) in [
         ("memory://user:secret@a", "no users"),
         ("memory://?history=0", "`history`"),
@@ -72,7 +72,7 @@ async fn what_a_memory_store_cannot_do_is_refused_by_name() {
         let error = connect(other).await.expect_err("it has other parameters");
         assert!(error.to_string().contains("history=3&foreign-write=keeps"), "{error}");
     }
-    let _same = connect("memory://sized?foreign-write=keeps").await.expect("what is left open is no other size");
+    let _same = connect("memory://sized?foreign-write=keeps").await.expect("the size may be left out");
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +101,7 @@ async fn hold_renews_for_as_long_as_it_takes() -> Result<()> {
 async fn the_next_waiter_comes_after_the_holder_lapses() -> Result<()> {
     let kv = private();
     let first = kv.lock("lock", Duration::from_secs(10)).await?;
-    // It is shorter than the first, and its own end must be noticed too.
+    // Its time to live is shorter than the first one's, and its own end must be noticed as well.
     let second = kv.lock("lock", Duration::from_secs(1)).await?;
     let third = kv.lock("lock", Duration::from_secs(1)).await?;
     assert!(first.token() < second.token() && second.token() < third.token());
@@ -123,7 +123,7 @@ async fn waiters_come_in_the_order_they_asked() -> Result<()> {
         assert!(futures_util::poll!(&mut wait).is_pending());
         waiting.push(wait);
     }
-    // Every third gives up: the others move up.
+    // Every third waiter gives up, and the others move up.
     let mut number = 0;
     waiting.retain(|_| {
         number += 1;

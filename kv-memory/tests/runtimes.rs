@@ -1,4 +1,5 @@
-//! One store used from several runtimes: none depends on another one being driven, or on any task.
+//! One store in several runtimes: none depends on another one being driven, or on any task
+//! ([clause S1](kv_core::contract::CLAUSES#S1)).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +55,7 @@ fn leases_lapse_although_the_runtime_that_took_them_is_idle() -> Result<()> {
 }
 
 #[test]
-fn a_lapsed_key_is_gone_for_whoever_reads_next() -> Result<()> {
+fn a_lapsed_key_is_gone_for_the_next_reader() -> Result<()> {
     let kv = private();
     let idle = runtime();
     let _member = within(&idle, kv.ephemeral_key("dir/member", TTL))?;
@@ -111,7 +112,7 @@ fn a_lock_passes_from_one_runtime_to_another() -> Result<()> {
 }
 
 #[test]
-fn a_waiter_whose_runtime_is_idle_holds_up_the_next_for_its_time_to_live_only() -> Result<()> {
+fn a_waiter_whose_runtime_is_idle_delays_the_next_for_its_time_to_live_only() -> Result<()> {
     let kv = private();
     let (idle, other) = (runtime(), runtime());
     let held = within(&other, kv.lock("lock", PATIENCE))?;
@@ -126,7 +127,7 @@ fn a_waiter_whose_runtime_is_idle_holds_up_the_next_for_its_time_to_live_only() 
 }
 
 #[test]
-fn what_need_not_wait_needs_no_time_driver_and_no_runtime() -> Result<()> {
+fn calls_that_need_not_wait_need_no_time_driver_and_no_runtime() -> Result<()> {
     let kv = private();
     let timeless = Builder::new_current_thread().build().expect("a runtime");
     let member = timeless.block_on(kv.ephemeral_key("member", PATIENCE))?;

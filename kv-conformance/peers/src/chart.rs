@@ -8,13 +8,13 @@ use crate::report::Report;
 
 const ROW: f64 = 20.0;
 const TOP: f64 = 58.0;
-/// Where the bars begin and end, and what ratios are there.
+/// The ends of the axis, as positions and as ratios.
 const LEFT: f64 = 330.0;
 const WIDTH: f64 = 380.0;
 const LEAST: f64 = 0.25;
 const MOST: f64 = 16.0;
 
-/// Where a ratio is on the axis, which is logarithmic.
+/// The position of a ratio on the axis, which is logarithmic.
 fn x(ratio: f64) -> f64 {
     let part = (ratio / LEAST).ln() / (MOST / LEAST).ln();
     LEFT + WIDTH * part.clamp(0.0, 1.0)

@@ -1,4 +1,4 @@
-//! A contest: the same load by this project and by its peers, in turn, round after round.
+//! A contest: this project and its peers run the same load in turn, for several rounds.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use kv_conformance_program::bench::{Caller, Failure, Plan, Sample, Spread, Summa
 
 type Run = Box<dyn Fn(Plan) -> BoxFuture<'static, Result<Sample, Failure>>>;
 
-/// Somebody who makes the calls of a contest.
+/// A client that makes the calls of a contest.
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
-    /// What the ratio of this project to it is to be.
+    /// The target for the ratio of this project to it.
     pub(crate) target: Option<f64>,
-    /// How many calls of the contest one of its own stands for, and by how many callers it makes them.
+    /// How many calls of the contest one of its own calls carries, and how many callers it has.
     carries: Option<(usize, usize)>,
     run: Run,
 }
 
 impl Contender {
-    /// One whose callers are made at once, told their number.
+    /// A contender whose callers need no preparation. `caller` creates each from its number.
     pub(crate) fn new<C: Caller>(
         name: &'static str,
         caller: impl Fn(usize) -> C + Clone + Send + Sync + 'static,
@@ -30,7 +30,7 @@ impl Contender {
         })
     }
 
-    /// One that has to prepare before its callers can be made; it is told how many there will be.
+    /// A contender that prepares before its callers are created. It gets the number of callers.
     pub(crate) fn prepared<C, M, F>(name: &'static str, prepare: impl Fn(usize) -> F + 'static) -> Self
     where
         C: Caller,
@@ -44,7 +44,7 @@ impl Contender {
         Self { name, target: None, carries: None, run: Box::new(run) }
     }
 
-    /// As one whose every call stands for so many of the contest's, and that makes them by so many callers.
+    /// Sets that each call of this contender carries so many calls of the contest, and how many callers make them.
     pub(crate) fn carrying(mut self, calls: usize, callers: usize) -> Self {
         self.carries = Some((calls, callers));
         self
@@ -58,23 +58,23 @@ impl Contender {
         Ok(sample)
     }
 
-    /// With the ratio that is to be met.
+    /// Sets the target for the ratio.
     pub(crate) fn target(mut self, ratio: f64) -> Self {
         self.target = Some(ratio);
         self
     }
 }
 
-/// What the contenders are compared by.
+/// The figure by which contenders are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Figure {
-    /// Calls a second: more is better.
+    /// Calls per second. More is better.
     Rate,
-    /// The median latency: less is better.
+    /// The median latency. Less is better.
     Latency,
 }
 
-/// A load, and who is to carry it.
+/// A load, and its contenders.
 pub(crate) struct Contest {
     pub(crate) store: &'static str,
     pub(crate) call: &'static str,
@@ -86,12 +86,12 @@ pub(crate) struct Contest {
 }
 
 impl Contest {
-    /// How many runs a round has.
+    /// The number of runs in a round.
     pub(crate) fn runs(&self) -> usize {
         1 + self.peers.len()
     }
 
-    /// Runs every contender once in each round; who is first changes from round to round.
+    /// Runs every contender once in each round. The first contender changes from round to round.
     pub(crate) async fn run(
         &self,
         rounds: usize,
@@ -131,7 +131,7 @@ impl Contest {
     }
 }
 
-/// This project beside one peer.
+/// This project compared with one peer.
 pub(crate) struct Outcome {
     pub(crate) store: &'static str,
     pub(crate) call: &'static str,
@@ -144,7 +144,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// This project's figure over the peer's, round by round.
+    /// This project's figure divided by the peer's, for each round.
     pub(crate) fn ratio(&self) -> Spread {
         self.spread(|sample| match self.figure {
             Figure::Rate => sample.rate,
@@ -152,12 +152,12 @@ impl Outcome {
         })
     }
 
-    /// The same for the latency that one call in a hundred exceeds.
+    /// The same ratio for the 99th percentile of the latency.
     pub(crate) fn tail(&self) -> Spread {
         self.spread(|sample| sample.latency(0.99).as_secs_f64())
     }
 
-    /// How many times as fast this project is, whatever it is compared by.
+    /// How many times as fast this project is, for either figure.
     pub(crate) fn speed(&self) -> Spread {
         let Spread { least, median, most } = self.ratio();
         match self.figure {
@@ -166,7 +166,7 @@ impl Outcome {
         }
     }
 
-    /// Whether the target is met, if there is one.
+    /// Whether the target is met, or `None` without a target.
     pub(crate) fn met(&self) -> Option<bool> {
         let median = self.ratio().median;
         self.target.map(|target| match self.figure {

@@ -2,7 +2,7 @@
 
 use kv_conformance_program::bench::Failure;
 
-/// What reqwest does by default, TCP_NODELAY included, but no proxy: what is compared is what is sent to the server.
+/// Reqwest's defaults, with TCP_NODELAY, but without a proxy, because requests must go to the server directly.
 pub(crate) fn http() -> Result<reqwest::Client, Failure> {
     let builder = reqwest::Client::builder().no_proxy();
     let provider = rustls::crypto::ring::default_provider();

@@ -1,4 +1,4 @@
-//! What every contender writes and reads.
+//! The data that every contender writes and reads.
 
 use bytes::Bytes;
 use kv_conformance_program::bench::{Keys, OwnKeys};
@@ -11,7 +11,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// 10,000 keys, values of 128 bytes: ASCII, for some clients know nothing else.
+    /// 10,000 keys and values of 128 bytes. They are ASCII, because some clients take nothing else.
     pub(crate) fn new() -> Self {
         Self { keys: Keys::new(10_000), value: Bytes::from(vec![b'v'; 128]) }
     }

@@ -1,4 +1,4 @@
-//! How fast this project is beside its peers: the same load, side by side, in one process and one run.
+//! Measures the speed of this project relative to its peers: the same load, in one process and one run.
 //!
 //! Starts servers of its own in Docker, runs every contest round by round, and prints the ratios with their spread.
 
@@ -31,16 +31,16 @@ use crate::report::Report;
 /// Compares this project with other clients and maps, on servers that it starts in Docker.
 #[derive(Parser)]
 struct Arguments {
-    /// Runs only the contests in whose names, such as `etcd set 16`, this text occurs.
+    /// Runs only the contests whose names, such as `etcd set 16`, contain this text.
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
-    /// How many times each contender is run, in turn; the ratios are of the runs of one round.
+    /// How many rounds to run. In each round, every contender runs once; a ratio compares two runs of one round.
     #[arg(long, value_name = "NUMBER", default_value_t = 5)]
     rounds: usize,
-    /// How long each run counts, in milliseconds; a third more is its warm-up.
+    /// The measured time of each run, in milliseconds. The warm-up takes a third more.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 450)]
     duration: u64,
-    /// Has the servers keep their data on Docker's disk instead of in memory: then the disk is measured, too.
+    /// Keeps the servers' data on Docker's disk instead of in memory, so that the disk is measured too.
     #[arg(long)]
     on_disk: bool,
     /// Writes the table to this crate's README.md, and the chart beside it.
@@ -61,7 +61,7 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let options = || if arguments.on_disk { Options::default() } else { Options::default().in_memory() };
-    // Room for all that is written between two compactions.
+    // Room for everything that is written between two compactions.
     let etcd = Cluster::start(Kind::Etcd, 1, options().argument("--quota-backend-bytes=8589934592")).await?;
     // Each peer has a connection for each caller.
     let limits = "-hcl=limits { http_max_conns_per_client = 2000 }";
@@ -83,7 +83,7 @@ async fn compare(arguments: &Arguments, etcd: &Cluster, consul: &Cluster) -> Res
     let registry =
         Registry::new().with(kv_etcd::REGISTRATION).with(kv_consul::REGISTRATION).with(kv_memory::REGISTRATION);
     let load = &Load::new();
-    // rs-consul opens a connection for each call, and slows down sooner at the container's own address.
+    // rs-consul opens a connection for each call. At the container's own address, this slows it down earlier.
     let (etcd_endpoint, consul_endpoint) = (&own_endpoint(etcd, 2379).await, &consul.endpoints()[0]);
     let on_etcd = filled(registry.connect(&format!("etcd://{etcd_endpoint}")).await?, load).await?;
     let on_consul = filled(registry.connect(&format!("consul://{consul_endpoint}")).await?, load).await?;

@@ -1,4 +1,4 @@
-//! The contests in memory: the maps that one would take instead.
+//! The contests in memory, with maps that a program could use instead.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -17,10 +17,10 @@ use crate::ours;
 
 pub(crate) const STORE: &str = "memory";
 
-/// Calls between two looks at the clock, which takes about as long as a read of a map.
+/// Calls between two readings of the clock, because a reading takes about as long as a read of a map.
 const BURST: u32 = 64;
 
-/// Every contest, in a store where the keys exist.
+/// Every contest, on a store where the keys exist.
 pub(crate) async fn contests(kv: &Kv, load: &Load) -> Result<Vec<Contest>, Failure> {
     let (tree, map) = (Arc::new(Tree::default()), Arc::new(Map::default()));
     let operator = Operator::new(services::Memory::default())?.finish();

@@ -1,4 +1,4 @@
-//! This project: the callers of a `Kv`, for any store.
+//! The contenders of this project: callers of a `Kv`, for any store.
 
 use kv_conformance_program::bench::callers::{Get, List, Notice, Set, Update};
 use kv_core::Kv;
@@ -34,7 +34,7 @@ pub(crate) fn list(kv: &Kv, load: &Load) -> Contender {
     Contender::new(NAME, move |_| List::new(&kv, &load.keys))
 }
 
-/// For one caller.
+/// This contender has one caller.
 pub(crate) fn watch(kv: &Kv, load: &Load) -> Contender {
     let (kv, load) = (kv.clone(), load.clone());
     Contender::prepared(NAME, move |_| {

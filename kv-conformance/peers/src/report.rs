@@ -1,4 +1,4 @@
-//! The outcomes as tables, with what they were measured on.
+//! The outcomes as tables, with the conditions of the measurement.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::contest::{Figure, Outcome};
 /// Every outcome of a run.
 pub(crate) struct Report {
     pub(crate) outcomes: Vec<Outcome>,
-    /// What was measured, when, and on what.
+    /// The conditions of the measurement: what, when, and on which machine.
     pub(crate) about: String,
 }
 
@@ -110,7 +110,7 @@ fn machine() -> String {
     format!("{cores} cores ({processor}){memory}")
 }
 
-/// Of the peers that are crates, as they were built in.
+/// The versions of the crates that are peers, as they were built.
 fn client_versions() -> impl Iterator<Item = String> {
     let locked = include_str!("../Cargo.lock");
     ["etcd-client", "tonic", "rs-consul", "reqwest", "dashmap", "opendal"].into_iter().filter_map(move |name| {
@@ -119,7 +119,7 @@ fn client_versions() -> impl Iterator<Item = String> {
     })
 }
 
-/// Today's, as 2026-01-31.
+/// Today's date, such as 2026-01-31.
 fn date() -> String {
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     // Howard Hinnant's days-to-date, with years that begin in March.

@@ -1,4 +1,4 @@
-//! What the command `kv-conformance` measures stores by, for programs that measure other clients in the same way.
+//! The load generator of the command `kv-conformance`, for programs that measure other clients in the same way.
 //!
 //! The command itself runs the suite of [`kv_conformance`] on running stores:
 //!

@@ -43,7 +43,7 @@ pub struct Cluster {
     certificates: Option<Certificates>,
     pub(crate) admin: Option<Credential>,
     pub(crate) http: Http,
-    /// A copy of the store from before.
+    /// A saved copy of the store.
     pub(crate) saved: Mutex<Option<Bytes>>,
 }
 
@@ -225,7 +225,7 @@ impl Cluster {
         }
     }
 
-    /// Takes every permission from a credential that was [granted](Self::grant). It still exists.
+    /// Removes every permission from a credential that was [granted](Self::grant). The credential still exists.
     ///
     /// # Errors
     ///
@@ -313,7 +313,7 @@ async fn prepare_process(engine: &Docker) {
         .await;
 }
 
-/// All characters but those that need no encoding in any part of an address.
+/// All characters except those that need no encoding in any part of an address.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// Without the slash, which ends a host but has no meaning in a parameter.
+/// The same without the slash, which ends a host but has no meaning in a parameter.
 const RESERVED_IN_PARAMETER: &AsciiSet = &RESERVED.remove(b'/');

@@ -38,10 +38,10 @@ pub(crate) fn configuration(plan: &Plan<'_>, management: Option<&Credential>) ->
         "disable_update_check": true,
         "leave_on_terminate": false,
         "log_level": "info",
-        // Without it the agent does not report its number of open files.
+        // Without this, the agent does not report its number of open files.
         "telemetry": { "prometheus_retention_time": "1h" },
-        // Sessions end after up to twice their TTL. With the default minimum of ten seconds each such test would take
-        // 20.
+        // Sessions end after up to twice their TTL. With the default minimum of ten seconds, each test of an expiry
+        // would take 20 seconds.
         "session_ttl_min": "100ms",
         "performance": { "raft_multiplier": 1, "leave_drain_time": "1s" },
         "gossip_lan": { "probe_interval": "500ms", "probe_timeout": "250ms", "suspicion_mult": 3 },
@@ -105,7 +105,7 @@ pub(crate) async fn serves(
 pub(crate) async fn reads(http: &Http, member: usize, management: Option<&Credential>) -> Result<(), Error> {
     let path = "/v1/kv/kv-conformance/ready?consistent";
     let (status, text) = http.ask(member, Method::GET, path, None, header(management)).await?;
-    // A missing key is an answer, too.
+    // A missing key is an answer as well.
     if status.is_success() || status == StatusCode::NOT_FOUND {
         return Ok(());
     }
@@ -143,7 +143,7 @@ pub(crate) async fn census(http: &Http, members: Range<usize>, token: Option<&Cr
     Ok(Census { connections, leases, keys })
 }
 
-/// Makes an isolated member and its peers reconnect now; by themselves they retry rarely.
+/// Makes an isolated member and its peers reconnect now, because they retry rarely.
 pub(crate) async fn join(http: &Http, member: usize, peers: &[Ipv4Addr], management: Option<&Credential>) -> bool {
     for peer in peers.iter().enumerate().filter(|(other, _)| *other != member).map(|(_, peer)| peer) {
         let path = format!("/v1/agent/join/{peer}");
@@ -155,12 +155,12 @@ pub(crate) async fn join(http: &Http, member: usize, peers: &[Ipv4Addr], managem
     false
 }
 
-/// Has a member leave the cluster and end. The connection may end with it, so there may be no answer.
+/// Makes a member leave the cluster and end. The connection may end with it, so there may be no answer.
 pub(crate) async fn leave(http: &Http, member: usize, management: Option<&Credential>) {
     let _ = http.ask(member, Method::PUT, "/v1/agent/leave", None, header(management)).await;
 }
 
-/// Whether all members are there and have a vote, which one that returns gets after a while.
+/// Whether all members are present and have a vote. A member that returns gets its vote after a while.
 pub(crate) async fn all_vote(http: &Http, member: usize, members: usize, management: Option<&Credential>) -> bool {
     let path = "/v1/operator/raft/configuration?stale";
     let answer = http.ask_json(member, Method::GET, path, None, header(management)).await.unwrap_or_default();
@@ -194,7 +194,7 @@ pub(crate) async fn grant(
     }
 }
 
-/// Takes all policies from a token.
+/// Removes all policies from a token.
 pub(crate) async fn revoke(http: &Http, management: &Credential, granted: &Credential) -> Result<(), Error> {
     let own = http.ask_json(0, Method::GET, "/v1/acl/token/self", None, header(Some(granted))).await?;
     let id = own["AccessorID"].as_str().ok_or_else(|| Error::new("a token has no accessor id"))?;

@@ -1,4 +1,4 @@
-//! What a client of a server with access control shows, and what it may do.
+//! Credentials of clients, and their permissions.
 
 use std::fmt;
 
@@ -34,11 +34,11 @@ impl fmt::Debug for Credential {
 pub enum Access {
     /// Read.
     Read,
-    /// Read and write, sessions included.
+    /// Read and write, with sessions.
     Write,
 }
 
-/// A new credential of this name, with a random password or token.
+/// Creates a credential of this name, with a random password or token.
 pub(crate) fn credential(kind: Kind, name: &str) -> Credential {
     match kind {
         Kind::Etcd => Credential::User { name: name.to_owned(), password: format!("pass/{}", random()) },

@@ -52,13 +52,13 @@ pub(crate) async fn provide_image(engine: &Docker, references: &[String]) -> Res
     Err(Error::new(failures.join("\n")))
 }
 
-/// Makes an image available: as it is here, else built by `images/build` or pulled.
+/// Makes an image available: from this machine, else built by `images/build` or pulled.
 async fn provide(engine: &Docker, reference: &str) -> Result<(), Error> {
     if engine.inspect_image(reference).await.is_ok() {
         return Ok(());
     }
     let (name, tag) = split_reference(reference);
-    // No container registry has these names; asking one would only cost time.
+    // No container registry has these names, so a pull would only cost time.
     if let Some(product @ ("etcd" | "consul")) = name.strip_prefix("kv-") {
         return build_image(product, tag).await;
     }
@@ -106,7 +106,7 @@ pub(crate) struct Networks {
 }
 
 impl Networks {
-    /// Creates both.
+    /// Creates both networks.
     ///
     /// Fixed addresses need an explicit subnet, and only the engine knows which subnets are free. So a temporary
     /// network is created to learn a free subnet and removed at once. If another network takes the subnet meanwhile,
@@ -169,7 +169,7 @@ impl Networks {
         engine.connect_network(&self.peers, request).await.doing("cannot connect a member to its peers")
     }
 
-    /// Takes a member's container off the peer network.
+    /// Disconnects a member's container from the peer network.
     pub(crate) async fn disconnect(&self, engine: &Docker, container: &str) -> Result<(), Error> {
         let request = NetworkDisconnectRequest { container: container.to_owned(), force: Some(false) };
         engine.disconnect_network(&self.peers, request).await.doing("cannot disconnect a member from its peers")

@@ -1,10 +1,10 @@
-//! One error for everything that can go wrong around a server.
+//! The error of this crate.
 
 use std::fmt;
 
-/// Why a server could not be started, asked or hurt.
+/// Why a server could not be started or queried, or a fault not injected.
 ///
-/// There is only a message: a run that cannot have its server ends, and a person reads why.
+/// It holds only a message, because a run without its server ends, and a person reads why.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
@@ -15,7 +15,7 @@ impl Error {
     }
 }
 
-/// Adds what was being attempted to an error of another crate.
+/// Adds to an error of another crate what was being attempted.
 pub(crate) trait Doing<T> {
     fn doing(self, what: impl fmt::Display) -> Result<T, Error>;
 }
@@ -26,7 +26,7 @@ impl<T, E: std::error::Error> Doing<T> for Result<T, E> {
     }
 }
 
-/// HTTP clients say "error sending request" and keep the reason in the source.
+/// An HTTP client's error says "error sending request" and keeps the reason in its source.
 fn with_sources(error: &dyn std::error::Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();

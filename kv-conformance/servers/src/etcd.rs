@@ -122,7 +122,7 @@ pub(crate) async fn compact(http: &Http, member: usize, root: Option<&Credential
     post(http, member, "/v3/kv/compaction", &body, root).await.map(drop)
 }
 
-/// Has the leader hand leadership to another member.
+/// Makes the leader hand its leadership to another member.
 pub(crate) async fn transfer_leader(
     http: &Http,
     leader: usize,
@@ -134,7 +134,7 @@ pub(crate) async fn transfer_leader(
     post(http, leader, "/v3/maintenance/transfer-leadership", &body, root).await.map(drop)
 }
 
-/// Has a member return the space that its data no longer needs.
+/// Makes a member return the space that its data no longer needs.
 pub(crate) async fn defragment(http: &Http, member: usize, root: Option<&Credential>) -> Result<(), Error> {
     post(http, member, "/v3/maintenance/defragment", &json!({}), root).await.map(drop)
 }
@@ -196,7 +196,7 @@ pub(crate) async fn grant(
     Ok(())
 }
 
-/// Takes the role from a user.
+/// Removes the role from a user.
 pub(crate) async fn revoke(http: &Http, root: &Credential, granted: &Credential) -> Result<(), Error> {
     let Credential::User { name, .. } = granted else {
         return Err(Error::new("etcd has users, not tokens"));

@@ -198,7 +198,7 @@ impl Cluster {
         loop {
             let why = match self.ask(member).await {
                 Ok(true) => return Ok(()),
-                Ok(false) => "it says that it is not healthy".to_owned(),
+                Ok(false) => "it reports that it is not healthy".to_owned(),
                 Err(error) => error.to_string(),
             };
             let running = self.run.containers[member].is_running().await.unwrap_or(false);

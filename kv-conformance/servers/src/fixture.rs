@@ -24,7 +24,7 @@ pub struct ServerFixture {
     address: String,
     cluster: Option<Cluster>,
     effort: u32,
-    /// The images to which members can be upgraded, in their order, and how far each member is.
+    /// The images to which members can be upgraded, in order, and how many of them each member has had.
     upgrades: Vec<String>,
     upgraded: Mutex<HashMap<usize, usize>>,
 }
@@ -61,7 +61,7 @@ impl ServerFixture {
         }
     }
 
-    /// Has members upgraded to these images, one after the other, by the case that does so.
+    /// Sets the images to which the case about upgrades upgrades members, one after the other.
     #[must_use]
     pub fn with_upgrades(mut self, images: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.upgrades = images.into_iter().map(Into::into).collect();

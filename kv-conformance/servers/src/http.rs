@@ -1,23 +1,23 @@
-//! The HTTP client by which servers are asked how they are.
+//! The HTTP client for requests to servers.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use crate::error::{Doing, Error};
 use crate::tls::{self, Certificates};
 
-/// For requests about all data of a store.
+/// The timeout of requests about all data of a store.
 const LONG: Duration = Duration::from_secs(30);
 
-/// Asks one cluster's members, each by its number.
+/// Sends requests to the members of one cluster, each by its number.
 #[derive(Debug)]
 pub(crate) struct Http {
     client: Client,
-    /// `https://127.0.0.1:PORT` and the like, one for each member.
+    /// The base URL of each member, such as `https://127.0.0.1:PORT`.
     bases: Vec<String>,
 }
 
@@ -28,14 +28,28 @@ impl Http {
             .tls_backend_preconfigured(tls)
             .no_proxy()
             .timeout(Duration::from_secs(2))
-            // A connection kept from before a fault would answer for the connection, not for the server.
+            // Connections are not reused, because a failure of one from before a fault would say nothing about the
+            // server.
             .pool_max_idle_per_host(0)
             .build()
-            .doing("cannot set an HTTP client up")?;
+            .doing("cannot set up an HTTP client")?;
         Ok(Self { client, bases })
     }
 
-    /// Sends a request to a member, with a JSON body and a header if there are any; gives status and body.
+    fn request(
+        &self,
+        member: usize,
+        method: Method,
+        path: &str,
+        header: Option<(&str, &str)>,
+    ) -> (String, RequestBuilder) {
+        let url = format!("{}{path}", self.bases[member]);
+        let request = self.client.request(method, &url);
+        let request = if let Some((name, value)) = header { request.header(name, value) } else { request };
+        (url, request)
+    }
+
+    /// Sends a request to a member, with an optional JSON body and header. Returns the status and the body.
     pub(crate) async fn ask(
         &self,
         member: usize,
@@ -44,20 +58,16 @@ impl Http {
         body: Option<&Value>,
         header: Option<(&str, &str)>,
     ) -> Result<(StatusCode, String), Error> {
-        let url = format!("{}{path}", self.bases[member]);
-        let mut request = self.client.request(method, &url);
+        let (url, mut request) = self.request(member, method, path, header);
         if let Some(body) = body {
             request = request.json(body);
-        }
-        if let Some((name, value)) = header {
-            request = request.header(name, value);
         }
         let response = request.send().await.doing(&url)?;
         let status = response.status();
         Ok((status, response.text().await.doing(&url)?))
     }
 
-    /// The same, where anything but success is an error and the answer is JSON.
+    /// Sends a request whose answer is JSON. Any status but success is an error.
     pub(crate) async fn ask_json(
         &self,
         member: usize,
@@ -73,7 +83,7 @@ impl Http {
         serde_json::from_str(&text).doing(format!("{path}: {text}"))
     }
 
-    /// The same with bytes instead of JSON.
+    /// Sends a request whose body and answer are bytes. Any status but success is an error.
     pub(crate) async fn send(
         &self,
         member: usize,
@@ -82,12 +92,8 @@ impl Http {
         body: Bytes,
         header: Option<(&str, &str)>,
     ) -> Result<Bytes, Error> {
-        let url = format!("{}{path}", self.bases[member]);
-        let mut request = self.client.request(method, &url).body(body).timeout(LONG);
-        if let Some((name, value)) = header {
-            request = request.header(name, value);
-        }
-        let response = request.send().await.doing(&url)?;
+        let (url, request) = self.request(member, method, path, header);
+        let response = request.body(body).timeout(LONG).send().await.doing(&url)?;
         let status = response.status();
         let answer = response.bytes().await.doing(&url)?;
         if !status.is_success() {
@@ -96,7 +102,7 @@ impl Http {
         Ok(answer)
     }
 
-    /// How many files members have open, connections among them, as their metrics tell at `path`.
+    /// How many files the members have open, with connections, according to their metrics at `path`.
     pub(crate) async fn open_files(
         &self,
         members: Range<usize>,
@@ -106,10 +112,10 @@ impl Http {
         let mut open = 0;
         for member in members {
             let (_, text) = self.ask(member, Method::GET, path, None, header).await?;
-            let told = text.lines().find_map(|line| line.strip_prefix("process_open_fds "));
-            open += told
+            let open_files = text.lines().find_map(|line| line.strip_prefix("process_open_fds "));
+            open += open_files
                 .and_then(|number| number.trim().parse::<usize>().ok())
-                .ok_or_else(|| Error::new(format!("{path} does not tell how many files are open: {text}")))?;
+                .ok_or_else(|| Error::new(format!("{path} does not contain the number of open files: {text}")))?;
         }
         Ok(open)
     }

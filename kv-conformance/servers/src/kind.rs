@@ -1,11 +1,11 @@
-//! Which stores can be started.
+//! The kinds of stores that can be started.
 
 use std::env;
 use std::fmt;
 
 use crate::options::Tls;
 
-/// Which store a server is.
+/// The kind of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// etcd v3.
@@ -15,10 +15,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The images that servers of this kind are started from: the first one that this machine has or can make.
+    /// The images for servers of this kind. The first one that this machine has or can build is used.
     pub fn images(self) -> Vec<String> {
         let (variable, defaults): (_, &[&str]) = match self {
-            // Making the first one takes Go or a container registry. `latest` is the newest etcd that Debian has.
+            // Building the first one needs Go or a container registry. `latest` is the newest etcd that Debian has.
             Self::Etcd => ("KV_ETCD_IMAGE", &["kv-etcd:3.7.3", "kv-etcd:latest"]),
             Self::Consul => ("KV_CONSUL_IMAGE", &["kv-consul:1.8.7"]),
         };

@@ -1,7 +1,8 @@
-//! Who owns a container or network, so that nothing outlives its run.
+//! The owners of containers and networks, so that nothing outlives its run.
 //!
-//! Each carries the process that made it as a label. What a process could not remove itself, because it was killed
-//! outright, the next run removes, and only that: the label tells a dead owner from one that is at work right now.
+//! Each container and network has a label that names the process that created it. A process that is killed cannot
+//! remove what it created, so the next run removes it. The label distinguishes dead owners from running ones, so
+//! nothing else is removed.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,9 +26,9 @@ pub const OWNER_LABEL: &str = "kv-conformance.owner";
 /// The label whose value is the cluster, unique to each.
 pub const CLUSTER_LABEL: &str = "kv-conformance.cluster";
 
-/// This process as [`OWNER_LABEL`] shows it: process-id namespace, process id, start time.
+/// The value of [`OWNER_LABEL`] for this process: process-id namespace, process id, start time.
 ///
-/// A process id alone comes round again, and means another process in another container.
+/// A process id alone is reused, and means another process in another container.
 pub fn this_process() -> String {
     let pid = process::id();
     format!("{}.{pid}.{}", namespace(), start_time(pid).unwrap_or_default())
@@ -38,15 +39,15 @@ fn namespace() -> String {
     link.to_string_lossy().chars().filter(char::is_ascii_digit).collect()
 }
 
-/// Clock ticks from boot to the start of a process; `None` if there is no such process.
+/// The start of a process, in clock ticks since boot; `None` if there is no such process.
 fn start_time(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name comes second, in parentheses, and may itself hold both spaces and parentheses.
+    // The command's name is the second field, in parentheses. It may itself contain spaces and parentheses.
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_whitespace().nth(19).map(str::to_owned)
 }
 
-/// Whether an owner can be told to be gone; an owner that cannot be judged from here counts as alive.
+/// Whether an owner is certainly gone. An owner in another namespace cannot be judged, and counts as alive.
 fn is_gone(owner: &str) -> bool {
     let mut parts = owner.split('.');
     let (Some(space), Some(pid), Some(started)) = (parts.next(), parts.next(), parts.next()) else {
@@ -58,7 +59,7 @@ fn is_gone(owner: &str) -> bool {
     !started.is_empty() && space == namespace() && start_time(pid).as_deref() != Some(started)
 }
 
-/// Removes what runs that are gone have left behind.
+/// Removes what earlier runs have left behind.
 pub(crate) async fn reap(engine: &Docker) {
     let containers = ListContainersOptionsBuilder::new().all(true).filters(&filter(OWNER_LABEL)).build();
     let networks = ListNetworksOptionsBuilder::new().filters(&filter(OWNER_LABEL)).build();
@@ -73,7 +74,7 @@ pub(crate) async fn reap(engine: &Docker) {
     }
 }
 
-/// Removes every container and network with a label, as far as the engine lets it.
+/// Removes every container and network with a label, as far as the engine permits.
 pub(crate) async fn remove_labelled(engine: &Docker, label: &str) {
     let containers = ListContainersOptionsBuilder::new().all(true).filters(&filter(label)).build();
     let removals = engine
@@ -84,7 +85,7 @@ pub(crate) async fn remove_labelled(engine: &Docker, label: &str) {
         .filter_map(|container| container.id)
         .map(|id| async move {
             let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-            // A removal that someone else began is as good as one's own.
+            // A removal that another process has begun is enough.
             let _ = engine.remove_container(&id, Some(options)).await;
         });
     join_all(removals).await;
@@ -113,7 +114,7 @@ pub(crate) fn block_on_thread(future: impl Future<Output = ()> + Send + 'static)
             runtime.block_on(future);
         }
     });
-    // A panic in there has been reported by its own thread, and a destructor must not add another.
+    // The thread has reported its own panic, and a destructor must not add another one.
     let _ = worker.join();
 }
 
@@ -121,7 +122,8 @@ pub(crate) fn block_on_thread(future: impl Future<Output = ()> + Send + 'static)
 pub(crate) fn watch_signals() {
     static WATCHING: OnceLock<()> = OnceLock::new();
     WATCHING.get_or_init(|| {
-        // A thread of its own: the runtime of whoever starts the first server may end before the last server.
+        // The handler has a thread of its own, because the runtime that starts the first server may end before the last
+        // server.
         thread::spawn(|| {
             if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 runtime.block_on(end_by_signal());
@@ -145,7 +147,8 @@ async fn end_by_signal() {
             remove_labelled(&engine, &format!("{OWNER_LABEL}={}", this_process())).await;
         }
     };
-    // Whoever asks a process to end does not wait for an engine that hangs; the next run removes what is left.
+    // The wait is bounded, because an engine that hangs must not keep the process from ending. The next run removes
+    // what is left.
     let _ = timeout(Duration::from_secs(10), removal).await;
     process::exit(128 + kind.as_raw_value());
 }

@@ -1,4 +1,4 @@
-//! Everything that one member is started from.
+//! The plan of one member: everything that it is started from.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;

@@ -1,4 +1,4 @@
-//! What operators do to members every week: moving leadership, defragmenting, leaving and returning, upgrading.
+//! Planned work on members: moving leadership, defragmenting, leaving and returning, upgrading.
 
 use std::time::{Duration, Instant};
 
@@ -18,14 +18,14 @@ use crate::error::{Doing, Error};
 use crate::kind::Kind;
 use crate::{consul, docker, etcd};
 
-/// Generous, since it is only ever waited out by a server that has failed.
+/// Upper bound of every wait; reached only by a server that has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
-/// Where images have the server's program.
+/// The directories where images have the server's program.
 const DIRECTORIES: [&str; 2] = ["/usr/local/bin", "/usr/bin"];
 
 impl Cluster {
-    /// Whether members of this store can do what is planned with them.
+    /// Whether members of this store support an operation.
     pub(super) fn offers(&self, need: Need) -> bool {
         match need {
             Need::LeaderTransfer | Need::Defragmentation => self.kind == Kind::Etcd,
@@ -39,7 +39,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When the store is Consul, which moves leadership only in versions later than 1.8, or refuses.
+    /// If the store is Consul, which moves leadership only in versions later than 1.8, or the server refuses.
     pub async fn transfer_leader(&self, to: usize) -> Result<(), Error> {
         if self.kind != Kind::Etcd {
             return Err(Error::new("leadership of Consul cannot be moved before version 1.15"));
@@ -52,11 +52,11 @@ impl Cluster {
         self.await_leader(Some(leader)).await.map(drop)
     }
 
-    /// Has a member give back the space that its data no longer needs; it answers nothing meanwhile.
+    /// Makes a member return the space that its data no longer needs. It answers nothing during that time.
     ///
     /// # Errors
     ///
-    /// When the store is Consul, which has nothing of the kind, or refuses.
+    /// If the store is Consul, which has no such operation, or the server refuses.
     pub async fn defragment(&self, member: usize) -> Result<(), Error> {
         match self.kind {
             Kind::Etcd => etcd::defragment(&self.http, member, self.admin.as_ref()).await,
@@ -64,11 +64,11 @@ impl Cluster {
         }
     }
 
-    /// Has a member leave the cluster, which ends its process, and starts it again; returns once it has a vote again.
+    /// Makes a member leave the cluster, which ends its process, and starts it again. Returns once it has a vote again.
     ///
     /// # Errors
     ///
-    /// When the store is etcd, whose members are removed instead, or the member does not return within a minute.
+    /// If the store is etcd, whose members are removed instead, or the member does not return within a minute.
     pub async fn leave_and_return(&self, member: usize) -> Result<(), Error> {
         if self.kind != Kind::Consul {
             return Err(Error::new("members of etcd do not leave, they are removed"));
@@ -97,7 +97,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When there is no such image, or the member does not serve within a minute.
+    /// If there is no such image, or the member does not serve within a minute.
     pub async fn upgrade(&self, member: usize, image: &str) -> Result<(), Error> {
         docker::provide_image(&self.run.engine, &[image.to_owned()]).await?;
         let program = self.program_of(image).await?;

@@ -1,4 +1,4 @@
-//! A store whose history is replaced: by that of an empty server, or by an older copy.
+//! Replacing the history of a store: by that of an empty server, or by an older copy.
 
 use std::sync::PoisonError;
 
@@ -13,12 +13,11 @@ use crate::error::{Doing, Error};
 use crate::kind::Kind;
 
 impl Cluster {
-    /// Keeps a copy of the store for [`replace_history`](Self::replace_history), where the store can be restored: a
-    /// snapshot of Consul.
+    /// Saves a copy of the store for [`replace_history`](Self::replace_history): a snapshot of Consul. etcd needs none.
     ///
     /// # Errors
     ///
-    /// If the server does not give one.
+    /// If the server does not return a snapshot.
     pub async fn save_history(&self) -> Result<(), Error> {
         if self.kind == Kind::Consul {
             let snapshot = consul::save(&self.http, self.admin.as_ref()).await?;
@@ -56,8 +55,8 @@ impl Cluster {
 
 /// An archive that turns a directory into an empty one.
 ///
-/// The engine merges a directory of an archive into an existing one, but it removes what stands in the way of a file.
-/// So a file takes the directory's place first. This needs no program in the container, which may have no shell.
+/// The engine merges a directory of an archive into an existing one, but a file of an archive replaces a directory. So
+/// a file replaces the directory first. This needs no program in the container, which may have no shell.
 fn emptied(directory: &str) -> Vec<u8> {
     /// Two empty blocks end an archive.
     const END: [u8; 1024] = [0; 1024];

@@ -9,7 +9,7 @@ use testcontainers::{ContainerAsync, GenericImage};
 use crate::owner::{self, CLUSTER_LABEL};
 use crate::random::random;
 
-/// The containers of a cluster. Drop removes them and everything else with the cluster's label.
+/// The containers of a cluster. Dropping this removes them and everything else with the cluster's label.
 pub(crate) struct Run {
     pub(crate) engine: Docker,
     pub(crate) name: String,

@@ -118,7 +118,7 @@ pub(crate) fn no_tls() -> Result<ClientConfig, Error> {
 fn with_ring() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, Error> {
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .doing("cannot set TLS up")
+        .doing("cannot set up TLS")
 }
 
 fn sign(issuer: &Issuer<'_, KeyPair>, name: &str, hosts: &[&str]) -> Result<Signed, Error> {

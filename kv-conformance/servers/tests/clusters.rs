@@ -1,4 +1,4 @@
-//! The cases that hurt a cluster, on three members of each store, both stores at the same time. Needs Docker.
+//! The cases with faults in a cluster, on three members of each store, both stores at the same time. Needs Docker.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // One case at a time has a store to itself, and each store is to have one.
+    // A case with faults has a store to itself. Two at a time give each store one.
     arguments.test_threads.get_or_insert(4);
     let runtime = Arc::new(Runtime::new().expect("a runtime"));
     let starting = async {

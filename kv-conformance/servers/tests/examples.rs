@@ -1,11 +1,11 @@
-//! The examples, on every store: each runs to its end and says what it should.
+//! The examples on every store: each runs to its end and prints the expected last line.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use kv_conformance_servers::{Cluster, Kind, Options, address_from_environment};
 
-/// The last line that each prints.
+/// The last line that each example prints.
 const EXAMPLES: [(&str, &str); 7] = [
     ("tour", "Is the line that links its crate missing, such as `use kv_etcd as _;`?"),
     ("live_configuration", "stopped by configuration"),
@@ -16,7 +16,7 @@ const EXAMPLES: [(&str, &str); 7] = [
     ("copy_tree", "verified: 0 of 1000 keys differ"),
 ];
 
-/// Where cargo puts examples: beside the directory of the tests. They belong to another package, so that cargo builds
+/// The directory where cargo puts examples, beside that of the tests. They belong to another package, so cargo builds
 /// them before this test only when it tests the whole workspace.
 fn program(example: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("this test has a path");
@@ -31,7 +31,7 @@ fn run_all(address: &str) {
         let output = Command::new(program).arg(address).output().expect("the example starts");
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{example} {address} failed:\n{out}{err}");
-        assert!(out.trim_end().ends_with(last_line), "{example} {address} ended otherwise:\n{out}{err}");
+        assert!(out.trim_end().ends_with(last_line), "{example} {address} ended with another line:\n{out}{err}");
     }
 }
 

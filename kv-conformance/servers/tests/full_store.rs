@@ -1,4 +1,5 @@
-//! An etcd whose quota is used up: what it says of each write is true, and `ping` says that it is full. Needs Docker.
+//! An etcd whose quota is used up: the reported fate of each write is true, and `ping` reports that the store is full.
+//! Needs Docker.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const TOGETHER: usize = 20;
 const BYTES: usize = 1 << 20;
 
 #[tokio::test]
-async fn writes_to_a_full_etcd_tell_their_fate() {
+async fn writes_to_a_full_etcd_report_their_fate() {
     let options = Options::default().argument(format!("--quota-backend-bytes={QUOTA}"));
     let cluster = Cluster::start(Kind::Etcd, 1, options).await.expect("a server");
     let kv = Registry::new().with(kv_etcd::REGISTRATION).connect(&cluster.address()).await.expect("a client");
@@ -23,7 +24,7 @@ async fn writes_to_a_full_etcd_tell_their_fate() {
     let member = kv.ephemeral_key("member", ttl).await.expect("a key while there is room");
     let mut watch = kv.watch("small", 0).await.expect("a watch while there is room");
 
-    // Concurrent writes pass the check of the quota together, so it takes more of them than there is room for.
+    // Concurrent writes pass the check of the quota together, so etcd accepts more of them than fit.
     let mut refused = 0;
     for round in 0..ROUNDS {
         let writing = (0..TOGETHER).map(|number| {
@@ -42,8 +43,8 @@ async fn writes_to_a_full_etcd_tell_their_fate() {
     let full = kv.ping().await;
     assert!(matches!(full, Err(Error::StorageFull { .. })), "ping of a full store gave {full:?}");
     let refused = kv.set("small", vec![b'x'; BYTES]).await;
-    let told = matches!(refused, Err(Error::StorageFull { .. } | Error::Indeterminate { .. }));
-    assert!(told, "a write to a full store gave {refused:?}");
+    let typed = matches!(refused, Err(Error::StorageFull { .. } | Error::Indeterminate { .. }));
+    assert!(typed, "a write to a full store gave {refused:?}");
     assert_eq!(kv.get("small").await.expect("a read of a full store").data, "1");
     let is_full = |what: &str, error: Option<Error>| {
         let told = matches!(error, Some(Error::StorageFull { .. } | Error::Indeterminate { .. }));
@@ -90,7 +91,7 @@ async fn check_fate(kv: &Kv, key: &str, fate: &kv_core::Result<u64>) {
     let stored = match kv.get(key).await {
         Ok(value) => Some(value.index),
         Err(Error::NotFound { .. }) => None,
-        Err(error) => panic!("a full store is not read: {error:?}"),
+        Err(error) => panic!("a full store cannot be read: {error:?}"),
     };
     match fate {
         Ok(index) => assert_eq!(stored, Some(*index), "the index of {key:?}, whose write succeeded"),

@@ -1,4 +1,4 @@
-//! What every backend tells of its work is what `kv_core::observability` says, and holds neither values nor secrets.
+//! The spans and events of every backend are those of `kv_core::observability`, and contain neither values nor secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -39,7 +39,7 @@ impl Fields {
     }
 }
 
-/// Everything that was told on the threads that it is installed on.
+/// A record of all spans and events on the threads where it is installed.
 #[derive(Debug, Clone, Default)]
 struct Told(Arc<Mutex<Log>>);
 
@@ -48,7 +48,7 @@ struct Log {
     /// The spans `kv` that have closed.
     calls: Vec<Fields>,
     events: Vec<(Level, Fields)>,
-    /// All that any crate told, as text.
+    /// Everything that any crate logged, as text.
     lines: Vec<String>,
 }
 
@@ -116,12 +116,12 @@ impl Told {
         let log = self.0.lock().expect("not poisoned");
         for secret in secrets {
             let line = log.lines.iter().find(|line| line.contains(secret));
-            assert!(line.is_none(), "{secret} is told: {line:?}");
+            assert!(line.is_none(), "{secret} was revealed: {line:?}");
         }
     }
 }
 
-/// Tasks of a test share its thread, so that what they tell is its own.
+/// All tasks of a test run on its thread, so the record contains only what this test logs.
 fn listen() -> (Told, tracing::subscriber::DefaultGuard) {
     let told = Told::default();
     (told.clone(), tracing::subscriber::set_default(tracing_subscriber::registry().with(told)))
@@ -172,7 +172,7 @@ async fn every_call_is_a_span(address: &str, backend: &str, secrets: &[&str]) {
         assert!(member.renew().await.is_err_and(|error| error.is_lost()));
     }
     drop(member);
-    // The handles that were dropped are released in the background.
+    // Dropped handles are released in the background.
     let released = || told.calls().iter().filter(|call| call.get("operation") == "release").count();
     until("both are released", async || released() == 2).await;
 
@@ -241,7 +241,7 @@ async fn every_call_is_a_span_on_consul() {
     cluster.stop().await;
 }
 
-/// The server goes away under a watch and a lock, and comes back.
+/// The server is killed under a watch and a lock, and starts again.
 async fn an_outage_is_told(kind: Kind) {
     let cluster = server(kind, Options::default()).await;
     let (told, _guard) = listen();
@@ -272,7 +272,7 @@ async fn an_outage_is_told(kind: Kind) {
     kv.set("key", VALUE).await.expect("set");
     watch.next().await.expect("the watch goes on").expect("an event");
     let warnings = told.events("reconnecting").into_iter().filter(|(level, _)| *level == Level::WARN);
-    assert!(warnings.count() <= 3, "a warning for each thing that broke, however long it takes");
+    assert!(warnings.count() <= 3, "one warning for each thing that broke, however long the outage is");
     cluster.stop().await;
 }
 
@@ -331,7 +331,7 @@ async fn keys_that_cannot_be_shown_are_told_once() {
     let (told, _guard) = listen();
     let kv = connect(&cluster.address()).await;
     let mut watch = kv.watch("", 0).await.expect("a watch");
-    // In one transaction, so that a watch is told of them together.
+    // In one transaction, so that a watch receives them together.
     let put = "printf '\\nput a\\377 1\\nput b\\377 2\\nput shown 3\\nput z\\377 4\\n\\n\\n' | etcdctl txn";
     let put = cluster.exec(0, &["sh", "-c", put]).await.expect("etcdctl runs");
     assert_eq!(put.code, 0, "{}", put.stderr);
@@ -344,7 +344,7 @@ async fn keys_that_cannot_be_shown_are_told_once() {
     kv.get("shown").await.expect("a key that can be shown");
 
     let told = told.events("foreign keys left out");
-    assert_eq!(told.len(), 3, "one of the watch, one of each listing: {told:?}");
+    assert_eq!(told.len(), 3, "one event of the watch, and one of each listing: {told:?}");
     for (level, fields) in told {
         let told = (level, fields.get("backend"), fields.get("count"), fields.get("key"));
         assert_eq!(told, (Level::WARN, "etcd", "3", r#"b"a\xff""#));

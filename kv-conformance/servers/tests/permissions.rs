@@ -1,4 +1,4 @@
-//! What a client sees when the permission to read is taken from it. Needs Docker.
+//! What a client sees when it loses the permission to read. Needs Docker.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use kv_conformance_servers::{Access, Cluster, Credential, Kind, Options};
 use kv_core::{EphemeralKey, Error, Registration, Registry};
 
 #[tokio::test]
-async fn etcd_says_that_a_permission_is_gone() {
+async fn etcd_reports_a_lost_permission() {
     permission_taken_away(Kind::Etcd, kv_etcd::REGISTRATION).await;
 }
 
 #[tokio::test]
-async fn consul_says_that_a_permission_is_gone() {
+async fn consul_reports_a_lost_permission() {
     permission_taken_away(Kind::Consul, kv_consul::REGISTRATION).await;
 }
 
@@ -31,7 +31,7 @@ async fn permission_taken_away(kind: Kind, backend: Registration) {
     assert_eq!(listing.values.len(), 2);
 
     cluster.revoke(&reader).await.expect("revoke");
-    // etcd checks a watch when it is opened: the restart has it opened again.
+    // etcd checks the permission when a watch is opened. The restart makes the client open it again.
     cluster.restart(0).await.expect("restart");
     for watch in [&mut watch, &mut observed] {
         let item = soon("the end of a watch", watch.next()).await;

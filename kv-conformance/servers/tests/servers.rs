@@ -1,5 +1,5 @@
-//! The suite's own instruments: that every fault bites and heals, that closed servers are closed, and that nothing is
-//! left behind. Needs Docker.
+//! Tests of the suite's own instruments: every fault takes effect and heals, access control and TLS exclude clients,
+//! and nothing is left behind. Needs Docker.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -46,12 +46,12 @@ async fn keeps_data_over_a_crash(kind: Kind) {
 }
 
 #[tokio::test]
-async fn faults_of_an_etcd_cluster_bite_and_heal() {
+async fn faults_of_an_etcd_cluster_take_effect_and_heal() {
     faults_bite_and_heal(Kind::Etcd).await;
 }
 
 #[tokio::test]
-async fn faults_of_a_consul_cluster_bite_and_heal() {
+async fn faults_of_a_consul_cluster_take_effect_and_heal() {
     faults_bite_and_heal(Kind::Consul).await;
 }
 
@@ -94,12 +94,12 @@ async fn faults_bite_and_heal(kind: Kind) {
 }
 
 #[tokio::test]
-async fn etcd_speaks_tls_to_those_who_trust_it() {
+async fn etcd_speaks_tls_to_clients_that_trust_it() {
     speaks_tls(Kind::Etcd, "/health").await;
 }
 
 #[tokio::test]
-async fn consul_speaks_tls_to_those_who_trust_it() {
+async fn consul_speaks_tls_to_clients_that_trust_it() {
     speaks_tls(Kind::Consul, "/v1/status/leader").await;
 }
 
@@ -118,7 +118,7 @@ async fn speaks_tls(kind: Kind, path: &str) {
     assert!(known.get(&named).send().await.expect("by name").status().is_success());
     client(None, Some((&certificate, &key))).get(&url).send().await.expect_err("a client that does not trust it");
     client(Some(&ca), None).get(&url).send().await.expect_err("a client that shows no certificate");
-    // The tools in the container find their way by themselves.
+    // The tools in the container need no options.
     write(&cluster, 0, "k", "v").await;
     assert_eq!(read(&cluster, 0, "k").await, "v");
     cluster.stop().await;
@@ -132,7 +132,7 @@ async fn speaks_tls(kind: Kind, path: &str) {
 }
 
 #[tokio::test]
-async fn etcd_refuses_those_without_credentials() {
+async fn etcd_refuses_clients_without_credentials() {
     let cluster = start(Kind::Etcd, 1, Options::default().access_control().argument("--auth-token-ttl=3")).await;
     let base = format!("http://{}", cluster.endpoints()[0]);
     let http = client(None, None);
@@ -165,18 +165,18 @@ async fn etcd_refuses_those_without_credentials() {
     assert_eq!(post("/v3/kv/put", &written_by, inside.clone()).await.0, StatusCode::OK);
     assert!(!cluster.address_as(&writer).trim_start_matches("etcd://").contains('/'), "a password is not a path");
 
-    // The token lapses, and the user with it, until the next login.
+    // The token lapses, and the user is not known until the next login.
     let deadline = Instant::now() + PATIENCE;
     while post("/v3/kv/range", &token, json!({"key": "YXBwL2s="})).await.0 == StatusCode::OK {
         assert!(Instant::now() < deadline, "the token does not lapse");
-        // Using a token extends it, so it is left alone for longer than it lives.
+        // Each use extends the token, so it is not used for longer than its time to live.
         tokio::time::sleep(Duration::from_secs(4)).await;
     }
     cluster.stop().await;
 }
 
 #[tokio::test]
-async fn consul_refuses_those_without_credentials() {
+async fn consul_refuses_clients_without_credentials() {
     let cluster = start(Kind::Consul, 1, Options::default().access_control()).await;
     let base = format!("http://{}/v1/kv", cluster.endpoints()[0]);
     let http = client(None, None);
@@ -206,7 +206,8 @@ async fn consul_refuses_those_without_credentials() {
 
 #[tokio::test]
 async fn native_lock_commands_hold_until_they_end() {
-    // Without a command of its own etcdctl says which key it holds; with one it ends only when that does.
+    // Without a command, `etcdctl lock` prints the key that it holds. With a command, it ends only when the command
+    // does.
     let etcd: &[&str] = &["etcdctl", "lock", "job"];
     let consul: &[&str] = &["consul", "lock", "job", "echo job is held; sleep 600"];
     for (kind, command) in [(Kind::Etcd, etcd), (Kind::Consul, consul)] {
@@ -270,7 +271,7 @@ async fn a_run_that_is_ended_leaves_nothing_for_long() {
     assert_eq!(count(&other).await, (0, 0), "a process that is asked to end cleans up");
 }
 
-/// Runs [`holding_a_cluster`] in a process of its own, and gives that and its cluster's label.
+/// Runs [`holding_a_cluster`] in a process of its own. Returns the process and the label of its cluster.
 fn hold() -> (Child, String) {
     let mut child = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", "holding_a_cluster", "--ignored", "--nocapture"])
@@ -279,13 +280,13 @@ fn hold() -> (Child, String) {
         .expect("this program runs");
     let output = BufReader::new(child.stdout.take().expect("its output"));
     let mut lines = output.lines().map(|line| line.expect("a line"));
-    // The test runner's own words may stand before it on the line.
+    // The output of the test runner may precede it on the line.
     let name = lines.find_map(|line| line.split_once("cluster=").map(|(_, name)| name.to_owned()));
     (child, format!("{CLUSTER_LABEL}={}", name.expect("a cluster")))
 }
 
 #[tokio::test]
-#[ignore = "run by another test, in a process that is ended from outside"]
+#[ignore = "another test runs it in a process that it ends"]
 async fn holding_a_cluster() {
     let cluster = start(Kind::Etcd, 1, Options::default()).await;
     println!("cluster={}", cluster.name());
@@ -318,7 +319,7 @@ async fn read(cluster: &Cluster, member: usize, key: &str) -> String {
 }
 
 fn client(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Client {
-    // Fails when another test has done it already.
+    // This fails if another test has already installed the provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let pem = |path: &Path| std::fs::read(path).expect("a PEM file");
     let trusted = ca.map(|ca| Certificate::from_pem(&pem(ca)).expect("a certificate"));
@@ -338,14 +339,14 @@ fn filter(label: &str) -> HashMap<&'static str, Vec<String>> {
     HashMap::from([("label", vec![label.to_owned()])])
 }
 
-/// How many containers and networks carry a label.
+/// How many containers and networks have a label.
 async fn count(label: &str) -> (usize, usize) {
     let networks = ListNetworksOptionsBuilder::new().filters(&filter(label)).build();
     let networks = engine().await.list_networks(Some(networks)).await.expect("networks");
     (owned(label).await.len(), networks.len())
 }
 
-/// The commands of all containers that carry a label.
+/// The commands of all containers that have a label.
 async fn owned(label: &str) -> Vec<String> {
     let containers = ListContainersOptionsBuilder::new().all(true).filters(&filter(label)).build();
     let containers = engine().await.list_containers(Some(containers)).await.expect("containers");

@@ -1,4 +1,5 @@
-//! Addresses, secrets, errors and the request timeout: clauses [A1](kv_core::contract) to [A6](kv_core::contract).
+//! Addresses, secrets, errors and the request timeout: clauses [A1](kv_core::contract::CLAUSES#A1) to
+//! [A6](kv_core::contract::CLAUSES#A6).
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -12,18 +13,18 @@ use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 
 cases! { "addresses":
     the_root_is_the_path ["A1", "K4"] needs [Address] "The path of an address is the root of its keys, encoded or not."
-    what_cannot_be_read_is_refused ["A1"] needs [Address] "Addresses that cannot be read are refused with what is wrong with them."
+    unreadable_addresses_are_refused ["A1"] needs [Address] "An address that cannot be read is an error that says what is wrong with it."
     unknown_parameters_are_named ["A1"] needs [Address] "A parameter that the backend does not know is an error that names it and those it knows."
     a_scheme_has_one_backend ["A1"] needs [Address] "Two backends for one scheme are an error that names both."
     the_timeout_is_a_parameter ["A1", "A6"] needs [Address] "The request timeout is taken from the address, and a wrong one is refused."
     the_environment_completes_it ["A2"] needs [Environment] "What the address leaves open is taken from the native tools' variables."
     unknown_schemes_are_explained ["A3"] needs [Address] "A scheme without a backend is an error with the registered ones and the likely cause."
     secrets_stay_secret ["A4"] needs [Address] "Neither errors nor debug output show a password or a token of the address."
-    errors_tell_what_to_do ["A5"] "The same failures are the same variants everywhere, with predicates that agree."
+    failures_are_the_same_variants ["A5"] "The same failure is the same variant on every store, and the predicates agree with it."
     ping_answers ["A6"] "A store that serves answers a ping."
     a_closed_port_is_unavailable ["A5", "A6"] needs [Server] "Connecting to a port without a listener fails in time with a retryable error."
     a_silent_server_is_not_waited_for ["A6"] needs [Server] "Connecting to a server that does not answer ends with the request timeout."
-    a_stranger_is_told_apart ["A5", "A6"] needs [Server] "Connecting to a server of another kind fails in time with a typed error."
+    a_server_of_another_kind_is_an_error ["A5", "A6"] needs [Server] "Connecting to a server of another kind fails in time with a typed error."
 }
 
 fn address(cx: &Context) -> Outcome<(Registry, String)> {
@@ -33,7 +34,7 @@ fn address(cx: &Context) -> Outcome<(Registry, String)> {
 /// The address with more path and more parameters.
 fn extended(address: &str, path: &str, parameters: &str) -> String {
     let (before, query) = address.split_once('?').unwrap_or((address, ""));
-    // After the host there is always a slash, also where no host is named.
+    // A slash always follows the host, also where no host is named.
     let after_scheme = before.split_once("://").map_or(before, |(_, rest)| rest);
     let has_path = after_scheme.contains('/');
     let separator = if path.is_empty() || (has_path && before.ends_with('/')) { "" } else { "/" };
@@ -42,7 +43,7 @@ fn extended(address: &str, path: &str, parameters: &str) -> String {
     format!("{before}{separator}{path}{mark}{}", all.join("&"))
 }
 
-/// The scheme, and what follows it.
+/// Splits an address into its scheme and the rest.
 fn scheme(address: &str) -> Outcome<(&str, &str)> {
     address.split_once("://").ok_or_else(|| Broke::new("A1", "the fixture's address has no scheme"))
 }
@@ -64,10 +65,10 @@ async fn the_root_is_the_path(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn what_cannot_be_read_is_refused(cx: Context) -> Outcome {
+async fn unreadable_addresses_are_refused(cx: Context) -> Outcome {
     let (registry, address) = address(&cx)?;
     let (scheme, rest) = scheme(&address)?;
-    // What stands where other addresses have hosts may be any name.
+    // In the address of an embedded store, any name may be in place of the host.
     let is_name = registry.registrations().iter().any(|one| one.named && one.schemes.contains(&scheme));
     let hosts = [format!("{scheme}://a b/"), format!("{scheme}://host:99999/"), format!("{scheme}://,/")];
     let wrong = [
@@ -105,7 +106,7 @@ async fn a_scheme_has_one_backend(cx: Context) -> Outcome {
     let (registry, address) = address(&cx)?;
     let (scheme, _) = scheme(&address)?;
     let twice = registry.registrations().iter().find(|one| one.schemes.contains(&scheme)).copied();
-    let Some(twice) = twice else { return Err(Broke::new("A1", "nobody serves the fixture's scheme")) };
+    let Some(twice) = twice else { return Err(Broke::new("A1", "no backend serves the fixture's scheme")) };
     let doubled = registry.clone().with(twice).connect(&address).await;
     refused!("A1", doubled, Error::DuplicateScheme { first, second, .. } if first == twice.name && second == twice.name);
     Ok(())
@@ -141,7 +142,7 @@ async fn unknown_schemes_are_explained(cx: Context) -> Outcome {
     refused!(
         "A3",
         unknown,
-        Error::UnknownScheme { scheme: told, known } if told == "no-such-store" && known.iter().any(|known| known == scheme)
+        Error::UnknownScheme { scheme: named, known } if named == "no-such-store" && known.iter().any(|known| known == scheme)
     );
     let text = unknown.map_or_else(|error| error.to_string(), |kv| format!("{kv:?}"));
     check!("A3", text.contains(scheme) && text.contains("use kv_"), "the message does not explain: {text}");
@@ -156,7 +157,7 @@ async fn secrets_stay_secret(cx: Context) -> Outcome {
     let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
     let [password, token, slashed] = SECRETS;
     let mut shown = Vec::new();
-    for told in [
+    for text in [
         format!("{scheme}://user:{password}@{rest}"),
         format!("{scheme}://user:{password}@{}", extended(rest, "%zz", "")),
         format!("{scheme}://user:{slashed}@{rest}"),
@@ -165,11 +166,11 @@ async fn secrets_stay_secret(cx: Context) -> Outcome {
         extended(&address, "", &format!("token={token}&timeout=x")),
         format!("no-such-store://user:{password}@host"),
     ] {
-        match registry.connect(&told).await {
+        match registry.connect(&text).await {
             Ok(kv) => shown.push(format!("{kv:?} {:?}", kv.get("absent").await)),
             Err(error) => shown.push(format!("{error} {error:?}")),
         }
-        if let Ok(parsed) = kv_core::backend::Address::parse(&told, kv_core::Environment::from([("TOKEN", token)])) {
+        if let Ok(parsed) = kv_core::backend::Address::parse(&text, kv_core::Environment::from([("TOKEN", token)])) {
             shown.push(format!("{parsed:?} {:?}", parsed.credentials));
         }
     }
@@ -180,7 +181,7 @@ async fn secrets_stay_secret(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn errors_tell_what_to_do(cx: Context) -> Outcome {
+async fn failures_are_the_same_variants(cx: Context) -> Outcome {
     let kv = cx.client().await?;
     kv.set("a", "1").await?;
     let lock = kv.lock("lock", cx.long_ttl()).await?;
@@ -197,7 +198,7 @@ async fn errors_tell_what_to_do(cx: Context) -> Outcome {
         let Err(error) = failure else { return Err(Broke::new("A5", format!("{what} is no error"))) };
         let predicates = [error.is_key_not_found(), error.is_conflict(), error.is_lost()];
         same!("A5", predicates, expected, "whether {what} is not found, a conflict, lost");
-        check!("A5", !error.is_retryable(), "{what} is to be tried again: {error:?}");
+        check!("A5", !error.is_retryable(), "{what} is retryable: {error:?}");
         check!("A5", !error.to_string().contains(cx.directory()), "{what} shows the root: {error}");
     }
     Ok(())
@@ -211,7 +212,7 @@ async fn ping_answers(cx: Context) -> Outcome {
     Ok(())
 }
 
-/// Connects with a request timeout of a second; more than a few seconds are too long.
+/// Connects with a request timeout of a second, and fails if that takes more than a few seconds.
 async fn connect_in_time(cx: &Context, port: u16) -> Outcome<Error> {
     let (registry, address) = address(cx)?;
     let (scheme, _) = scheme(&address)?;
@@ -223,17 +224,17 @@ async fn connect_in_time(cx: &Context, port: u16) -> Outcome<Error> {
     check!("A6", took < Duration::from_secs(1) + cx.patience() / 2, "connecting took {took:?} of the second it had");
     match connecting {
         Ok(Err(error)) => Ok(error),
-        Ok(Ok(kv)) => Err(Broke::new("A6", format!("connecting to nobody succeeded: {kv:?}"))),
+        Ok(Ok(kv)) => Err(Broke::new("A6", format!("connecting succeeded, although no store is there: {kv:?}"))),
         Err(_elapsed) => Err(Broke::new("A6", "connecting did not end")),
     }
 }
 
 async fn a_closed_port_is_unavailable(cx: Context) -> Outcome {
-    // A port that was free just now.
+    // A port that was free a moment ago.
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.and_then(|listener| listener.local_addr());
     let port = free.map_err(|error| Broke::new("A6", error.to_string()))?.port();
     let error = connect_in_time(&cx, port).await?;
-    check!("A5", error.is_retryable(), "where nobody listens the error is {error:?}");
+    check!("A5", error.is_retryable(), "the error of a port without a listener is {error:?}");
     Ok(())
 }
 
@@ -243,11 +244,11 @@ async fn a_silent_server_is_not_waited_for(cx: Context) -> Outcome {
     let port = listener.local_addr().map_err(|error| Broke::new("A6", error.to_string()))?.port();
     let error = connect_in_time(&cx, port).await?;
     drop(listener);
-    check!("A5", error.is_retryable(), "where nobody answers the error is {error:?}");
+    check!("A5", error.is_retryable(), "the error of a server that does not answer is {error:?}");
     Ok(())
 }
 
-async fn a_stranger_is_told_apart(cx: Context) -> Outcome {
+async fn a_server_of_another_kind_is_an_error(cx: Context) -> Outcome {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.map_err(|error| Broke::new("A6", error.to_string()))?;
     let port = listener.local_addr().map_err(|error| Broke::new("A6", error.to_string()))?.port();
@@ -261,6 +262,6 @@ async fn a_stranger_is_told_apart(cx: Context) -> Outcome {
     stranger.abort();
     let error = error?;
     let typed = matches!(error, Error::Unavailable { .. } | Error::UnexpectedAnswer { .. });
-    check!("A5", typed, "where something else answers the error is {error:?}");
+    check!("A5", typed, "the error of a server of another kind is {error:?}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a closed handle gives back: clause L12.
+//! What a closed handle gives back: [clause L12](kv_core::contract::CLAUSES#L12).
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,9 @@ use crate::outcome::{Broke, Keeps as _, Outcome, check, refused};
 cases! { "close":
     all_is_free_at_once ["L12"] "What a handle, its clones and its scoped handles hold is free for others as soon as closing has returned."
     dropped_handles_are_waited_for ["L12", "L7"] "Closing waits until what dropped handles held is free."
-    a_wait_ends_and_leaves_no_place ["L12", "L4"] "Who waits for a lock through a closed handle learns of it, and leaves no place in the queue."
+    a_wait_ends_and_leaves_no_place ["L12", "L4"] "A wait for a lock through a handle that is closed ends with an error, and leaves no place in the queue."
     abandoned_waits_are_waited_for ["L12", "L4"] "Closing waits until the place of a wait that was given up is free."
-    nothing_more_is_taken ["L12"] "A closed handle takes no more locks and ephemeral keys and has lost those it had; reads and writes go on."
+    nothing_more_is_taken ["L12"] "A closed handle takes no more locks and ephemeral keys, and has lost those it had; reads and writes still work."
     twice ["L12"] "A handle can be closed twice, at the same time, and when it never held anything."
     an_end_in_time ["L12", "A6"] needs [Faults] "Closing while nobody serves ends in time and names what is left; once the store serves, closing again gives it back."
 }
@@ -66,11 +66,11 @@ async fn close(kv: &Client) -> Outcome {
 async fn all_is_free_at_once(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     let held = take_all(&cx, &kv).await?;
-    // Through a scoped handle, to which most of it does not belong.
+    // Closed through a scoped handle, which made few of these grants.
     close(&kv.scoped("elsewhere")?).await?;
     all_is_free(&cx, &other).await?;
     drop(held);
-    // What has another holder by now is not touched when the handles are dropped.
+    // Dropping the handles must not touch what has another holder by now.
     let lock = other.lock("lock/0", cx.long_ttl()).await?;
     close(&kv).await?;
     other.call("renew", lock.renew()).await.keeps("L12")
@@ -90,7 +90,7 @@ async fn a_wait_ends_and_leaves_no_place(cx: Context) -> Outcome {
         let (kv, ttl) = (kv.clone(), cx.long_ttl());
         async move { kv.lock("lock", ttl).await.map(drop) }
     });
-    // So that it has its place in the queue.
+    // By then the waiter has its place in the queue.
     tokio::time::sleep(cx.ttl() / 8).await;
     close(&kv).await?;
     let ended = tokio::time::timeout(cx.patience(), waiting).await;
@@ -114,7 +114,7 @@ async fn abandoned_waits_are_waited_for(cx: Context) -> Outcome {
     Ok(())
 }
 
-/// Requires that nobody has a place before `other` once the holder has unlocked.
+/// Requires that no waiter is before `other` once the holder has unlocked.
 async fn free_after(cx: &Context, holder: &Client, lock: Lock, other: &Client) -> Outcome {
     holder.call("unlock", lock.unlock()).await?;
     let taken = other.try_lock("lock", cx.long_ttl()).await.keeps("L12")?;

@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::outcome::{Outcome, refused};
 
 cases! { "clusters":
-    in_peace ["R1", "R2", "W1", "W2", "W3", "W5", "E1", "E2", "E3", "E6", "L1", "L2", "L4", "L5"] "All workloads at the same time, without any fault: registers, a bank, watches, a lock, members."
+    in_peace ["R1", "R2", "W1", "W2", "W3", "W5", "E1", "E2", "E3", "E6", "L1", "L2", "L4", "L5"] "All workloads keep the contract at the same time without any fault: registers, a bank, watches, a lock, members."
     a_member_alone_answers_nothing ["R1", "A6"] needs [Cluster] "A member isolated from its peers answers no read and no check from its own state."
     leader_killed ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on through the crash of the leader."
     endpoint_killed ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5", "A6"] needs [Cluster] "All workloads go on through the crash of the member that their clients use."
@@ -22,7 +22,7 @@ cases! { "clusters":
 }
 
 async fn in_peace(cx: Context) -> Outcome {
-    // Once, whatever the effort: it takes as long as leases last, even on a fast store.
+    // It runs once, whatever the effort, because it waits for leases to lapse.
     weather(&cx, 1, || async { Ok(Calm) }).await
 }
 

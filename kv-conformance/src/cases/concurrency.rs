@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use kv_core::{Error, Event, Value};
+use tokio::sync::mpsc::unbounded_channel;
 
 use crate::case::cases;
 use crate::client::{Client, Events};
@@ -240,7 +241,7 @@ async fn requests_at_once_are_kept_apart(cx: Context) -> Outcome {
         let kv = &kv;
         async move {
             let (key, data) = (format!("k{number}"), format!("v{number}"));
-            refused!("R1", kv.get(&key).await, Error::NotFound { key: told } if *told == key);
+            refused!("R1", kv.get(&key).await, Error::NotFound { key: named } if *named == key);
             let created = kv.update(&key, data.clone(), 0).await.keeps("W2")?;
             same!("R1", kv.get(&key).await.keeps("R1")?, Value::new(data.clone(), created), "the value of {key}");
             let written = kv.set(&key, data.clone()).await?;
@@ -252,7 +253,7 @@ async fn requests_at_once_are_kept_apart(cx: Context) -> Outcome {
             check!("R1", listed.get(&key).is_some_and(|value| value.index == written), "{key} is listed as {listed:?}");
             refused!("W3", kv.remove(&key, created).await, Error::Conflict { key: told } if *told == key);
             kv.remove(&key, written).await.keeps("W3")?;
-            refused!("R1", kv.get(&key).await, Error::NotFound { key: told } if *told == key);
+            refused!("R1", kv.get(&key).await, Error::NotFound { key: named } if *named == key);
             Outcome::Ok(())
         }
     };
@@ -355,12 +356,23 @@ async fn observe_has_no_gap(cx: Context) -> Outcome {
         let seed = |number: usize| Random::new(cx.seed(), u64::from(round) * 100 + number as u64);
         let changes: Arc<Mutex<Vec<Change>>> = Arc::default();
         let writing = at_once(&cx, 3, |number, client| write_at_random(client, seed(number), number, changes.clone()));
+        // They keep up while others write: a store may forget what nobody reads.
+        let mut readers = tokio::task::JoinSet::new();
         let observing = async {
             let mut observed = Vec::new();
             let mut random = seed(50);
             for number in 0..10 {
                 let client = cx.client().await?;
-                observed.push(client.observe(if number % 2 == 0 { "" } else { "k" }).await.keeps("E6")?);
+                let (listing, mut events) = client.observe(if number % 2 == 0 { "" } else { "k" }).await.keeps("E6")?;
+                let (sender, read) = unbounded_channel();
+                readers.spawn(async move {
+                    let mut goes_on = true;
+                    while goes_on {
+                        let event = events.next("E6").await;
+                        goes_on = event.is_ok() & sender.send(event).is_ok();
+                    }
+                });
+                observed.push((listing, read));
                 tokio::time::sleep(Duration::from_millis(random.below(4).into())).await;
             }
             Outcome::Ok(observed)
@@ -374,7 +386,8 @@ async fn observe_has_no_gap(cx: Context) -> Outcome {
             let (prefix, end) = if number % 2 == 0 { ("", last) } else { ("k", k_last) };
             let mut read: Vec<Event> = Vec::new();
             while read.last().is_none_or(|event| event.index != end) {
-                let event = events.next("E6").await?;
+                let Some(event) = events.recv().await else { return Err(Broke::new("E6", "a watch ended")) };
+                let event = event?;
                 let later = event.index > listing.index;
                 check!("E6", later, "an event that the listing at {} covers: {event:?}", listing.index);
                 read.push(event);
@@ -436,7 +449,7 @@ async fn guarded_writes_are_in_order(cx: Context) -> Outcome {
     at_once(&cx, 4, |_, client| async move {
         for _ in 0..5 {
             let lock = client.lock("lock", ttl).await.keeps("L4")?;
-            // Read, then written without a check of the index: only the lock keeps others out.
+            // A read and then a write without a check of the index. Only the lock excludes other writers.
             let read = client.get("tokens").await?;
             let tokens = format!("{} {}", String::from_utf8_lossy(&read.data), lock.token());
             client.commit(client.kv().txn().held(&lock).set("tokens", tokens)).await.keeps("L5")?;

@@ -1,5 +1,5 @@
-//! Ephemeral keys, and what they share with locks: clauses [L1](kv_core::contract) to [L3](kv_core::contract),
-//! [L6](kv_core::contract) and [L8](kv_core::contract).
+//! Ephemeral keys, and what they share with locks: clauses [L1](kv_core::contract::CLAUSES#L1) to
+//! [L3](kv_core::contract::CLAUSES#L3), [L6](kv_core::contract::CLAUSES#L6) and [L8](kv_core::contract::CLAUSES#L8).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -19,7 +19,7 @@ cases! { "ephemeral":
     vanishes_alone ["L1"] "When one key lapses, other keys of the same client stay."
     lives_while_it_is_renewed ["L1", "L2"] "A key renewed by either verb outlives its time to live."
     may_be_taken_again ["L1", "L2"] "After the key has vanished another client can take it, and for the first holder it is lost."
-    set_writes_the_value ["L2"] "The holder's writes are seen by all, at the index that they return."
+    set_writes_the_value ["L2"] "All clients see the holder's writes, at the index that they return."
     lost_to_another ["L2"] "A former holder neither writes, renews nor destroys the key of a later holder."
     lost_to_a_deletion ["L2"] "A deleted key is lost: no write of its holder restores it."
     destroy_removes_it_now ["L2"] "A destroyed key is gone at once and can be taken again."
@@ -108,7 +108,7 @@ async fn lives_while_it_is_renewed(cx: Context) -> Outcome {
             let began = Instant::now();
             while began.elapsed() < cx.beyond(lease.ttl()) {
                 tokio::time::sleep(lease.ttl() / 4).await;
-                // First one verb alone, then the other, each for longer than the time to live.
+                // Each verb in turn renews the key alone, for longer than the time to live.
                 if round < 5 {
                     kv.call("renew it", lease.renew()).await.keeps("L2")?;
                 } else {
@@ -181,7 +181,8 @@ async fn lost_to_another(cx: Context) -> Outcome {
     other.call("renew theirs", theirs.renew()).await.keeps("L2")?;
     other.call("destroy theirs", theirs.destroy()).await.keeps("L2")?;
 
-    // Dropping a handle tries to remove the key as well. The deletions that follow it see whether it found another's.
+    // Dropping a handle tries to remove the key too. The deletions that follow show whether it removed another holder's
+    // key.
     let (mine, theirs, index) = stolen(&cx, &kv, &other).await?;
     drop(mine);
     for _ in 0..5 {
@@ -200,7 +201,7 @@ async fn lost_to_a_deletion(cx: Context) -> Outcome {
     refused!("L2", kv.call("set it again", lease.set("2")).await, Error::Lost { key } if key == "leased");
     refused!("L2", other.get("leased").await, Error::NotFound { .. });
     refused!("L2", kv.call("destroy it", lease.destroy()).await, Error::Lost { .. });
-    // A plain key that took its place is another's too.
+    // A plain key that took its place also belongs to another client.
     let lease = kv.ephemeral_key("leased", cx.long_ttl()).await?;
     other.delete("leased").await?;
     let index = other.set("leased", "plain").await?;
@@ -254,7 +255,7 @@ async fn times_out_of_bounds(cx: Context) -> Outcome {
     for ttl in [limits.min_ttl, limits.max_ttl] {
         let lease = kv.ephemeral_key("leased", ttl).await.keeps("L3")?;
         check!("L3", lease.ttl() >= ttl, "{:?} was granted where {ttl:?} was asked for", lease.ttl());
-        // The shortest one may lapse at any moment, here too.
+        // The shortest one may lapse at any moment, also at this one.
         match kv.call("destroy it", lease.destroy()).await {
             Ok(()) | Err(Error::Lost { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -289,7 +290,7 @@ async fn a_lapsed_handle_knows(cx: Context) -> Outcome {
     let kv = cx.client().await?;
     let lease = kv.ephemeral_key("leased", cx.ttl()).await?;
     let lock = kv.lock("lock", cx.ttl()).await?;
-    // Counted from the grant their time to live is over, whatever the store says.
+    // Their time to live has passed since the grant, whatever the store says.
     tokio::time::sleep(lease.ttl().max(lock.ttl()) + Duration::from_millis(1)).await;
     refused!("L6", kv.call("renew the ephemeral key", lease.renew()).await, Error::Lost { key } if key == "leased");
     refused!("L6", kv.call("set the ephemeral key", lease.set("late")).await, Error::Lost { .. });
@@ -367,7 +368,7 @@ async fn nothing_renews_after_hold(cx: Context) -> Outcome {
     let created = events.next("E1").await?;
     let holding = lease.hold(std::future::pending::<()>());
     let abandoned = tokio::time::timeout(lease.ttl() / 2, holding).await;
-    // On a slow machine it is lost before that.
+    // On a slow machine the key is lost before that.
     let ended = matches!(abandoned, Ok(Ok(())));
     check!("L8", !ended, "a future that never ends was held, and hold returned as if it had ended");
     // The handle still exists but is not renewed.

@@ -1,5 +1,6 @@
-//! The contract under faults: clauses [E4](kv_core::contract), [A6](kv_core::contract),
-//! [W6](kv_core::contract) and [L4](kv_core::contract), with the faults that the fixture offers.
+//! The contract under faults: clauses [E4](kv_core::contract::CLAUSES#E4), [A6](kv_core::contract::CLAUSES#A6),
+//! [W6](kv_core::contract::CLAUSES#W6) and [L4](kv_core::contract::CLAUSES#L4), with the faults that the fixture
+//! offers.
 //!
 //! The victim is always the leader; a single server is its own leader.
 
@@ -18,8 +19,8 @@ use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 cases! { "faults":
     a_watch_survives_a_restart ["E4"] needs [Faults] "A watch continues after its server was killed and started again, without loss or repetition."
     a_watch_survives_a_pause ["E4", "A6"] needs [Faults] "A watch continues after its server was paused with its connections open."
-    calls_end_while_nobody_serves ["A6", "A5"] needs [Faults] "While the store cannot serve, every call ends in time with an error that says so; afterwards the same client works."
-    writes_tell_their_fate ["W6"] needs [Faults] "Of writes in flight while the store is killed, those that succeeded are there and those reported as not applied are not."
+    calls_end_while_no_server_serves ["A6", "A5"] needs [Faults] "While the store cannot serve, every call ends in time with an error that says so; afterwards the same client works."
+    writes_report_their_fate ["W6"] needs [Faults] "Of writes in flight while the store is killed, those that succeeded are there and those reported as not applied are not."
     a_lock_survives_a_restart ["L4", "L5"] needs [Faults] "A restart takes no lock from its holder and gives it to no other."
     connections_cut ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5"] needs [Faults] "All workloads go on while their connections are cut, truncated, stalled and delayed 500 times."
     an_endpoint_that_resets_is_asked_last ["S5", "W6"] needs [Faults] "While one of two endpoints accepts connections and resets them, as a port forwarder does for a server that is away, no read fails, and only writes that were in flight are indeterminate."
@@ -78,7 +79,7 @@ async fn watched_through(cx: &Context, fault: impl Future<Output = Outcome>) -> 
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let writing = tokio::spawn(write_on(writer.kv().clone(), stopped));
     fault.await?;
-    // Some writes after the fault, too: the first one that succeeds ends the outage for the writer.
+    // The writer goes on until a write has succeeded after the fault.
     cx.until("A6", "the store serves again", || async { Ok(watcher.kv().set("after", "").await.ok()) }).await?;
     let _ = stop.send(());
     let written = writing.await.map_err(|panic| Broke::new("E4", panic.to_string()))??;
@@ -104,7 +105,7 @@ async fn watched_through(cx: &Context, fault: impl Future<Output = Outcome>) -> 
     let stored = watcher.get_all("k/").await?.values;
     let stored: BTreeMap<_, _> = stored.into_iter().filter(|(key, _)| key != "k/done").collect();
     let stored: BTreeMap<_, _> = stored.into_iter().map(|(key, value)| (key, (value.data, value.index))).collect();
-    same!("E4", rebuilt, stored, "what the events come to");
+    same!("E4", rebuilt, stored, "the state that the events add up to");
     Ok(())
 }
 
@@ -121,14 +122,14 @@ async fn a_watch_survives_a_pause(cx: Context) -> Outcome {
     let fault = async {
         let (victim, other) = (cx.leader().await?, cx.client().await?);
         cx.hurt("pause the leader", cx.faults()?.pause(victim)).await?;
-        // For as long as a call takes to notice; with other members, one of them answers.
+        // The pause lasts until a call notices it. In a cluster, another member answers that call.
         let _ = other.get("k/0").await;
         cx.hurt("let it go on", cx.faults()?.resume(victim)).await
     };
     watched_through(&cx, fault).await
 }
 
-async fn calls_end_while_nobody_serves(cx: Context) -> Outcome {
+async fn calls_end_while_no_server_serves(cx: Context) -> Outcome {
     let kv = cx.client().await?;
     kv.set("a", "1").await?;
     let members = cx.faults()?.endpoints().len();
@@ -143,10 +144,10 @@ async fn calls_end_while_nobody_serves(cx: Context) -> Outcome {
         refused!("A6", written, Error::Unavailable { .. } | Error::Indeterminate { .. });
         let pinged = kv.call("ping", kv.kv().ping()).await;
         refused!("A6", pinged, Error::Unavailable { .. });
-        // Three calls, each within its timeout; the rest is for a busy machine.
+        // Three calls must end within their timeouts. The rest of the limit allows for a busy machine.
         let limit = Kv::DEFAULT_TIMEOUT * 3 + cx.patience();
         check!("A6", began.elapsed() < limit, "three calls took {:?}", began.elapsed());
-        // All at once: a member of a cluster serves again only when most of them do.
+        // All members are healed at once, because a member of a cluster serves only when most of them do.
         let faults = cx.faults()?;
         let heal =
             |member| async move { if kill { faults.start_again(member).await } else { faults.resume(member).await } };
@@ -158,7 +159,7 @@ async fn calls_end_while_nobody_serves(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn writes_tell_their_fate(cx: Context) -> Outcome {
+async fn writes_report_their_fate(cx: Context) -> Outcome {
     let (writer, reader) = (cx.client().await?, cx.client().await?);
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
     let kv = writer.kv().clone();
@@ -195,7 +196,7 @@ async fn writes_tell_their_fate(cx: Context) -> Outcome {
                 "unavailable"
             }
             Err(Error::Indeterminate { .. }) => "indeterminate",
-            Err(error) => return Err(Broke::new("W6", format!("a write failed otherwise: {error}"))),
+            Err(error) => return Err(Broke::new("W6", format!("a write failed with another error: {error}"))),
         };
         *outcomes.entry(outcome).or_default() += 1;
     }
@@ -230,7 +231,7 @@ async fn a_wait_survives_a_restart(cx: Context) -> Outcome {
         async move {
             loop {
                 match waiter.lock("lock", ttl).await {
-                    // The server was gone before the wait began; what the request may have left behind lapses.
+                    // The server was gone before the wait began. What the request may have left behind lapses.
                     Err(Error::Unavailable { .. } | Error::Indeterminate { .. }) => {}
                     result => return result,
                 }
@@ -241,7 +242,7 @@ async fn a_wait_survives_a_restart(cx: Context) -> Outcome {
     set_in_the_end(&cx, &holder, "after").await?;
     holder.call("unlock", lock.unlock()).await.keeps("L7")?;
     let next = tokio::time::timeout(cx.expiry(), waiting).await;
-    let next = next.map_err(|_| Broke::new("L4", "the lock is free, and its waiter does not get it"))?;
+    let next = next.map_err(|_| Broke::new("L4", "the lock is free, but its waiter does not get it"))?;
     let next = next.map_err(|panic| Broke::new("L4", panic.to_string()))?.keeps("L4")?;
     waiter.call("unlock", next.unlock()).await?;
     Ok(())

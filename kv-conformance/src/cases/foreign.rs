@@ -1,4 +1,5 @@
-//! Ephemeral keys touched from outside: clauses L2 and L2b.
+//! Ephemeral keys that other clients write: clauses [L2](kv_core::contract::CLAUSES#L2) and
+//! [L2b](kv_core::contract::CLAUSES#L2b).
 
 use kv_core::{EphemeralKey, Error, ForeignWrite, Value};
 
@@ -8,15 +9,15 @@ use crate::context::Context;
 use crate::outcome::{Keeps as _, Outcome, check, refused, same};
 
 cases! { "foreign":
-    renewed_after_a_foreign_write ["L2b"] "After another's write of any kind, renewing the key has the outcome that the limits state."
-    set_after_a_foreign_write ["L2b", "L2"] "After another's write, the holder's write has the outcome that the limits state."
-    destroyed_after_a_foreign_write ["L2b", "L2"] "After another's write, destroying the key has the outcome that the limits state."
-    dropped_after_a_foreign_write ["L2b", "L7"] "After another's write, dropping the handle has the outcome that the limits state."
-    lapsed_after_a_foreign_write ["L2b", "L1"] "After another's write, the end of the key's time has the outcome that the limits state."
+    renewed_after_a_foreign_write ["L2b"] "After another client's write of any kind, renewing the key has the outcome that the limits state."
+    set_after_a_foreign_write ["L2b", "L2"] "After another client's write, the holder's write has the outcome that the limits state."
+    destroyed_after_a_foreign_write ["L2b", "L2"] "After another client's write, destroying the key has the outcome that the limits state."
+    dropped_after_a_foreign_write ["L2b", "L7"] "After another client's write, dropping the handle has the outcome that the limits state."
+    lapsed_after_a_foreign_write ["L2b", "L1"] "After another client's write, the end of the key's time to live has the outcome that the limits state."
     a_foreign_write_concerns_one_key ["L2b", "L2"] "A write of one ephemeral key does not touch another of the same holder."
-    a_refused_foreign_write_changes_nothing ["L2b", "W2"] "Another's write that is refused leaves the key with its holder."
-    lost_to_every_deletion ["L2b", "L2"] "However another deletes the key, its holder has lost it, and does not bring it back."
-    what_takes_its_place_stays ["L2b", "L2"] "What another creates in place of a deleted ephemeral key outlives the first one's lease."
+    a_refused_foreign_write_changes_nothing ["L2b", "W2"] "A refused write of another client leaves the key with its holder."
+    lost_to_every_deletion ["L2b", "L2"] "Whichever way another client deletes the key, its holder has lost it, and does not restore it."
+    a_later_key_of_the_same_name_stays ["L2b", "L2"] "A key that another client creates in place of a deleted ephemeral key outlives the lease of the first key."
 }
 
 /// How another client may write a key.
@@ -25,7 +26,7 @@ enum Write {
     Set,
     Update,
     Transaction,
-    /// By the holder's own client, but past the handle.
+    /// By the holder's own client, but not through the handle.
     ByTheHolder,
 }
 
@@ -119,7 +120,7 @@ async fn dropped_after_a_foreign_write(cx: Context) -> Outcome {
     if !detaches(&cx) {
         return is_deletion(&events.next("L2b").await?, "leased", theirs.index);
     }
-    // The reads that follow it see whether the release found the other's key.
+    // The reads that follow show whether the release removed the other client's key.
     for _ in 0..5 {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         same!("L2b", other.get("leased").await.keeps("L2b")?, theirs, "the other's key");
@@ -130,7 +131,7 @@ async fn dropped_after_a_foreign_write(cx: Context) -> Outcome {
 async fn lapsed_after_a_foreign_write(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     let mut events = other.watch("leased", 0).await?;
-    // One that nobody writes lapses at the same time, and tells when it is over.
+    // A key that no other client writes lapses at the same time, and shows when that is.
     let _lease = kv.ephemeral_key("leased", cx.ttl()).await?;
     let _witness = kv.ephemeral_key("leased too", cx.ttl()).await?;
     let index = other.set("leased", "theirs").await.keeps("L2b")?;
@@ -195,7 +196,7 @@ async fn lost_to_every_deletion(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn what_takes_its_place_stays(cx: Context) -> Outcome {
+async fn a_later_key_of_the_same_name_stays(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     let mut events = other.watch("witness", 0).await?;
     let lease = kv.ephemeral_key("leased", cx.ttl()).await?;
@@ -203,7 +204,7 @@ async fn what_takes_its_place_stays(cx: Context) -> Outcome {
     other.delete("leased").await?;
     let index = other.set("leased", "theirs").await?;
     drop(lease);
-    // Whatever would end the first key ends the second one's likewise.
+    // The second key lapses at the same time as the lease of the first one.
     let created = events.next("E1").await?;
     is_deletion(&events.next_within("L1", cx.expiry()).await?, "witness", created.index)?;
     let value = other.get("leased").await.keeps("L2b")?;

@@ -1,4 +1,5 @@
-//! What a store remembers of its past, and what watches say when it has lost or replaced it: clauses E1 and E8.
+//! The history of a store, and what watches show when it is lost or replaced: clauses
+//! [E1](kv_core::contract::CLAUSES#E1) and [E8](kv_core::contract::CLAUSES#E8).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,16 +13,16 @@ use crate::context::Context;
 use crate::outcome::{Broke, Keeps as _, Outcome, check, same};
 
 cases! { "history":
-    a_large_commit_ends_no_watch ["E8", "E3"] needs [Alone] "A commit of more changes than a store may keep is seen whole by a watch that keeps up."
+    a_large_commit_ends_no_watch ["E8", "E3"] needs [Alone] "A watch that keeps up sees the whole of a commit with more changes than a store may keep."
     a_lagging_watch_says_where_it_stopped ["E8", "E1"] needs [EveryChange, Alone] "A watch that falls behind goes on without a gap, or says after which index it has lost the events."
     a_replaced_history_is_no_secret ["E8", "E4"] needs [Faults, ReplacedHistory] "Watches over a store that is replaced by an empty one, or by an older copy, show the whole difference or end with `Compacted`."
 }
 
-/// What a listing and the events after it come to. Without indices: those of a restored copy lie before what a watch
-/// has shown, and its events must not go back.
+/// The state that a listing and the events after it add up to. It has no indices: those of a restored copy are smaller
+/// than what a watch has shown, and the indices of its events must not go back.
 type State = BTreeMap<String, Bytes>;
 
-/// More changes than a store keeps that keeps few: the memory store's history holds 10,000 events.
+/// More changes than the smallest history holds, which is the memory store's with 10,000 events.
 const MANY: usize = 10_500;
 
 /// Writes many keys of a directory, in as few transactions as the limits allow; returns the last index.
@@ -63,7 +64,7 @@ async fn a_large_commit_ends_no_watch(cx: Context) -> Outcome {
 async fn a_lagging_watch_says_where_it_stopped(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     let mut watch = other.kv().watch("many/", 0).await?;
-    // It keeps up for a while, and then nobody reads it.
+    // The watch keeps up for a while, and then it is not read.
     let mut seen = kv.set("many/00000", "first").await?;
     let first = tokio::time::timeout(cx.patience(), watch.next()).await;
     let is_first = matches!(&first, Ok(Some(Ok(event))) if event.index == seen);
@@ -105,14 +106,14 @@ async fn a_replaced_history_is_no_secret(cx: Context) -> Outcome {
     let after = state_of(kv.get_all("w/").await?.values);
     for (what, mut events) in [("an observation", observed), ("a watch", watched)] {
         if let Some(seen) = up_to_the_marker(&cx, before.clone(), &mut events).await? {
-            same!("E8", seen, after, "what the listing and the events of {what} come to");
+            same!("E8", seen, after, "the state that the listing and the events of {what} add up to");
         }
     }
-    // Watches that are opened now know nothing of the former store.
-    let (listing, mut anew) = other.observe("w/").await.keeps("E8")?;
+    // A watch that is opened now shows nothing of the former store.
+    let (listing, mut reopened) = other.observe("w/").await.keeps("E8")?;
     same!("E8", state_of(listing.values), after, "the listing of the store that replaces it");
     let index = kv.set("w/kept", "3").await?;
-    let event = anew.next("E8").await?;
+    let event = reopened.next("E8").await?;
     same!("E8", (event.key.as_str(), event.index), ("w/kept", index), "the event of the next write");
     Ok(())
 }
@@ -121,7 +122,8 @@ fn state_of(values: BTreeMap<String, Value>) -> State {
     values.into_iter().map(|(key, value)| (key, value.data)).collect()
 }
 
-/// Follows events until that of `w/marker`, and gives what they come to; `None` if the watch ended with `Compacted`.
+/// Follows events until that of `w/marker`, and returns the state that they add up to; `None` if the watch ended with
+/// `Compacted`.
 async fn up_to_the_marker(cx: &Context, mut state: State, events: &mut Events) -> Outcome<Option<State>> {
     loop {
         match events.item(cx.expiry()).await {
@@ -138,12 +140,12 @@ async fn up_to_the_marker(cx: &Context, mut state: State, events: &mut Events) -
             Some(Some(Err(Error::Compacted { .. }))) => return Ok(None),
             Some(Some(Err(error))) => return Err(error).keeps("E8"),
             Some(None) => return Err(Broke::new("E4", "the watch ended without an error")),
-            None => return Err(Broke::new("E8", format!("of a replaced store a watch has only shown {state:?}"))),
+            None => return Err(Broke::new("E8", format!("a watch of a replaced store has only shown {state:?}"))),
         }
     }
 }
 
-/// An error is the last item of a watch.
+/// Requires that an error is the last item of a watch.
 async fn ends(watch: &mut kv_core::Watch, patience: Duration) -> Outcome {
     let after = tokio::time::timeout(patience, watch.next()).await;
     check!("E4", matches!(after, Ok(None)), "after the error of a watch came {after:?}");

@@ -1,4 +1,4 @@
-//! What one caller does is no matter of another's: clause S2.
+//! One caller's calls do not disturb another caller: [clause S2](kv_core::contract::CLAUSES#S2).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,7 +29,7 @@ cases! { "isolation":
 #[derive(Debug, Clone, Copy)]
 enum Until {
     Polled,
-    /// Others have run meanwhile, so that it may have been sent.
+    /// Other tasks have run meanwhile, so the call may have been sent.
     Sent,
     /// Its answer may be on its way.
     Answering,
@@ -50,20 +50,20 @@ async fn cancel(call: impl Future + Send, until: Until) {
     }
 }
 
-/// Writes one value after the other until it is stopped; each must succeed, and is there.
+/// Writes one value after the other until it is stopped. Each write must succeed and be readable.
 async fn undisturbed(kv: Kv, over: Arc<AtomicUsize>) -> Outcome<usize> {
     let mut written = 0;
     while over.load(Ordering::Relaxed) > 0 {
         let index = kv.set("undisturbed", written.to_string()).await.keeps("S2")?;
         same!("S2", kv.get("undisturbed").await.keeps("S2")?.index, index, "the index of write {written}");
         written += 1;
-        // A store in memory answers at once, and would leave no other task its turn.
+        // A store in memory answers at once, so without this no other task would run.
         tokio::task::yield_now().await;
     }
     Ok(written)
 }
 
-/// Runs tasks that cancel calls on one handle, beside a writer on the same handle, which none may disturb.
+/// Runs tasks that cancel calls on one handle, beside a writer on the same handle that they must not disturb.
 async fn beside_a_writer<F>(cx: &Context, cancelling: impl IntoIterator<Item = F>, kv: Kv) -> Outcome
 where
     F: Future<Output = ()> + Send + 'static,
@@ -81,7 +81,7 @@ where
     }
     tasks.spawn(undisturbed(kv.clone(), running));
     let written: usize = all_end(&mut tasks).await?.into_iter().sum();
-    // On a store that answers at once, the writer may have had its turn before the last calls were dropped.
+    // On a store that answers at once, the writer may have finished before the last calls were dropped.
     kv.set("undisturbed", "after all").await.keeps("S2")?;
     cx.note(format_args!("{written} writes were made meanwhile"));
     Ok(())
@@ -141,7 +141,7 @@ async fn refused_calls_fail_nobody_else(cx: Context) -> Outcome {
     let kv = cx.client().await?.kv().clone();
     let index = kv.set("there", "").await?;
     let lost = kv.lock("passed-on", cx.long_ttl()).await?;
-    // The tree of a lock ends with it: guarded writes are refused from now on.
+    // Deleting the tree ends the lock in it. Guarded writes are refused from now on.
     kv.delete_tree("passed-on").await?;
     for round in 0..ROUNDS {
         let good = (0..24).map(|number| {
@@ -174,7 +174,7 @@ async fn refused_calls_fail_nobody_else(cx: Context) -> Outcome {
                 Outcome::Ok(())
             }
         });
-        // The bad ones first: on a store that answers at once, each is over before the next begins.
+        // The bad calls come first, because on a store that answers at once each call ends before the next begins.
         tokio::try_join!(try_join_all(bad), try_join_all(good))?;
     }
     Ok(())
@@ -288,7 +288,7 @@ async fn slow_readers_hold_up_nobody(cx: Context) -> Outcome {
     });
     let mut writing = futures_util::stream::iter(writing);
     for round in 0..10 {
-        // Ten at a time, so that no store is asked for more than it takes.
+        // Ten at a time, so that no store is overloaded.
         let some: Vec<_> = futures_util::StreamExt::collect(futures_util::StreamExt::take(&mut writing, 10)).await;
         try_join_all(some).await.keeps("S2")?;
         let index = other.set("fast/key", round.to_string()).await.keeps("S2")?;
@@ -297,15 +297,15 @@ async fn slow_readers_hold_up_nobody(cx: Context) -> Outcome {
         member.renew().await.keeps("S2")?;
         member.set(round.to_string()).await.keeps("S2")?;
         let granted = tokio::time::timeout(cx.patience(), kv.lock("lock", cx.long_ttl())).await;
-        let lock = granted.map_err(|_| Broke::new("S2", "a lock is free, and slow watches hold it up"))?.keeps("S2")?;
+        let lock = granted.map_err(|_| Broke::new("S2", "a lock is free, but slow watches hold it up"))?.keeps("S2")?;
         lock.unlock().await.keeps("S2")?;
     }
     let last = other.set("slow/last", "").await?;
-    // They still see what they have not read, or are told that it is gone.
+    // They still deliver the events that were not read, or report that these are gone.
     for mut watch in slow {
         loop {
             let next = tokio::time::timeout(cx.patience(), watch.next()).await;
-            match next.map_err(|_| Broke::new("E5", "a watch that was not read for a while gives nothing"))? {
+            match next.map_err(|_| Broke::new("E5", "a watch that was not read for a while delivers nothing"))? {
                 Some(Ok(event)) if event.index < last => {}
                 Some(Ok(_) | Err(Error::Compacted { .. })) => break,
                 ended => return Err(Broke::new("E4", format!("a slow watch ended: {ended:?}"))),

@@ -1,4 +1,4 @@
-//! Keys, prefixes and directories: clauses [K1](kv_core::contract) and [K2](kv_core::contract).
+//! Keys, prefixes and directories: clauses [K1](kv_core::contract::CLAUSES#K1) and [K2](kv_core::contract::CLAUSES#K2).
 
 use std::collections::BTreeSet;
 
@@ -106,11 +106,11 @@ async fn every_character_is_data(cx: Context) -> Outcome {
     let children: Vec<_> = ODD_KEYS.iter().filter(|key| !key.contains('/')).collect();
     let shown = reader.keys("").await?;
     for key in children {
-        check!("K1", shown.iter().any(|shown| shown == key), "{key:?} is not among the keys shown: {shown:?}");
+        check!("K1", shown.iter().any(|shown| shown == key), "{key:?} is not among the listed keys: {shown:?}");
     }
     for key in ODD_KEYS {
         writer.delete(key).await.keeps("K1")?;
-        refused!("K1", reader.get(key).await, Error::NotFound { key: told } if told == key);
+        refused!("K1", reader.get(key).await, Error::NotFound { key: named } if named == key);
     }
     Ok(())
 }
@@ -147,8 +147,8 @@ async fn invalid_keys_are_refused(cx: Context) -> Outcome {
     let before = kv.get_all("").await?.values;
     let ttl = cx.long_ttl();
     for key in ["", "/", "/a", "a/", "a//b", "//", ".", "..", "./a", "a/.", "a/../b", "../a", "a\0", "\0"] {
-        refused!("K1", kv.get(key).await, Error::InvalidKey { key: told, .. } if told == key);
-        refused!("K1", kv.set(key, "x").await, Error::InvalidKey { key: told, .. } if told == key);
+        refused!("K1", kv.get(key).await, Error::InvalidKey { key: named, .. } if named == key);
+        refused!("K1", kv.set(key, "x").await, Error::InvalidKey { key: named, .. } if named == key);
         refused!("K1", kv.update(key, "x", 0).await, Error::InvalidKey { .. });
         refused!("K1", kv.delete(key).await, Error::InvalidKey { .. });
         refused!("K1", kv.remove(key, 0).await, Error::InvalidKey { .. });
@@ -245,7 +245,7 @@ async fn a_directory_is_no_string(cx: Context) -> Outcome {
     let siblings = ["dx", "dx/a", "d-", "d.", "d0", "D", "c", "e"];
     write_all(&kv, &["d", "d/a", "d/b/c"]).await?;
     write_all(&kv, &siblings).await?;
-    same!("K2", kv.keys("d").await.keeps("K2")?, ["d/a", "d/b/"], "what stands below \"d\"");
+    same!("K2", kv.keys("d").await.keeps("K2")?, ["d/a", "d/b/"], "the children of \"d\"");
     let mut expected: Vec<_> = siblings.iter().map(ToString::to_string).collect();
     expected.sort_unstable();
     kv.delete_tree("d").await.keeps("W4")?;
@@ -264,7 +264,7 @@ async fn the_empty_prefix_is_everything(cx: Context) -> Outcome {
     events.expect(EventType::Create, "z/y/x", "1", index).await?;
     other.set(" ", "2").await?;
     same!("K2", listed(&kv, "").await?, [" ", "z/y/x"], "what the empty prefix lists");
-    same!("K2", kv.keys("").await.keeps("K2")?, [" ", "z/"], "what stands in the empty directory");
+    same!("K2", kv.keys("").await.keeps("K2")?, [" ", "z/"], "the children of the empty directory");
     kv.delete_tree("").await.keeps("K2")?;
     check!("K2", listed(&other, "").await?.is_empty(), "deleting the empty directory left something");
     Ok(())
@@ -285,11 +285,11 @@ async fn a_key_may_be_a_directory_too(cx: Context) -> Outcome {
     for key in ["foo", "foo/bar", "foo/bar/baz"] {
         same!("K1", kv.get(key).await.keeps("K1")?.data, key, "the value of {key:?}");
     }
-    same!("R3", kv.keys("").await?, ["foo", "foo/"], "what stands in the root");
-    same!("R3", kv.keys("foo").await?, ["foo/bar", "foo/bar/"], "what stands in \"foo\"");
+    same!("R3", kv.keys("").await?, ["foo", "foo/"], "the children of the root");
+    same!("R3", kv.keys("foo").await?, ["foo/bar", "foo/bar/"], "the children of \"foo\"");
     kv.delete("foo/bar").await?;
     same!("K1", kv.get("foo/bar/baz").await.keeps("K1")?.data, "foo/bar/baz", "the value below a deleted key");
-    same!("R3", kv.keys("foo").await?, ["foo/bar/"], "what stands in \"foo\" after a key of it was deleted");
+    same!("R3", kv.keys("foo").await?, ["foo/bar/"], "the children of \"foo\" after a key of it was deleted");
     Ok(())
 }
 

@@ -42,7 +42,7 @@ impl Held {
     }
 
     fn is_within(&self, before: &Self) -> bool {
-        // The counting itself opens a connection now and then.
+        // The count itself sometimes opens a connection.
         const SLACK: usize = 2;
         self.tasks <= before.tasks
             && self.files <= before.files + SLACK
@@ -52,7 +52,7 @@ impl Held {
     }
 }
 
-/// Waits until no more is held than before.
+/// Waits until the clients hold no more than before.
 async fn nothing_is_left(cx: &Context, before: &Held) -> Outcome {
     let began = Instant::now();
     // A server continues abandoned queries for a while.
@@ -60,15 +60,19 @@ async fn nothing_is_left(cx: &Context, before: &Held) -> Outcome {
     loop {
         let now = Held::now(cx).await?;
         if now.is_within(before) {
-            cx.note(format!("left: {now:?}, where there was {before:?}"));
+            cx.note(format!("left: {now:?}, and before: {before:?}"));
             return Ok(());
         }
-        check!("L7", began.elapsed() < limit, "after {limit:?} there is {now:?}, and before there was {before:?}");
+        check!(
+            "L7",
+            began.elapsed() < limit,
+            "{limit:?} after the end there is {now:?}, and before the start there was {before:?}"
+        );
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
 
-/// A client without a log, for very many calls.
+/// A client without a log, for a very large number of calls.
 async fn connect(cx: &Context) -> Outcome<Kv> {
     Ok(cx.fixture().connect().await?.scoped(cx.directory())?)
 }
@@ -119,14 +123,14 @@ async fn many_at_a_time(cx: Context) -> Outcome {
         });
     }
     all_end(&mut tasks).await?;
-    cx.note("everyone was served");
+    cx.note("all clients were served");
     steadily(|| kv.delete_tree("")).await?;
     drop((kv, clients));
     nothing_is_left(&cx, &before).await
 }
 
-/// Makes a call that may be repeated once more if it finds no place in time: so many at once may take longer than one
-/// call may, on a slow machine.
+/// Makes a call, and repeats it if it was certainly not sent in time: on a slow machine, so many concurrent calls may
+/// take longer than the timeout of one.
 async fn steadily<T, F: Future<Output = kv_core::Result<T>>>(call: impl Fn() -> F) -> kv_core::Result<T> {
     loop {
         match call().await {
@@ -158,7 +162,7 @@ async fn clients_come_and_go(cx: Context) -> Outcome {
         came?;
     }
     drop(coming);
-    cx.note("all have come and gone");
+    cx.note("all clients have come and gone");
     nothing_is_left(&cx, &before).await?;
     cx.summarize(format!("{clients} clients have come and gone"));
     Ok(())
@@ -202,7 +206,8 @@ fn resident() -> Option<usize> {
 
 async fn a_soak_leaves_memory_flat(cx: Context) -> Outcome {
     const TASKS: usize = 32;
-    /// Of the growth that a leak of a hundred bytes a call comes to, this is a fraction; of noise, a multiple.
+    /// The growth that is tolerated: a multiple of the noise, and a fraction of what a leak of a hundred bytes a call
+    /// would add.
     const NOISE: usize = 8 << 10;
     let before = Held::now(&cx).await?;
     let warming_up = Duration::from_secs(5);
@@ -225,7 +230,7 @@ async fn a_soak_leaves_memory_flat(cx: Context) -> Outcome {
         let (calls_before, memory_before) = (calls.load(Ordering::Relaxed), resident());
         tokio::select! {
             () = tokio::time::sleep(time) => {}
-            // None ends of its own accord but by failing.
+            // A task only ends by failing.
             ended = all_end(&mut tasks) => return ended.map(drop),
         }
         let (made, memory) = (calls.load(Ordering::Relaxed) - calls_before, resident());
@@ -243,7 +248,7 @@ async fn a_soak_leaves_memory_flat(cx: Context) -> Outcome {
     nothing_is_left(&cx, &before).await
 }
 
-/// One call of some kind, on the keys of one task.
+/// Makes one call of a random kind, on the keys of one task.
 async fn one_call(kv: &Kv, number: usize, random: &mut Random, ttl: Duration) -> Outcome {
     let key = format!("soak/{number}/{}", random.below(4));
     let result = match random.below(40) {

@@ -1,4 +1,4 @@
-//! Locks: clauses [L4](kv_core::contract) to [L8](kv_core::contract).
+//! Locks: clauses [L4](kv_core::contract::CLAUSES#L4) to [L8](kv_core::contract::CLAUSES#L8).
 //!
 //! Longer than most files: it has one short function for each case of one subject.
 
@@ -28,7 +28,7 @@ cases! { "locks":
     the_guard_refuses_the_former_holder ["L5", "W5"] "The store refuses all writes guarded by a lock that has another holder now."
     the_guard_refuses_after_expiry ["L5"] "The store refuses writes guarded by a lock that has lapsed and passed on."
     unlock_frees_at_once ["L7"] "An unlocked lock can be taken at once."
-    unlock_tells_a_lost_lock ["L7", "L6"] "Unlocking a lock that has passed on reports the loss and does not affect its new holder."
+    unlock_reports_a_lost_lock ["L7", "L6"] "Unlocking a lock that has passed on reports the loss and does not affect its new holder."
     a_dropped_handle_frees_it ["L7"] "A lock whose handle was dropped can be taken long before its time to live lapses."
     hold_keeps_and_returns ["L8"] "Holding a future renews the lock and returns the future's result."
 }
@@ -38,7 +38,7 @@ async fn take(client: &Client, cx: &Context, clause: &'static str, key: &str) ->
     let waiting = tokio::time::timeout(cx.patience(), client.lock(key, cx.long_ttl()));
     waiting
         .await
-        .map_err(|_| Broke::new(clause, format!("lock {key:?} went on waiting though it is free")))?
+        .map_err(|_| Broke::new(clause, format!("the wait for lock {key:?} goes on, although it is free")))?
         .keeps(clause)
 }
 
@@ -73,7 +73,7 @@ async fn try_lock_does_not_wait(cx: Context) -> Outcome {
         check!("L4", tried.is_none(), "the lock was given a second time");
     }
     kv.call("unlock", lock.unlock()).await?;
-    // Had a try left anything behind, the lock would not be free.
+    // If a try had left anything behind, the lock would not be free.
     let lock = other.try_lock("lock", cx.long_ttl()).await.keeps("L4")?;
     check!("L4", lock.is_some(), "a lock that others tried for is not free");
     Ok(())
@@ -90,7 +90,7 @@ async fn lock_waits_its_turn(cx: Context) -> Outcome {
         kv.call("unlock", lock.unlock()).await.keeps("L7")?;
         let given = tokio::time::timeout(cx.patience(), waiting).await;
         let lock =
-            given.map_err(|_| Broke::new("L7", "who waits is not given a lock that was unlocked"))?.keeps("L4")?;
+            given.map_err(|_| Broke::new("L7", "a waiter is not given a lock that was unlocked"))?.keeps("L4")?;
         other.call("unlock", lock.unlock()).await?;
     }
     Ok(())
@@ -104,7 +104,7 @@ async fn many_waiters_each_get_it(cx: Context) -> Outcome {
         let (cx, client) = (cx.clone(), cx.client().await?);
         waiting.spawn(async move {
             let lock = client.lock("lock", cx.long_ttl()).await.keeps("L4")?;
-            // Only one at a time is here, or this creation fails.
+            // This creation fails if two holders are here at the same time.
             client.update("inside", "", 0).await.keeps("L4")?;
             client.delete("inside").await?;
             client.call("unlock", lock.unlock()).await.keeps("L7")
@@ -113,9 +113,9 @@ async fn many_waiters_each_get_it(cx: Context) -> Outcome {
     kv.call("unlock", first.unlock()).await?;
     for place in 0..12 {
         let next = tokio::time::timeout(cx.patience(), waiting.join_next()).await;
-        match next.map_err(|_| Broke::new("L4", format!("only {place} of 12 who waited were given the lock")))? {
+        match next.map_err(|_| Broke::new("L4", format!("only {place} of 12 waiters were given the lock")))? {
             Some(Ok(outcome)) => outcome?,
-            other => check!("L4", false, "one who waited ended with {other:?}"),
+            other => check!("L4", false, "a waiter ended with {other:?}"),
         }
     }
     Ok(())
@@ -126,7 +126,9 @@ async fn locks_are_independent(cx: Context) -> Outcome {
     let mut held = Vec::new();
     for key in ["lock", "lock1", "lock10", "Lock", "loc", "lock-", "other/lock"] {
         let lock = other.try_lock(key, cx.long_ttl()).await.keeps("L4")?;
-        let Some(lock) = lock else { return Err(Broke::new("L4", format!("{key:?} is taken though nobody has it"))) };
+        let Some(lock) = lock else {
+            return Err(Broke::new("L4", format!("{key:?} is taken, although it has no holder")));
+        };
         held.push(lock);
     }
     for lock in held.drain(1..) {
@@ -160,7 +162,7 @@ async fn an_abandoned_wait_leaves_nothing(cx: Context) -> Outcome {
     for delay in [0, 1, 5, 40] {
         let lock = kv.lock("lock", cx.long_ttl()).await?;
         let waiting = tokio::time::timeout(Duration::from_millis(delay), other.lock("lock", cx.long_ttl()));
-        check!("L4", waiting.await.is_err(), "a lock that is held was given to one who waited {delay} ms for it");
+        check!("L4", waiting.await.is_err(), "a held lock was given to a waiter after {delay} ms");
         kv.call("unlock", lock.unlock()).await?;
         let lock = take(&third, &cx, "L4", "lock").await?;
         third.call("unlock", lock.unlock()).await?;
@@ -187,7 +189,7 @@ async fn an_abandoned_wait_leaves_nothing(cx: Context) -> Outcome {
     match tokio::time::timeout(cx.patience(), behind).await {
         Ok(Ok(lock)) => drop(lock.keeps("L4")?),
         other => {
-            return Err(Broke::new("L4", format!("who waited behind one who left is not given the lock: {other:?}")));
+            return Err(Broke::new("L4", format!("a waiter behind one that left is not given the lock: {other:?}")));
         }
     }
     Ok(())
@@ -199,7 +201,7 @@ async fn a_crashed_holders_lock_passes_on(cx: Context) -> Outcome {
     let first = kv.lock("lock", cx.ttl()).await?;
     let waiting = tokio::time::timeout(cx.expiry(), other.lock("lock", cx.long_ttl()));
     let second =
-        waiting.await.map_err(|_| Broke::new("L4", "a lock that nobody renews did not pass on"))?.keeps("L4")?;
+        waiting.await.map_err(|_| Broke::new("L4", "a lock that is not renewed did not pass on"))?.keeps("L4")?;
     let waited = began.elapsed();
     check!("L4", waited >= first.ttl(), "a lock for {:?} passed on after {waited:?}", first.ttl());
     check!("L5", second.token() > first.token(), "the tokens are {} and then {}", first.token(), second.token());
@@ -279,7 +281,7 @@ async fn the_guard_lets_the_holder_write(cx: Context) -> Outcome {
     let stale = kv.commit(kv.kv().txn().held(&lock).check("a", first.unwrap_or_default()).set("a", "3")).await;
     refused!("W5", stale, Error::Conflict { key } if key == "a");
     same!("W5", other.get_all("a").await?.values, before, "what is stored after a refused guarded write");
-    // Renewing is no new tenure.
+    // A renewal does not begin a new tenure.
     let built = kv.kv().txn().held(&lock).set("a", "4");
     kv.call("renew", lock.renew()).await?;
     kv.commit(built).await.keeps("L5")?;
@@ -327,7 +329,7 @@ async fn the_guard_refuses_after_expiry(cx: Context) -> Outcome {
     let late = kv.kv().txn().held(&first).set("guarded", "late");
     let waiting = tokio::time::timeout(cx.expiry(), other.lock("lock", cx.long_ttl()));
     let second =
-        waiting.await.map_err(|_| Broke::new("L4", "a lock that nobody renews did not pass on"))?.keeps("L4")?;
+        waiting.await.map_err(|_| Broke::new("L4", "a lock that is not renewed did not pass on"))?.keeps("L4")?;
     refused!("L5", kv.commit(late).await, Error::Lost { key } if key == "lock");
     refused!("L5", kv.get("guarded").await, Error::NotFound { .. });
     other.commit(other.kv().txn().held(&second).set("guarded", "second")).await.keeps("L5")?;
@@ -348,12 +350,12 @@ async fn unlock_frees_at_once(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn unlock_tells_a_lost_lock(cx: Context) -> Outcome {
+async fn unlock_reports_a_lost_lock(cx: Context) -> Outcome {
     let (kv, other, third) = (cx.client().await?, cx.client().await?, cx.client().await?);
     let first = kv.lock("lock", cx.ttl()).await?;
     let waiting = tokio::time::timeout(cx.expiry(), other.lock("lock", cx.long_ttl()));
     let second =
-        waiting.await.map_err(|_| Broke::new("L4", "a lock that nobody renews did not pass on"))?.keeps("L4")?;
+        waiting.await.map_err(|_| Broke::new("L4", "a lock that is not renewed did not pass on"))?.keeps("L4")?;
     refused!("L7", kv.call("renew the first", first.renew()).await, Error::Lost { key } if key == "lock");
     refused!("L7", kv.call("unlock the first", first.unlock()).await, Error::Lost { key } if key == "lock");
     check!("L7", third.try_lock("lock", cx.long_ttl()).await?.is_none(), "the second's lock was freed by the first");

@@ -22,12 +22,12 @@ cases! { "model":
 
 const SEQUENCES: u32 = 10;
 const LONGEST: usize = 40;
-/// How many shorter sequences are tried once one has failed.
+/// How many shorter sequences are tried after a sequence has failed.
 const CUTS: usize = 150;
 
 async fn random_operations(cx: Context) -> Outcome {
     let runtime = tokio::runtime::Handle::current();
-    // What proptest makes must stay on one thread.
+    // Proptest's values must stay on one thread.
     let running = tokio::task::spawn_blocking(move || {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&cx.seed().to_le_bytes());
@@ -87,11 +87,11 @@ enum Step {
     Txn(Vec<(&'static str, At)>, Vec<Write>),
 }
 
-/// Which index a step compares with.
+/// The index that a step compares with.
 #[derive(Debug, Clone, Copy)]
 enum At {
     Current,
-    /// The one before, or of a key that was deleted.
+    /// An earlier index of the key, or one from before its deletion.
     Old,
     Zero,
     Future,
@@ -108,7 +108,7 @@ fn step() -> impl Strategy<Value = Step> {
     let key = || select(vec!["a", "a/b", "a/b/c", "a/bc", "ab", "b", "b/c d", "é"]);
     let directory = || select(vec!["", "a", "a/", "a/b", "ab", "b", "none"]);
     let at = || prop_oneof![5 => Just(At::Current), 2 => Just(At::Old), 2 => Just(At::Zero), 1 => Just(At::Future)];
-    // Few values, so that some are repeated; 0 is the empty one.
+    // There are few values, so that some are repeated. 0 is the empty value.
     let data = || 0..4_u8;
     let write = prop_oneof![
         4 => (key(), data()).prop_map(|(key, data)| Write::Set(key, data)),
@@ -132,7 +132,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Model {
     values: BTreeMap<String, Value>,
-    /// For each key an index that it had and has no longer.
+    /// For each key, an index that it had and no longer has.
     old: BTreeMap<String, u64>,
     newest: u64,
 }
@@ -215,7 +215,7 @@ async fn follow(cx: &Context, directory: &str, steps: &[Step]) -> Outcome {
         .ok_or_else(|| Broke::new("R2", format!("at the end the map holds {:?}", model.values)))
 }
 
-/// Takes one step in the store and in the model, and compares.
+/// Takes one step in the store and in the model, and compares the results.
 async fn take(kv: &Client, model: &mut Model, step: &Step) -> Outcome {
     match step {
         Step::Get(key) => match (kv.get(key).await, model.values.get(*key)) {

@@ -1,4 +1,6 @@
-//! Locks seen and touched from outside: clause L10.
+//! Locks as other callers see and change them: [clause L10](kv_core::contract::CLAUSES#L10).
+//!
+//! Longer than most files: it has one short function for each case of one subject.
 
 use kv_core::{Error, EventType, Lock, Value};
 use tokio::task::JoinHandle;
@@ -12,34 +14,34 @@ cases! { "outside":
     get_does_not_see_a_lock ["L10"] "The name of a held lock reads as absent."
     listings_do_not_show_a_lock ["L10", "R2"] "A listing above, at and below the name of a held lock shows the data there and nothing else."
     keys_do_not_show_a_lock ["L10", "R3"] "The keys of a directory are the same with and without a held lock in it."
-    waiters_are_not_shown ["L10"] "Those who wait for a lock are shown by no read either."
+    waiters_are_not_shown ["L10"] "No read shows the waiters for a lock."
     observe_lists_no_lock ["L10", "E6"] "An observation lists nothing of a lock, and shows none of its changes."
     a_watch_shows_no_lock ["L10", "E2"] "A watch shows nothing of a lock that is taken, waited for, handed over and released."
     a_watch_shows_no_lost_lock ["L10", "E2"] "A watch shows nothing of a lock that lapses."
     history_shows_no_lock ["L10", "E1"] needs [EveryChange] "A watch that begins in the past shows nothing of the locks that were held since."
-    set_does_not_touch_a_lock ["L10"] "The name of a held lock can be set and read, and the lock goes on."
-    update_creates_beside_a_lock ["L10", "W2"] "The name of a held lock counts as absent for a creation, and the lock goes on."
-    remove_does_not_see_a_lock ["L10", "W3"] "The name of a held lock counts as absent for a removal, and the lock goes on."
+    set_does_not_touch_a_lock ["L10"] "The name of a held lock can be set and read, and the lock stays held."
+    update_creates_beside_a_lock ["L10", "W2"] "The name of a held lock counts as absent for a creation, and the lock stays held."
+    remove_does_not_see_a_lock ["L10", "W3"] "The name of a held lock counts as absent for a removal, and the lock stays held."
     delete_does_not_touch_a_lock ["L10"] "Deleting the name of a held lock leaves the lock, and guarded writes are applied."
-    an_ephemeral_key_beside_a_lock ["L10", "L1"] "The name of a held lock can hold an ephemeral key, which comes and goes without the lock."
+    an_ephemeral_key_beside_a_lock ["L10", "L1"] "The name of a held lock can hold an ephemeral key, which is created and destroyed without the lock."
     a_transaction_does_not_see_a_lock ["L10", "W5"] "A transaction can check that the name of a held lock is absent, and write it under the lock's own guard."
     events_at_the_name_are_those_of_the_data ["L10", "E2"] "Writes at the name of a held lock give the events of the data alone."
     a_value_does_not_block_a_lock ["L10", "L4"] "A name that holds a value can be locked, by either verb, and keeps its value."
-    an_ephemeral_key_does_not_block_a_lock ["L10", "L4"] "A name that holds an ephemeral key can be locked, and the key goes on."
+    an_ephemeral_key_does_not_block_a_lock ["L10", "L4"] "A name that holds an ephemeral key can be locked, and the key stays."
     data_below_does_not_block_a_lock ["L10", "L4"] "A name with data below it can be locked, and the data stays."
     data_does_not_join_the_queue ["L10", "L13"] "Data that is written at and below a name while its lock is waited for does not hold the waiter up."
     data_that_looks_like_a_lock ["L10"] "A key that only looks like an entry of a lock is data: it is shown, and blocks no lock."
     locks_inside_one_another ["L10", "L4"] "Locks below the name of another lock are independent of it."
     try_lock_of_a_held_lock_with_a_value ["L10", "L4"] "Trying for a held lock whose name holds a value says that it is held."
     delete_tree_at_the_name ["L10", "W4"] "Deleting the tree at the name of a held lock ends it: the handle is lost, its guarded writes are refused."
-    delete_tree_above_the_name ["L10", "W4"] "Deleting a tree above the name of a held lock ends it likewise."
-    a_transaction_deletes_the_tree ["L10", "W5"] "A tree that a transaction deletes takes the locks in it along."
-    waiters_go_on_after_delete_tree ["L10", "L4"] "Those who wait for a lock whose tree is deleted are given it one after the other."
+    delete_tree_above_the_name ["L10", "W4"] "Deleting a tree above the name of a held lock ends it in the same way."
+    a_transaction_deletes_the_tree ["L10", "W5"] "A transaction that deletes a tree ends the locks in it."
+    waiters_go_on_after_delete_tree ["L10", "L4"] "The waiters for a lock whose tree is deleted get it one after the other."
     delete_tree_elsewhere ["L10", "W4"] "Deleting the trees beside and below the name of a held lock leaves the lock."
     the_segment_of_locks_is_reserved ["K1", "L10"] "No verb takes a key with a segment `.lock`."
 }
 
-/// What is held can still be renewed, guards writes and excludes others.
+/// Requires that a held lock can still be renewed, guards writes and excludes others.
 async fn still_held(cx: &Context, kv: &Client, other: &Client, lock: &Lock) -> Outcome {
     kv.call("renew the lock", lock.renew()).await.keeps("L10")?;
     kv.commit(kv.kv().txn().held(lock).set("guarded", "1")).await.keeps("L10")?;
@@ -48,7 +50,7 @@ async fn still_held(cx: &Context, kv: &Client, other: &Client, lock: &Lock) -> O
     Ok(())
 }
 
-/// What was held is lost to its handle, and a write that was guarded while it was held is refused by the store.
+/// Requires that the lock is lost to its handle, and that the store refuses a write that was guarded while it was held.
 async fn is_lost(kv: &Client, lock: Lock, guarded: kv_core::TxnBuilder) -> Outcome {
     refused!("L10", kv.commit(guarded).await, Error::Lost { .. });
     refused!("L10", kv.get("guarded").await, Error::NotFound { .. });
@@ -57,7 +59,7 @@ async fn is_lost(kv: &Client, lock: Lock, guarded: kv_core::TxnBuilder) -> Outco
     Ok(())
 }
 
-/// Nothing of a lock was seen: the next event is that of this write.
+/// Requires that a watch shows nothing of a lock: its next event is that of a write made now.
 async fn sees_only(kv: &Client, events: &mut Events) -> Outcome {
     let index = kv.set("dir/after", "1").await?;
     let event = events.next("L10").await?;
@@ -66,12 +68,12 @@ async fn sees_only(kv: &Client, events: &mut Events) -> Outcome {
     Ok(())
 }
 
-/// Keys with their data, as they are listed.
+/// The listed keys with their data.
 async fn listed(kv: &Client, prefix: &str) -> Outcome<Vec<(String, Value)>> {
     Ok(kv.get_all(prefix).await.keeps("L10")?.values.into_iter().collect())
 }
 
-/// Waits for a lock in a task of its own, and gives it back at once.
+/// Waits for a lock in a task of its own, and unlocks it at once.
 fn waiter(cx: &Context, client: Client, key: &'static str) -> JoinHandle<Outcome> {
     let cx = cx.clone();
     tokio::spawn(async move {
@@ -84,14 +86,14 @@ async fn served(cx: &Context, waiter: JoinHandle<Outcome>) -> Outcome {
     match tokio::time::timeout(cx.patience(), waiter).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panic)) => Err(Broke { clause: None, what: panic.to_string() }),
-        Err(_elapsed) => Err(Broke::new("L10", "one who waits is not given the lock")),
+        Err(_elapsed) => Err(Broke::new("L10", "a waiter is not given the lock")),
     }
 }
 
-/// Waits until so many others wait for a lock; nothing shows that, so they are given time for it.
+/// Gives waiters time to join the queue of a lock, which no read shows.
 async fn queued(waiters: &[JoinHandle<Outcome>]) {
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    debug_assert!(waiters.iter().all(|waiter| !waiter.is_finished()), "nobody is given a lock that is held");
+    debug_assert!(waiters.iter().all(|waiter| !waiter.is_finished()), "a held lock is given to no waiter");
 }
 
 async fn get_does_not_see_a_lock(cx: Context) -> Outcome {
@@ -143,7 +145,7 @@ async fn waiters_are_not_shown(cx: Context) -> Outcome {
     queued(&waiters).await;
     refused!("L10", other.get("dir/lock").await, Error::NotFound { .. });
     for prefix in ["", "dir/lock", "dir/lock/"] {
-        same!("L10", listed(&other, prefix).await?, [], "what a listing of {prefix:?} shows of those who wait");
+        same!("L10", listed(&other, prefix).await?, [], "what a listing of {prefix:?} shows of waiters");
     }
     for directory in ["", "dir", "dir/lock"] {
         same!("L10", other.keys(directory).await?, [""; 0], "the keys of {directory:?} with a lock that is waited for");
@@ -188,7 +190,7 @@ async fn a_watch_shows_no_lost_lock(cx: Context) -> Outcome {
     let mut events = other.watch("dir/", 0).await?;
     let _lock = kv.lock("dir/lock", cx.ttl()).await?;
     let passed_on = tokio::time::timeout(cx.expiry(), other.lock("dir/lock", cx.long_ttl())).await;
-    let _second = passed_on.map_err(|_| Broke::new("L4", "a lock that nobody renews did not pass on"))?.keeps("L4")?;
+    let _second = passed_on.map_err(|_| Broke::new("L4", "a lock that is not renewed did not pass on"))?.keeps("L4")?;
     sees_only(&kv, &mut events).await
 }
 
@@ -260,7 +262,7 @@ async fn an_ephemeral_key_beside_a_lock(cx: Context) -> Outcome {
     still_held(&cx, &kv, &other, &lock).await?;
     other.call("destroy it", key.destroy()).await.keeps("L10")?;
     still_held(&cx, &kv, &other, &lock).await?;
-    // The other way round: the lock goes, and the key stays.
+    // The other way round, the lock is unlocked, and the key stays.
     let key = other.ephemeral_key("name", cx.long_ttl()).await.keeps("L10")?;
     kv.call("unlock", lock.unlock()).await.keeps("L10")?;
     other.call("renew it", key.renew()).await.keeps("L10")?;
@@ -291,18 +293,21 @@ async fn events_at_the_name_are_those_of_the_data(cx: Context) -> Outcome {
     events.expect_deletion("lock", updated).await.map(drop)
 }
 
-/// Locks a name by either verb while what is there stays as it is.
+/// Locks a name by either verb, and requires that the data there stays unchanged.
 async fn lockable(cx: &Context, kv: &Client, other: &Client, key: &str) -> Outcome {
     let before = listed(other, "").await?;
     let waiting = tokio::time::timeout(cx.patience(), kv.lock(key, cx.long_ttl())).await;
-    let lock =
-        waiting.map_err(|_| Broke::new("L10", format!("lock {key:?} waits, though nobody has it")))?.keeps("L10")?;
+    let lock = waiting
+        .map_err(|_| Broke::new("L10", format!("lock {key:?} waits, although it has no holder")))?
+        .keeps("L10")?;
     let second = other.try_lock(key, cx.long_ttl()).await.keeps("L10")?;
     check!("L4", second.is_none(), "{key:?} was given a second time");
     same!("L10", listed(other, "").await?, before, "what is stored while {key:?} is locked");
     kv.call("unlock", lock.unlock()).await.keeps("L10")?;
     let lock = kv.try_lock(key, cx.long_ttl()).await.keeps("L10")?;
-    let Some(lock) = lock else { return Err(Broke::new("L10", format!("{key:?} is taken, though nobody has it"))) };
+    let Some(lock) = lock else {
+        return Err(Broke::new("L10", format!("{key:?} is taken, although it has no holder")));
+    };
     kv.commit(kv.kv().txn().held(&lock).check("absent", 0)).await.keeps("L10")?;
     kv.call("unlock", lock.unlock()).await.keeps("L10")?;
     same!("L10", listed(other, "").await?, before, "what is stored once {key:?} is unlocked");
@@ -352,7 +357,8 @@ async fn data_does_not_join_the_queue(cx: Context) -> Outcome {
 
 async fn data_that_looks_like_a_lock(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
-    // As etcd's own locks are named, but of no lease, or of another than the name says; and beside Consul's own.
+    // Keys with the names of etcd's own locks, but without a lease or with another lease than the name says, and keys
+    // beside Consul's own entries.
     let keys = ["lock/694da207e3635927", "lock/1", "lock/.lock1", "lock/lock"];
     for key in keys {
         other.set(key, "1").await?;
@@ -372,7 +378,7 @@ async fn locks_inside_one_another(cx: Context) -> Outcome {
         for key in keys {
             let lock = kv.try_lock(key, cx.long_ttl()).await.keeps("L10")?;
             let Some(lock) = lock else {
-                return Err(Broke::new("L10", format!("{key:?} is taken, though only {held:?} are")));
+                return Err(Broke::new("L10", format!("{key:?} is taken, although only {held:?} are held")));
             };
             held.push(lock);
         }
@@ -398,7 +404,7 @@ async fn try_lock_of_a_held_lock_with_a_value(cx: Context) -> Outcome {
     kv.call("unlock", lock.unlock()).await.keeps("L10")
 }
 
-/// Deletes a tree with a held lock in it, which must be free afterwards.
+/// Deletes a tree with a held lock in it. The lock must be free afterwards.
 async fn ended_by(
     cx: &Context,
     kv: &Client,

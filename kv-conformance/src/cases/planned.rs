@@ -1,7 +1,7 @@
-//! What operators do every week costs callers time, never an error: clause S5.
+//! Routine work of operators costs callers time, never an error: [clause S5](kv_core::contract::CLAUSES#S5).
 //!
-//! Every workload of `chaos` runs through each of these, with eight busy tasks on one handle beside them. The history
-//! is judged as under any fault, and no call may fail that certainly did nothing. `clusters` has the restarts.
+//! Every workload of `chaos` runs through each of these, together with eight busy tasks on one handle. The history is
+//! judged as under any fault, and no call may fail without effect. The restarts are in `clusters`.
 
 use kv_core::{Error, EventType, MemberLeave};
 

@@ -1,4 +1,4 @@
-//! Reads: clauses [R1](kv_core::contract) to [R3](kv_core::contract).
+//! Reads: clauses [R1](kv_core::contract::CLAUSES#R1) to [R3](kv_core::contract::CLAUSES#R3).
 
 use std::collections::BTreeSet;
 
@@ -66,7 +66,7 @@ async fn other_clients_see_deletions(cx: Context) -> Outcome {
         }
         refused!("R1", reader.get("d/a").await, Error::NotFound { .. });
         check!("R1", reader.get_all("d").await?.values.is_empty(), "another client lists what was deleted");
-        check!("R1", reader.keys("d").await?.is_empty(), "another client is shown what was deleted");
+        check!("R1", reader.keys("d").await?.is_empty(), "another client sees what was deleted");
     }
     Ok(())
 }
@@ -96,7 +96,7 @@ async fn listings_hold_every_value(cx: Context) -> Outcome {
     let newest = expected.values().map(|value| value.index).max().unwrap_or_default();
     check!("R2", listing.index >= newest, "the listing's index {} is older than {newest} in it", listing.index);
     for (key, value) in &expected {
-        same!("W1", reader.get(key).await?, *value, "what get says of {key}");
+        same!("W1", reader.get(key).await?, *value, "what get returns for {key}");
     }
     Ok(())
 }
@@ -115,7 +115,7 @@ async fn set_together(client: &Client, keys: &[String], value: u32) -> Outcome {
 async fn keep_setting(client: &Client, keys: &[String]) -> Outcome {
     for value in 1.. {
         set_together(client, keys, value).await?;
-        // A store in memory may answer without ever letting the reader run.
+        // A store in memory may answer without letting the reader run.
         tokio::task::yield_now().await;
     }
     Ok(())
@@ -149,7 +149,7 @@ async fn large_listings_are_one_state(cx: Context) -> Outcome {
     for keys in keys.chunks(cx.limits().txn_ops.min(KEYS)) {
         set_together(&writer, keys, 0).await?;
     }
-    // Ends and middle, so that a listing that is read in pieces has them in different ones.
+    // Keys at both ends and in the middle, so that a listing that is read in pieces has them in different pieces.
     let ends = [keys[0].clone(), keys[KEYS / 2].clone(), keys[KEYS - 1].clone()];
     set_together(&writer, &ends, 0).await?;
     let reading = async {
@@ -179,7 +179,7 @@ async fn a_listing_is_a_point_in_history(cx: Context) -> Outcome {
     check!("R2", event.index > listing.index, "a watch after {} saw {event:?}", listing.index);
     same!("E1", (&*event.key, event.index), ("a", index), "the first event after the listing");
 
-    // Written before the watch begins: it comes, or the watch says that it cannot.
+    // This is written before the watch begins. The watch must deliver it, or report that it cannot.
     let listing = other.get_all("").await?;
     let index = kv.set("b", "new").await?;
     match other.watch("", listing.index).await {
@@ -199,7 +199,7 @@ async fn a_listing_is_a_point_in_history(cx: Context) -> Outcome {
 async fn a_listing_of_nothing(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     let listing = kv.get_all("nothing/").await.keeps("R2")?;
-    check!("R2", listing.values.is_empty(), "nothing has {} keys", listing.values.len());
+    check!("R2", listing.values.is_empty(), "a prefix without keys lists {} keys", listing.values.len());
     check!("R2", listing.index > 0, "index 0 cannot be watched from");
     let mut events = kv.watch("nothing/", listing.index).await.keeps("R2")?;
     let index = other.set("nothing/a", "1").await?;

@@ -1,4 +1,4 @@
-//! Roots: clause [K4](kv_core::contract).
+//! Roots: clause [K4](kv_core::contract::CLAUSES#K4).
 
 use std::collections::BTreeSet;
 
@@ -26,8 +26,8 @@ async fn keys_are_relative(cx: Context) -> Outcome {
     same!("K4", app.get("a/b").await.keeps("K4")?.index, index, "the index of the key below the root");
     let listing = app.get_all("a").await?.values;
     same!("K4", listing.into_keys().collect::<Vec<_>>(), ["a/b"], "the keys listed");
-    same!("K4", app.keys("").await?, ["a/"], "what stands in the root");
-    same!("K4", app.keys("a").await?, ["a/b"], "what stands in \"a\"");
+    same!("K4", app.keys("").await?, ["a/"], "the children of the root");
+    same!("K4", app.keys("a").await?, ["a/b"], "the children of \"a\"");
     same!("K4", events.next("E1").await?.key, "a/b", "the key of the event");
     let (listing, mut events) = app.observe("").await?;
     same!("K4", listing.values.into_keys().collect::<Vec<_>>(), ["a/b"], "the keys observed");

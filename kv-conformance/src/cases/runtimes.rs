@@ -1,7 +1,9 @@
-//! One handle in several runtimes, at once or one after the other: clause S1.
+//! One handle in several runtimes, at once or one after the other: [clause S1](kv_core::contract::CLAUSES#S1).
 //!
-//! Each case uses a handle in a runtime of its own first. That runtime is then ended, or kept alive without a thread
-//! that drives it, and the same handle is used in another one.
+//! Each case first uses a handle in a runtime of its own. Then that runtime ends, or stays alive without a thread that
+//! drives it, and the same handle is used in another runtime.
+//!
+//! Longer than most files: its cases share the helpers that put a handle into two runtimes.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -17,8 +19,8 @@ use crate::outcome::{Broke, Keeps as _, Outcome, check, refused, same};
 use crate::runtime::Apart;
 
 cases! { "runtimes":
-    calls_after_a_runtime_ended ["S1"] "Calls alone and in bursts succeed after the runtime that connected has ended in the middle of others."
-    calls_beside_an_idle_runtime ["S1"] "Calls alone and in bursts succeed while the runtime that connected is alive and not driven, in the middle of others."
+    calls_after_a_runtime_ended ["S1"] "Calls alone and in bursts succeed after the runtime that connected has ended during other calls."
+    calls_beside_an_idle_runtime ["S1"] "Calls alone and in bursts succeed while the runtime that connected is alive but not driven, during other calls."
     watches_after_a_runtime_ended ["S1", "E1"] "Watches opened after the runtime of earlier ones has ended see every event."
     watches_beside_an_idle_runtime ["S1", "E1"] "Watches opened beside an idle runtime with watches on the same keys see every event."
     a_watch_outlives_no_runtime_silently ["S1", "E4"] "A watch whose runtime has ended goes on or ends with an error when it is read elsewhere."
@@ -26,22 +28,22 @@ cases! { "runtimes":
     keys_beside_an_idle_runtime ["S1", "L1", "L2"] "An ephemeral key of an idle runtime is renewed, written, lapses, and is given back in another."
     locks_after_a_runtime_ended ["S1", "L4", "L7"] "A lock of a runtime that has ended passes on to waiters in other runtimes, by unlock and by its time to live."
     locks_beside_an_idle_runtime ["S1", "L4", "L7"] "A lock of an idle runtime passes on to waiters in other runtimes, by unlock and by its time to live."
-    a_waiter_nobody_drives ["S1", "L4"] "A waiter whose runtime has ended or is idle does not keep a lock from those behind it."
+    a_waiter_that_is_not_driven ["S1", "L4"] "A waiter whose runtime has ended or is idle does not keep a lock from the waiters behind it."
     one_handle_for_many_tests ["S1"] "Sixteen runtimes one after the other, and eight at once, use one handle, and no call fails."
-    no_runtime_at_all ["S1", "L1", "L4"] "A lease that is asked for outside a runtime is granted and lapses, or is refused with nothing taken."
+    no_runtime_at_all ["S1", "L1", "L4"] "A lease that is requested outside a runtime is granted and lapses, or is refused and takes nothing."
 }
 
-/// What became of the runtime in which a handle was used first.
+/// The state of the runtime in which a handle was used first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum First {
     Ended,
-    /// Alive, and no thread drives it.
+    /// Alive, but no thread drives it.
     Idle,
 }
 
-/// A handle that was connected and used in a runtime of its own, which is kept if it is idle.
+/// A handle that was connected and used in a runtime of its own. The runtime is kept if it is to be idle.
 ///
-/// The runtime was stopped in the middle of many calls, whose requests and turns it took along.
+/// The runtime stopped during many calls, and their requests and permits stopped with it.
 async fn used_before(cx: &Context, first: First) -> Outcome<(Kv, Option<Apart>)> {
     const TASKS: usize = 32;
     let apart = Apart::new(cx.patience() * 2)?;
@@ -52,15 +54,15 @@ async fn used_before(cx: &Context, first: First) -> Outcome<(Kv, Option<Apart>)>
         for task in 0..TASKS {
             let kv = kv.clone();
             tokio::spawn(async move {
-                // Their fate is of no interest: the runtime may end at any moment.
+                // Their results do not matter, because the runtime may end at any moment.
                 while kv.set(&format!("left/{task}"), "").await.is_ok() {
                     let _ = kv.get(&format!("left/{task}")).await;
-                    // A store in memory answers at once, and would leave no other task its turn.
+                    // A store in memory answers at once, so without this no other task would run.
                     tokio::task::yield_now().await;
                 }
             });
         }
-        // Long enough for requests to be under way, whose answers nobody reads.
+        // Long enough for requests to be in flight, whose answers will not be read.
         tokio::time::sleep(Duration::from_millis(50)).await;
         Outcome::Ok(kv)
     });
@@ -72,7 +74,7 @@ async fn used_before(cx: &Context, first: First) -> Outcome<(Kv, Option<Apart>)>
     }
 }
 
-/// Calls of every kind at the same time, so that stores which carry them together do so. None may fail.
+/// Makes calls of every kind at the same time, so that a driver that batches them does so. None may fail.
 async fn burst(kv: &Kv, tag: &str) -> Outcome {
     let calls = (0..48).map(|number| async move {
         let key = format!("{tag}/{number}");
@@ -99,7 +101,7 @@ async fn calls(cx: Context, first: First) -> Outcome {
     burst(&kv, "here").await?;
     let (third, elsewhere) = (Apart::new(cx.patience() * 2)?, kv.clone());
     third.run(async move { burst(&elsewhere, "third").await }).await??;
-    // Its turn comes again, and finds a handle that others have used meanwhile.
+    // The idle runtime is driven again, with a handle that others have used meanwhile.
     if let Some(apart) = &apart {
         let again = kv.clone();
         apart.run(async move { burst(&again, "again").await }).await??;
@@ -119,7 +121,7 @@ async fn watches(cx: Context, first: First) -> Outcome {
     let writer = cx.client().await?;
     let apart = Apart::new(cx.patience() * 2)?;
     let within = cx.clone();
-    // The earlier watches stay open, on the same keys, so that later ones may join what serves them.
+    // The earlier watches stay open on the same keys, so that later ones may share what serves them.
     let opening = apart.run(async move {
         let kv = within.client().await?.kv().clone();
         kv.set("watched/a", "0").await?;
@@ -184,10 +186,10 @@ async fn a_watch_outlives_no_runtime_silently(cx: Context) -> Outcome {
             None => return Err(Broke::new("S1", "a watch whose runtime has ended ends without an error")),
         }
     }
-    // The handle itself is as good as new.
-    let mut anew = cx.around(kv).watch("watched/", index).await.keeps("S1")?;
+    // The handle itself still works.
+    let mut reopened = cx.around(kv).watch("watched/", index).await.keeps("S1")?;
     let index = writer.set("watched/a", "2").await?;
-    anew.expect(EventType::Update, "watched/a", "2", index).await
+    reopened.expect(EventType::Update, "watched/a", "2", index).await
 }
 
 /// Takes an ephemeral key of this name within a runtime.
@@ -201,7 +203,7 @@ async fn keys(cx: Context, first: First) -> Outcome {
     let apart = Apart::new(cx.patience() * 2)?;
     let within = cx.clone();
     let kv = apart.run(async move { Outcome::Ok(within.client().await?.kv().clone()) }).await??;
-    // Long enough for a machine that is busy with other things.
+    // Long enough for a busy machine.
     let ttl = cx.ttl().max(Duration::from_secs(8));
     let kept = take_key(&apart, &kv, "kept", ttl).await?;
     let dropped = take_key(&apart, &kv, "dropped", cx.long_ttl()).await?;
@@ -212,12 +214,12 @@ async fn keys(cx: Context, first: First) -> Outcome {
         First::Ended => apart.end().await.map(|()| None)?,
     };
     kept.set("here").await.keeps("S1")?;
-    // Where there is no runtime nothing can be given back, and nothing goes wrong: the time to live ends it.
+    // Without a runtime the key cannot be given back. The drop must not panic, and the time to live ends the key.
     let outside = std::thread::spawn(move || drop(thread)).join();
     check!("S1", outside.is_ok(), "a key that was dropped outside a runtime panicked");
     drop(dropped);
     gone(&cx, other.kv(), "dropped").await?;
-    // Renewed here for longer than the time to live lasts, and only here.
+    // Renewed for longer than the time to live, and only in this runtime.
     let holding = kept.hold(async {
         gone(&cx, other.kv(), "silent").await?;
         gone(&cx, other.kv(), "thread").await?;
@@ -252,10 +254,10 @@ async fn keys_beside_an_idle_runtime(cx: Context) -> Outcome {
     keys(cx, First::Idle).await
 }
 
-/// Waits for a lock in this runtime; S1 is broken if it does not come.
+/// Waits for a lock in this runtime. [S1](kv_core::contract::CLAUSES#S1) is broken if the wait does not end.
 async fn granted(cx: &Context, kv: &Kv, key: &str, ttl: Duration) -> Outcome<Lock> {
     let waiting = tokio::time::timeout(cx.expiry() * 2, kv.lock(key, ttl)).await;
-    waiting.map_err(|_| Broke::new("S1", format!("lock {key:?} is free, and its waiter does not get it")))?.keeps("S1")
+    waiting.map_err(|_| Broke::new("S1", format!("lock {key:?} is free, but its waiter does not get it")))?.keeps("S1")
 }
 
 async fn locks(cx: Context, first: First) -> Outcome {
@@ -274,7 +276,7 @@ async fn locks(cx: Context, first: First) -> Outcome {
         First::Idle => Some(apart),
         First::Ended => apart.end().await.map(|()| None)?,
     };
-    // Two wait for each of them: one here, one in a third runtime.
+    // Two waiters wait for each lock: one in this runtime, one in a third runtime.
     let third = Apart::new(cx.expiry() * 4)?;
     let (there, within) = (kv.clone(), cx.clone());
     let elsewhere = third.run(async move {
@@ -309,7 +311,7 @@ async fn locks_beside_an_idle_runtime(cx: Context) -> Outcome {
     locks(cx, First::Idle).await
 }
 
-async fn a_waiter_nobody_drives(cx: Context) -> Outcome {
+async fn a_waiter_that_is_not_driven(cx: Context) -> Outcome {
     let holder = cx.client().await?;
     let lock = holder.lock("lock", cx.long_ttl()).await?;
     let kv = cx.client().await?.kv().clone();
@@ -318,7 +320,7 @@ async fn a_waiter_nobody_drives(cx: Context) -> Outcome {
         let (kv, ttl) = (kv.clone(), cx.ttl());
         let waiting = apart.run(async move {
             let waiting = tokio::spawn(async move { kv.lock("lock", ttl).await });
-            // Long enough for it to stand in the queue.
+            // Long enough for the waiter to join the queue.
             tokio::time::sleep(Duration::from_millis(300)).await;
             !waiting.is_finished()
         });
@@ -336,7 +338,7 @@ async fn a_waiter_nobody_drives(cx: Context) -> Outcome {
     Ok(())
 }
 
-/// What a test of a service does with the handle that all tests share.
+/// Does what the test of a service does with the handle that all tests share.
 async fn one_test(cx: Context, kv: Kv, number: usize) -> Outcome {
     let directory = format!("test-{number}");
     let kv = kv.scoped(&directory)?;
@@ -403,13 +405,13 @@ async fn no_runtime_at_all(cx: Context) -> Outcome {
     let taking = kv.clone();
     let key = take_outside(async move { taking.ephemeral_key("key", ttl).await }).await?;
     let lock = take_outside(async move { kv.lock("lock", ttl).await }).await?;
-    cx.note(format_args!("outside a runtime a key was {key:?}, a lock {lock:?}"));
+    cx.note(format_args!("outside a runtime, the result for a key was {key:?}, and for a lock {lock:?}"));
     if !matches!(key, Some(Ok(_))) {
         refused!("S1", other.get("key").await, Error::NotFound { .. });
     }
     if !matches!(lock, Some(Ok(_))) {
         let free = other.try_lock("lock", cx.long_ttl()).await?;
-        check!("S1", free.is_some(), "a lock was taken that nobody was given");
+        check!("S1", free.is_some(), "a lock is taken, although no caller was given it");
         drop(free);
     }
     gone(&cx, other.kv(), "key").await?;

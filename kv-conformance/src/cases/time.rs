@@ -1,5 +1,5 @@
-//! Timeouts, and how a handle comes back when an endpoint hangs: clause S3, and what clause W6 says of writes that
-//! had no chance to leave.
+//! Timeouts, and how a handle recovers when an endpoint hangs: [clause S3](kv_core::contract::CLAUSES#S3), and what
+//! [clause W6](kv_core::contract::CLAUSES#W6) says of writes that cannot have left.
 //!
 //! An endpoint that hangs is a relay that accepts connections and passes nothing on.
 
@@ -42,7 +42,7 @@ async fn before_two(cx: &Context) -> Outcome<([Proxy; 2], Kv)> {
     Ok((relays, kv))
 }
 
-/// Reads again and again until so many reads in a row have succeeded; gives how many have failed.
+/// Repeats a read until so many reads in a row have succeeded, and returns how many have failed.
 async fn served_again<F: Future<Output = bool> + Send>(
     cx: &Context,
     read: impl Fn() -> F + Send + Sync,
@@ -63,10 +63,10 @@ async fn served_again<F: Future<Output = bool> + Send>(
     Ok(failed)
 }
 
-/// Counts the connections to an endpoint that hangs while a handle is used; there may be one now and then.
+/// Counts the connections to an endpoint that hangs while a handle is used. Occasional attempts are expected.
 async fn few_connections(cx: &Context, hung: &Proxy, kv: &Kv) -> Outcome {
     const WHILE: Duration = Duration::from_secs(5);
-    /// One a second would be patient; more than twice as many are a flood.
+    /// One attempt a second would be patient. More than twice as many are a flood.
     const MANY: usize = 12;
     let (began, before) = (Instant::now(), hung.counts().connections);
     while began.elapsed() < WHILE {
@@ -94,7 +94,7 @@ async fn a_short_timeout_recovers(cx: Context) -> Outcome {
 }
 
 async fn a_timeout_set_later_counts(cx: Context) -> Outcome {
-    /// The call that meets it, and one that was under way with it.
+    /// The call that finds out, and one that was in flight with it.
     const FEW: usize = 3;
     let (relays, kv) = before_two(&cx).await?;
     let kv = kv.with_timeout(Duration::from_secs(1));
@@ -170,9 +170,9 @@ async fn refused_writes_were_not_applied(cx: Context) -> Outcome {
     let kv = cx.faults()?.connect_to(&[only.endpoint().to_owned()]).await?.scoped(cx.directory())?;
     let kv = kv.with_timeout(Duration::from_secs(1));
     kv.set("key", "").await?;
-    cx.note("nobody listens any more");
+    cx.note("the server no longer listens");
     drop(only);
-    // Until the handle has noticed, a write may leave on a connection that is gone.
+    // Until the handle has noticed, a write may leave on a broken connection.
     let noticed = || async { Ok(kv.get("key").await.is_err().then_some(())) };
     cx.until("A6", "the connection is gone", noticed).await?;
     refused!("W6", kv.get("key").await, Error::Unavailable { .. });
@@ -197,7 +197,7 @@ async fn queued_writes_were_not_applied(cx: Context) -> Outcome {
         cx.summarize("not judged: what is sent is encrypted".to_owned());
         return Ok(());
     }
-    cx.note("the server hears, and does not answer");
+    cx.note("the server reads, and does not answer");
     link.set(Line::Deaf);
     link.forget();
     let writing = (0..TOGETHER).map(|number| {
@@ -205,7 +205,7 @@ async fn queued_writes_were_not_applied(cx: Context) -> Outcome {
         async move { (number, kv.set(&format!("fate{number:02}x"), "").await) }
     });
     let fates = join_all(writing).await;
-    // What has left the process may still be on its way to the relay.
+    // A write that has left the process may not have reached the relay yet.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut left = 0;
     for (number, fate) in fates {

@@ -1,4 +1,4 @@
-//! Transactions: clause [W5](kv_core::contract).
+//! Transactions: clause [W5](kv_core::contract::CLAUSES#W5).
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ cases! { "transactions":
     checks_of_absence ["W5"] "A check of index 0 holds for a key that does not exist, and for no other."
     checks_compare_indices ["W5"] "A check holds for the current index only, also on keys that the transaction does not write."
     a_checked_key_may_be_written ["W5", "W2"] "A check and a write of one key make a compare-and-swap."
-    checks_alone ["W5"] "A transaction of checks alone tells whether they hold, and changes nothing."
+    checks_alone ["W5"] "A transaction of checks alone reports whether they hold, and changes nothing."
     deletions_alone ["W5"] "A transaction that only deletes returns no index."
     trees_in_transactions ["W5", "W4"] "A tree is deleted together with other writes, or not at all."
     nothing_at_all ["W5"] "An empty transaction succeeds."
@@ -40,7 +40,7 @@ async fn all_at_one_index(cx: Context) -> Outcome {
     Ok(())
 }
 
-/// The transaction must fail with a conflict on this key, and change nothing.
+/// Requires that the transaction fails with a conflict on this key and changes nothing.
 async fn conflicts(client: &Client, transaction: TxnBuilder, at: &str) -> Outcome {
     let before = client.get_all("").await?.values;
     refused!("W5", client.commit(transaction).await, Error::Conflict { key } if key == at);
@@ -199,7 +199,7 @@ async fn as_many_operations_as_allowed(cx: Context) -> Outcome {
 async fn as_many_bytes_as_allowed(cx: Context) -> Outcome {
     let kv = cx.client().await?;
     let limits = cx.limits();
-    // Keys count in full, root included. Values of half the size that is allowed leave room for one more byte.
+    // Keys count in full, with the root. Values of half the allowed size leave room for one more byte.
     let key_bytes = kv.kv().root().len() + 4;
     let count = limits.txn_bytes / (limits.value_bytes / 2 + key_bytes) + 1;
     let (each, rest) = ((limits.txn_bytes / count) - key_bytes, limits.txn_bytes % count);

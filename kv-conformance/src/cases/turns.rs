@@ -1,4 +1,4 @@
-//! In which order those who wait for a lock are served: clause L13.
+//! The order in which the waiters for a lock are served: [clause L13](kv_core::contract::CLAUSES#L13).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +21,8 @@ cases! { "turns":
     a_handle_shares_with_itself ["L13"] "Of those who take the lock again and again through one handle, each has a fair share."
 }
 
-/// Has those who wait ask one after another, with a pause in which each is queued before the next one asks, and gives
-/// the order in which they were served. Those who are named as leaving stop waiting before the lock is free.
+/// Starts waiters one after another, with a pause in which each joins the queue before the next one asks. Returns the
+/// order in which they were served. The waiters in `leaving` stop waiting before the lock is free.
 async fn order(cx: &Context, pause: Duration, waiting: &[Client], leaving: &[usize]) -> Outcome<Vec<usize>> {
     let holder = cx.client().await?;
     let lock = holder.lock("lock", cx.long_ttl()).await?;
@@ -50,7 +50,7 @@ async fn order(cx: &Context, pause: Duration, waiting: &[Client], leaving: &[usi
     Ok(served)
 }
 
-/// The clients of several handles in turns, and which of them each place belongs to.
+/// The clients of several handles in turn, and the handle to which each place belongs.
 async fn interleaved(cx: &Context, handles: usize, places: usize) -> Outcome<Vec<Client>> {
     let mut clients = Vec::new();
     for _ in 0..handles {
@@ -84,7 +84,7 @@ async fn across_handles(cx: Context) -> Outcome {
             for handle in 0..HANDLES {
                 let own: Vec<_> = served.iter().copied().filter(|place| place % HANDLES == handle).collect();
                 let asked: Vec<_> = (handle..9).step_by(HANDLES).collect();
-                same!("L13", own, asked, "the order of those served who asked through handle {handle}");
+                same!("L13", own, asked, "the order of service of the waiters of handle {handle}");
             }
             Ok(())
         }
@@ -98,14 +98,14 @@ async fn who_leaves_holds_nobody_up(cx: Context) -> Outcome {
         async move {
             let waiting = interleaved(cx, 1, 6).await?;
             let served = order(cx, ttl / 8, &waiting, &[0, 3]).await?;
-            same!("L13", served, [1, 2, 4, 5], "the order of those served when two had left");
+            same!("L13", served, [1, 2, 4, 5], "the order of service after two waiters had left");
             Ok(())
         }
     })
     .await
 }
 
-/// How often each client's task had the lock when one of them had had it this many times.
+/// How often each client's task had held the lock when one of them had held it `rounds` times.
 async fn shares(cx: &Context, clients: Vec<Client>, most: usize) -> Outcome<Vec<usize>> {
     let holder = cx.client().await?;
     let lock = holder.lock("lock", cx.long_ttl()).await?;
@@ -130,21 +130,21 @@ async fn shares(cx: &Context, clients: Vec<Client>, most: usize) -> Outcome<Vec<
             }
         });
     }
-    // All of them have asked, and the store is given time to hear of it, before the first is served.
+    // All contenders ask before the first one is served, and the store has time to receive their requests.
     all_have_asked.wait().await;
     tokio::time::sleep(Duration::from_millis(250)).await;
     holder.call("unlock", lock.unlock()).await?;
-    // The first to be done ends the count; the others stop where they are.
+    // The count ends when the first contender is done. The others stop where they are.
     match tasks.join_next().await {
         Some(Ok(outcome)) => outcome?,
-        other => check!("L13", false, "one who takes turns ended with {other:?}"),
+        other => check!("L13", false, "a contender ended with {other:?}"),
     }
     let counts: Vec<_> = turns.iter().map(|turns| turns.load(Ordering::Relaxed)).collect();
     cx.note(format_args!("turns: {counts:?}"));
     Ok(counts)
 }
 
-/// Whether everybody had at least a quarter of what the busiest had.
+/// Requires that each contender had at least a quarter of the largest share.
 fn fair(counts: &[usize], most: usize) -> Outcome {
     let least = counts.iter().copied().min().unwrap_or_default();
     check!("L13", least >= most / 4, "while one had the lock {most} times another had it {least} times: {counts:?}");

@@ -1,4 +1,4 @@
-//! Values: clause [K3](kv_core::contract).
+//! Values: clause [K3](kv_core::contract::CLAUSES#K3).
 
 use bytes::Bytes;
 use kv_core::{Error, EventType, Value};
@@ -74,7 +74,7 @@ async fn empty_events(cx: Context) -> Outcome {
     Ok(())
 }
 
-/// Bytes that no compression or cut would leave alike.
+/// Bytes that no compression or truncation leaves unchanged.
 fn bytes(length: usize, seed: u8) -> Bytes {
     // 251 is prime, so that no power of two repeats it.
     let bytes: Vec<u8> = (0..=250_u8).cycle().map(|byte| byte ^ seed).take(length).collect();

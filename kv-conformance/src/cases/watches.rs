@@ -1,5 +1,5 @@
-//! Watches: clauses [E1](kv_core::contract) to [E3](kv_core::contract) and [E5](kv_core::contract), as far as one
-//! client at a time shows them.
+//! Watches: clauses [E1](kv_core::contract::CLAUSES#E1) to [E3](kv_core::contract::CLAUSES#E3) and
+//! [E5](kv_core::contract::CLAUSES#E5), as far as one client at a time can show them.
 //!
 //! Longer than most files: it has one short function for each case of one subject.
 
@@ -18,13 +18,13 @@ cases! { "watches":
     every_event_after_an_index ["E1"] needs [EveryChange] "A watch after an index sees each change with a greater index, and no earlier change."
     no_silent_gap_after_an_index ["E1", "E3"] "A watch after an old index delivers the final state of every key, or reports that it cannot."
     after_the_latest_index ["E1"] "A watch after the newest index waits for the next change."
-    types_tell_what_happened ["E2"] "Creation, update, deletion and another creation each arrive with the right type."
+    types_are_right ["E2"] "Creation, update, deletion and another creation each arrive with the right type."
     the_same_value_again_is_an_event ["E2", "W1"] "A write that repeats the value is an update with its own index."
     a_deletion_has_an_index ["E2"] "A deletion event has no data, and a greater index than the deleted value."
     events_have_the_index_of_the_write ["E2", "W1"] "The index of an event is the index that the write returned, for every verb."
     a_transaction_comes_together ["E2", "W5"] "The events of one transaction follow one another, at one index."
     a_tree_goes_together ["E2", "W4"] "The deletions of one tree follow one another, each key once."
-    what_changes_nothing_is_no_event ["E2"] "Deleting an absent key makes no event."
+    a_deletion_of_nothing_is_no_event ["E2"] "Deleting an absent key makes no event."
     every_change_is_delivered ["E3"] needs [EveryChange] "Rapid changes are all delivered, in order."
     the_last_state_is_delivered ["E3"] "The last state of a rapidly changing key is delivered."
     a_recreated_key_was_deleted ["E3", "E2"] "A key deleted and created again arrives as a deletion, then a creation."
@@ -87,7 +87,7 @@ async fn every_event_after_an_index(cx: Context) -> Outcome {
     Ok(())
 }
 
-/// Reads events until one for `key` says `last`; `None` if the watch says that it cannot tell all.
+/// Reads events until `key` has the data `last`. Returns `None` if the watch reports that its history is gone.
 async fn replay(cx: &Context, events: &mut Events, key: &str, last: &str) -> Outcome<Option<Vec<Event>>> {
     let mut seen = Vec::new();
     loop {
@@ -144,7 +144,7 @@ async fn after_the_latest_index(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn types_tell_what_happened(cx: Context) -> Outcome {
+async fn types_are_right(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     kv.set("old", "1").await?;
     let mut events = other.watch("", 0).await?;
@@ -276,7 +276,7 @@ async fn a_tree_goes_together(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn what_changes_nothing_is_no_event(cx: Context) -> Outcome {
+async fn a_deletion_of_nothing_is_no_event(cx: Context) -> Outcome {
     let (kv, other) = (cx.client().await?, cx.client().await?);
     let mut events = other.watch("", 0).await?;
     kv.delete("never").await?;
@@ -285,7 +285,7 @@ async fn what_changes_nothing_is_no_event(cx: Context) -> Outcome {
     kv.commit(kv.kv().txn().delete("never").check("never", 0)).await?;
     let index = kv.set("last", "1").await?;
     let event = events.next("E1").await?;
-    same!("E2", (&*event.key, event.index), ("last", index), "the first event after deletions of nothing");
+    same!("E2", (&*event.key, event.index), ("last", index), "the first event after deletions of absent keys");
     Ok(())
 }
 

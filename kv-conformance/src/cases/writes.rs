@@ -1,5 +1,5 @@
-//! Writes of one key and of trees: clauses [W1](kv_core::contract) to [W4](kv_core::contract) and
-//! [W6](kv_core::contract).
+//! Writes of one key and of trees: clauses [W1](kv_core::contract::CLAUSES#W1) to [W4](kv_core::contract::CLAUSES#W4)
+//! and [W6](kv_core::contract::CLAUSES#W6).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,7 +29,7 @@ cases! { "writes":
     delete_tree_is_atomic ["W4", "R2"] "Every reader sees the whole tree or nothing of it."
     delete_tree_of_a_large_tree ["W4"] "A tree with more keys than a transaction may hold is deleted atomically."
     delete_tree_of_nothing ["W4"] "Deleting an absent tree is no error and changes nothing."
-    cut_off_writes_tell_their_fate ["W6", "A6"] "A write that timed out reports truly whether it may have been applied."
+    cut_off_writes_report_their_fate ["W6", "A6"] "A write that timed out reports truly whether it may have been applied."
 }
 
 async fn every_write_raises_the_index(cx: Context) -> Outcome {
@@ -126,7 +126,7 @@ async fn update_compares(cx: Context) -> Outcome {
         }
     }
     same!("W2", other.get("a").await?, Value::new("2", second), "the key after refused updates");
-    // Another key's index is as wrong as any.
+    // The index of another key is wrong, too.
     let elsewhere = kv.set("b", "1").await?;
     refused!("W2", kv.update("a", "wrong", elsewhere).await, Error::Conflict { .. });
     kv.update("a", "3", second).await.keeps("W2")?;
@@ -273,7 +273,7 @@ async fn delete_tree_is_atomic(cx: Context) -> Outcome {
                 transaction = transaction.set(&format!("t/{number}"), "1");
             }
             writer.commit(transaction).await?;
-            // A store in memory may answer without ever letting the reader run.
+            // A store in memory may answer without letting the reader run.
             tokio::task::yield_now().await;
             writer.delete_tree("t").await?;
             tokio::task::yield_now().await;
@@ -318,9 +318,9 @@ async fn delete_tree_of_nothing(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn cut_off_writes_tell_their_fate(cx: Context) -> Outcome {
+async fn cut_off_writes_report_their_fate(cx: Context) -> Outcome {
     let kv = cx.client().await?;
-    // From timeouts too short for any answer to timeouts long enough for most: in between, writes are cut off in
+    // The timeouts range from too short for any answer to long enough for most. In between, writes are cut off in
     // flight.
     for round in 0..40_u32 {
         let (key, limit) = (format!("{round}"), Duration::from_micros(1) * 2_u32.pow(round / 3));
@@ -333,7 +333,7 @@ async fn cut_off_writes_tell_their_fate(cx: Context) -> Outcome {
             Err(Error::Indeterminate { .. }) => None,
             Err(other) => return Err(crate::outcome::Broke::new("W6", format!("a write that was cut off: {other}"))),
         };
-        check!("W6", found != Some(false), "the fate of the write is not what it was told: {written:?}");
+        check!("W6", found != Some(false), "the fate of the write is not the one that was reported: {written:?}");
         match kv.call("get in a hurry", hurried.get("absent")).await {
             Err(Error::NotFound { .. } | Error::Unavailable { .. }) => {}
             other => check!("A6", false, "a read that was cut off: {other:?}"),

@@ -31,7 +31,7 @@ impl Storm for Cuts {
     fn about(&self) -> String {
         let counts = self.proxy.counts();
         format!(
-            "{} of {} connections were cut, {} of them in the middle of what they carried, and others stalled {} times \
+            "{} of {} connections were cut, {} of them in the middle of a piece of data, and others stalled {} times \
              and delayed {} times",
             counts.cuts(),
             counts.connections,

@@ -1,4 +1,4 @@
-//! A line between clients and one server that is slow, or that hears and passes nothing on.
+//! A relay between clients and one server that can limit the rate of bytes, or withhold everything.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -12,23 +12,24 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-/// How much is passed on at a time.
+/// The most bytes that are passed on at a time.
 const PIECE: usize = 16 << 10;
-/// What the system may hold of a connection beyond that, so that the line itself is where bytes wait.
+/// The receive buffer of a connection to the server. It is small, so that bytes wait in the relay and not in the
+/// system.
 const BUFFER: u32 = 64 << 10;
 
-/// How the line is at present.
+/// What the relay does with bytes at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Everything passes at once.
+    /// Passes everything on at once.
     Open,
     /// All that is sent takes its turn: so many bytes a second in each direction, of all connections together.
     Narrow(u32),
-    /// What clients send is read and kept, and nothing passes in either direction.
+    /// Reads and keeps what clients send, and passes nothing on in either direction.
     Deaf,
 }
 
-/// Stands between clients and one server, on a port of 127.0.0.1; its connections end when it is dropped.
+/// A relay to one server on a port of 127.0.0.1. Its connections end when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Link {
     endpoint: String,
@@ -39,7 +40,7 @@ pub(crate) struct Link {
 #[derive(Debug)]
 struct Shared {
     state: watch::Sender<State>,
-    /// All that clients have sent, in the order in which it came.
+    /// Everything that clients have sent, in the order of arrival.
     heard: Mutex<Vec<u8>>,
     /// When the line is free again, for what clients send and for what servers send.
     free: [Mutex<Instant>; 2],
@@ -52,7 +53,7 @@ impl Link {
     /// Listens on a free port for connections to `server`, a `host:port`.
     ///
     /// # Errors
-    /// What the operating system says of listening.
+    /// The error of the operating system, if it cannot listen.
     pub(crate) fn start(server: String) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.set_recv_buffer_size(BUFFER)?;
@@ -68,12 +69,12 @@ impl Link {
         Ok(Self { endpoint, shared, accepting })
     }
 
-    /// Where clients connect to: `127.0.0.1:port`.
+    /// The endpoint for clients, `127.0.0.1:port`.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// Changes the line, for open connections too.
+    /// Changes the state, also for open connections.
     pub(crate) fn set(&self, state: State) {
         self.shared.state.send_replace(state);
     }
@@ -108,7 +109,7 @@ async fn accept(listener: TcpListener, server: String, shared: Arc<Shared>) {
     }
 }
 
-/// Passes one connection on until one of its ends is gone.
+/// Relays one connection until one of its ends closes it.
 async fn connect(client: TcpStream, server: String, shared: Arc<Shared>) -> io::Result<()> {
     let address = tokio::net::lookup_host(server).await?.next().ok_or(io::ErrorKind::NotFound)?;
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };

@@ -44,7 +44,7 @@
 //! | history is compacted while the observers' member is down | holds: each watch ends with `Compacted` | keeps no history | observers know that member only |
 //! | 500 connections are cut, truncated, stalled or delayed | holds, 1.1 s | holds, 0.8 s | go through a proxy |
 //!
-//! Five seconds are the request timeout. A call in flight at a leader that dies gets no answer, and its fate is
+//! The request timeout is five seconds. A call in flight at a leader that dies gets no answer, and its fate is
 //! [`Indeterminate`](kv_core::Error::Indeterminate).
 //!
 //! These runs found faults that the backends now avoid:

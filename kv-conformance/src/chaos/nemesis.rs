@@ -35,9 +35,9 @@ impl fmt::Display for Fault {
             Self::LeaderKilled => "the leader was killed, and started again",
             Self::EndpointKilled => "the member that all clients use was killed, and started again",
             Self::EveryMemberRestarted => "every member was restarted, one after the other",
-            Self::LeaderPaused => "the leader stood still for ten seconds",
-            Self::LeaderCutOff => "the leader was cut off from its peers",
-            Self::EndpointCutOff => "the member that all clients use was cut off from its peers",
+            Self::LeaderPaused => "the leader was paused for ten seconds",
+            Self::LeaderCutOff => "the leader was isolated from its peers",
+            Self::EndpointCutOff => "the member that all clients use was isolated from its peers",
             Self::CompactedBehindWatches => "the member that all observers use was killed, history compacted meanwhile",
             Self::LeadershipMoved => "leadership was moved from member to member",
             Self::Defragmented => "history was compacted and every member defragmented",
@@ -47,7 +47,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A fault on its way, with its victim.
+/// A fault in progress, with its victim.
 pub(crate) struct Nemesis {
     fault: Fault,
     victim: usize,
@@ -82,7 +82,7 @@ impl Nemesis {
         endpoints
     }
 
-    /// Does to every member in turn what is planned, and waits after each until every client is served.
+    /// Applies the planned operation to every member in turn, and waits after each until every client is served.
     async fn maintain(&self, cx: &Context, progress: &Progress<'_>) -> Outcome {
         let faults = cx.faults()?;
         let rounds = if self.fault == Fault::Upgraded { faults.upgrades() } else { 1 };
@@ -141,16 +141,16 @@ impl Storm for Nemesis {
             Fault::LeaderPaused => {
                 cx.hurt("pause a member", faults.pause(victim)).await?;
                 let (served, ()) = tokio::join!(
-                    progress.everyone("while a member stands still"),
-                    // The pause itself must last this long.
+                    progress.everyone("while a member is paused"),
+                    // The length of the pause is what is tested.
                     tokio::time::sleep(PAUSE)
                 );
                 served?;
-                cx.hurt("let it go on", faults.resume(victim)).await
+                cx.hurt("resume it", faults.resume(victim)).await
             }
             Fault::LeaderCutOff | Fault::EndpointCutOff => {
-                cx.hurt("cut a member off", faults.isolate(victim)).await?;
-                progress.everyone("while a member is cut off").await?;
+                cx.hurt("isolate a member", faults.isolate(victim)).await?;
+                progress.everyone("while a member is isolated").await?;
                 cx.hurt("let it rejoin", faults.rejoin(victim)).await
             }
             Fault::CompactedBehindWatches => {
@@ -165,8 +165,8 @@ impl Storm for Nemesis {
         }
     }
 
-    /// Clients may not notice a graceful restart: the member hands over its work first.
-    /// Clients with other endpoints need not notice planned work, nor that one endpoint is gone.
+    /// Clients may not notice a graceful restart: the member hands over its work first. Clients with other endpoints
+    /// need not notice planned work, or the loss of one endpoint.
     fn must_bite(&self) -> bool {
         !self.is_planned() && self.fault != Fault::EndpointKilled
     }

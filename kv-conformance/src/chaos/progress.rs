@@ -14,8 +14,8 @@ pub(crate) struct Progress<'a> {
 }
 
 impl Progress<'_> {
-    /// Waits until every client of every workload was served a few more times. Otherwise [A6](kv_core::contract) is
-    /// broken.
+    /// Waits until every client of every workload was served a few more times. Otherwise
+    /// [A6](kv_core::contract::CLAUSES#A6) is broken.
     pub(crate) async fn everyone(&self, when: &str) -> Outcome {
         self.of(when, |_| true).await
     }

@@ -33,7 +33,8 @@ pub(crate) trait Storm: Send + Sync + 'static {
     /// Whether the run proves nothing unless the fault affected clients.
     fn must_bite(&self) -> bool;
 
-    /// Whether it is planned: no call may then fail that could have been made again in its time (clause S5).
+    /// Whether the fault is planned work. Then no call may fail that could have been repeated in its time
+    /// ([clause S5](kv_core::contract::CLAUSES#S5)).
     fn is_planned(&self) -> bool {
         false
     }

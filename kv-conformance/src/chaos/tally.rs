@@ -30,7 +30,7 @@ struct Counts {
     struck: bool,
     /// The run is over; waits no longer count.
     over: bool,
-    /// How many of `unavailable`, `indeterminate` and `compacted` came since the fault began.
+    /// The number of `unavailable`, `indeterminate` and `compacted` results since the fault began.
     trouble: usize,
     /// Of `unavailable`, those since then.
     failures: Vec<Failure>,
@@ -49,7 +49,7 @@ pub(crate) struct Failure {
 #[derive(Debug)]
 struct Client {
     answered: Instant,
-    /// How often it was served since the last [`Tally::mark`].
+    /// How often each client was served since the last [`Tally::mark`].
     served: usize,
 }
 
@@ -133,28 +133,28 @@ impl Tally {
         self.counts().failures.clone()
     }
 
-    /// The fault begins now.
+    /// Notes that the fault begins.
     pub(crate) fn strike(&self) {
         self.counts().struck = true;
     }
 
-    /// The run is over; missing answers no longer count.
+    /// Notes that the run is over. Missing answers no longer count.
     pub(crate) fn end(&self) {
         self.counts().over = true;
     }
 
-    /// Whether there was any trouble, or much longer without an answer, since the fault began.
+    /// Whether the fault caused errors, or a wait that is much longer than any before it.
     pub(crate) fn bitten(&self) -> bool {
         let counts = self.counts();
         counts.trouble > 0 || counts.longest_since > counts.longest_before * 3
     }
 
-    /// Begins to count anew how often each client is served.
+    /// Resets the counts of how often each client was served.
     pub(crate) fn mark(&self) {
         self.counts().clients.values_mut().for_each(|client| client.served = 0);
     }
 
-    /// Who was served less than `times` since [`mark`](Self::mark).
+    /// The clients that were served less than `times` times since [`mark`](Self::mark).
     pub(crate) fn behind(&self, times: usize) -> Vec<usize> {
         let counts = self.counts();
         counts.clients.iter().filter(|(_, client)| client.served < times).map(|(number, _)| *number).collect()
@@ -208,7 +208,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Takes what a store that is being hurt may answer; anything else breaks [A5](kv_core::contract).
+/// Accepts an error that a store under fault may return. Any other error breaks [A5](kv_core::contract::CLAUSES#A5).
 pub(crate) fn tolerate(error: Error) -> Outcome {
     match error {
         Error::Unavailable { .. } | Error::Indeterminate { .. } | Error::Conflict { .. } | Error::Lost { .. } => Ok(()),

@@ -1,26 +1,26 @@
-//! Money that is moved between accounts: whoever looks, it is all there.
+//! Transfers between accounts: the total is the same in every snapshot.
 
 use serde::{Deserialize, Serialize};
 
 use super::Judgement;
 use crate::outcome::Broke;
 
-/// One look at all accounts.
+/// One listing of all accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
-    /// The point in history that was seen.
+    /// The index of the listing.
     pub index: u64,
-    /// How many accounts there were.
+    /// The number of accounts in the listing.
     pub accounts: usize,
-    /// What was on them together.
+    /// The sum of their balances.
     pub total: i64,
 }
 
-/// Judges the audits of accounts that are never opened, closed, or paid into.
+/// Judges audits of a fixed set of accounts among which money is only transferred.
 ///
 /// # Errors
-/// [`Broke`] with [R2](kv_core::contract): no transfer is seen by halves, so that one of another sum is a mixture of
-/// states, or a transfer was applied by halves.
+/// [`Broke`] with [R2](kv_core::contract::CLAUSES#R2) for a listing with another total: it is a mixture of states, or a
+/// transaction was applied in part.
 pub fn judge_audits(audits: &[Audit], accounts: usize, total: i64) -> Judgement {
     match audits.iter().find(|audit| (audit.accounts, audit.total) != (accounts, total)) {
         Some(audit) => Err(Broke::new("R2", format!("of {total} on {accounts} accounts this was seen: {audit:?}"))),

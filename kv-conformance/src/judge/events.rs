@@ -1,4 +1,4 @@
-//! What a watch delivered, against what was written.
+//! Compares what a watch delivered with what was written.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -21,12 +21,12 @@ pub struct Change {
     pub index: u64,
 }
 
-/// Which of the changes a watch must have delivered.
+/// The changes that a watch must have delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Completeness {
-    /// Every one.
+    /// Every change.
     Every,
-    /// The last state of every key.
+    /// The last state of each key.
     Latest,
 }
 
@@ -41,10 +41,13 @@ impl From<WatchHistory> for Completeness {
 
 /// Judges the events of a watch that began at the state `before` and was read until the state was `after`.
 ///
-/// `changes` are the acknowledged writes in between, in any order. Properties, by clause: indices never go backwards
-/// and events of one index are together ([E2](kv_core::contract), *ordered* and *atomic*); no event comes twice
-/// ([E4](kv_core::contract), *unique*); types and data are right ([E2](kv_core::contract), *true*); every change is
-/// there, or the last state of each key ([E1](kv_core::contract), [E3](kv_core::contract), *complete*).
+/// `changes` are the acknowledged writes in between, in any order. These properties are checked:
+/// - *Ordered* and *atomic*: indices never go backwards, and events of one index are together
+///   ([E2](kv_core::contract::CLAUSES#E2)).
+/// - *Unique*: no event comes twice ([E4](kv_core::contract::CLAUSES#E4)).
+/// - *True*: types and data are right ([E2](kv_core::contract::CLAUSES#E2)).
+/// - *Complete*: every change is there, or the last state of each key ([E1](kv_core::contract::CLAUSES#E1),
+///   [E3](kv_core::contract::CLAUSES#E3)).
 ///
 /// # Errors
 /// [`Broke`] with the clause of the property.
@@ -61,8 +64,11 @@ pub fn judge_events(
     if shown != *after {
         let differing = after.keys().chain(shown.keys()).find(|key| after.get(*key) != shown.get(*key));
         let key = differing.map(String::as_str).unwrap_or_default();
-        let (told, stored) = (shown.get(key), after.get(key));
-        return Err(Broke::new("E3", format!("the events leave {key:?} at {told:?}, and the store has {stored:?}")));
+        let (delivered, stored) = (shown.get(key), after.get(key));
+        return Err(Broke::new(
+            "E3",
+            format!("the events leave {key:?} at {delivered:?}, and the store has {stored:?}"),
+        ));
     }
     if completeness == Completeness::Every {
         let delivered: HashSet<(&str, u64)> = events.iter().map(|event| (&*event.key, event.index)).collect();
@@ -76,7 +82,7 @@ pub fn judge_events(
 fn ordered_and_unique(events: &[Event]) -> Judgement {
     let mut seen: HashSet<(&str, EventType, u64)> = HashSet::new();
     for (place, event) in events.iter().enumerate() {
-        // Before order: one that is delivered again late is out of order too.
+        // Checked before the order, because an event that is repeated later is also out of order.
         if !seen.insert((&event.key, event.event_type, event.index)) {
             return Err(Broke::new("E4", format!("delivered twice: {event:?}")));
         }
@@ -89,7 +95,7 @@ fn ordered_and_unique(events: &[Event]) -> Judgement {
     Ok(())
 }
 
-/// What the events make of a state, each being possible where it stands.
+/// Applies the events to a state. Each event must be possible in the state that it is applied to.
 fn replayed(before: &BTreeMap<String, Value>, events: &[Event]) -> Result<BTreeMap<String, Value>, Broke> {
     let mut state = before.clone();
     for event in events {
@@ -130,7 +136,7 @@ mod tests {
         Event { key: key.into(), event_type, data: data.into(), index }
     }
 
-    /// Two keys are written, one of them again and the other deleted.
+    /// Two keys are created. Then one is updated, and the other is deleted.
     fn good() -> (Vec<Event>, Vec<Change>, BTreeMap<String, Value>) {
         let events = vec![
             event(EventType::Create, "a", "1", 5),

@@ -1,4 +1,4 @@
-//! What clients did, and when.
+//! The history of concurrent clients: their operations, with the times of each.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,39 +25,39 @@ pub enum Op {
     Remove(u64),
 }
 
-/// What came of it.
+/// The outcome of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// A read found this.
+    /// A read returned this value.
     Found(Value),
-    /// A read found nothing.
+    /// A read returned that the key does not exist.
     Absent,
     /// A write was applied at this index.
     Wrote(u64),
-    /// A deletion was applied, or there was nothing to delete.
+    /// A deletion was applied, or the key did not exist.
     Deleted,
-    /// The store refused: the key was otherwise.
+    /// The store refused the operation because the key had another index.
     Conflict,
-    /// It was certainly not applied.
+    /// The operation was certainly not applied.
     NotApplied,
-    /// It may have been applied, or may still be.
+    /// The operation may have been applied, or may still be applied later.
     Unknown,
 }
 
-/// An operation with its place in time: numbers that grow as operations begin and end, whoever's they are.
+/// An operation with its place in time. One counter numbers the beginnings and ends of all clients' operations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Which client.
+    /// The number of the client.
     pub client: usize,
-    /// Which key.
+    /// The key.
     pub key: String,
-    /// What it did.
+    /// The operation.
     pub op: Op,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// When it began.
+    /// When the operation began.
     pub began: u64,
-    /// When it ended; if it is not known whether it was applied, that may have been at any later time.
+    /// When the operation ended. An operation of unknown outcome may take effect at any later time.
     pub ended: u64,
 }
 
@@ -68,7 +68,7 @@ impl fmt::Display for Record {
     }
 }
 
-/// A history in the making. Clones record into the same one.
+/// A history that is being recorded. Clones record into the same history.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     records: Arc<Mutex<Vec<Record>>>,
@@ -76,20 +76,20 @@ pub struct History {
 }
 
 impl History {
-    /// An empty history.
+    /// Creates an empty history.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The next moment, for what is recorded elsewhere but is to be compared.
+    /// Returns the next moment, for records that are kept elsewhere but compared with this history.
     pub fn moment(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Does one operation and records it.
+    /// Runs one operation and records it.
     ///
     /// # Errors
-    /// What no store may answer to a valid operation, however much it is hurt: that is for the caller to judge.
+    /// The error, if it is one that no store may return for a valid operation, even under fault. The caller judges it.
     pub async fn run(&self, client: usize, kv: &Kv, key: &str, op: Op) -> kv_core::Result<Outcome> {
         let began = self.moment();
         let result = match op.clone() {
@@ -112,7 +112,7 @@ impl History {
         Ok(outcome)
     }
 
-    /// What was recorded so far, in the order in which it began.
+    /// Returns the records so far, in the order in which the operations began.
     pub fn records(&self) -> Vec<Record> {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner).clone();
         records.sort_by_key(|record| record.began);
@@ -120,7 +120,7 @@ impl History {
     }
 }
 
-/// Histories for the judges' own tests, written by hand.
+/// Builders of histories for the judges' own tests.
 #[cfg(test)]
 pub(super) mod by_hand {
     use super::*;

@@ -1,9 +1,9 @@
-//! Whether a history of one key is linearizable: Wing and Gong's search with Lowe's cache of what was tried.
+//! Whether a history of one key is linearizable: Wing and Gong's search, with Lowe's cache of visited states.
 //!
-//! Operations are placed one after another; one may come next if no other has ended before it began. Two cuts keep
-//! the search small, and neither loses a solution. Writes whose index is known come in the order of their indices,
-//! for an index belongs to one place in a key's history. And a read, or a refusal, that fits the state is taken at
-//! once: it changes nothing, so that taking it later could not help any other.
+//! The search places operations one after another. An operation may come next if no other operation that is left had
+//! ended before it began. Two cuts keep the search small, and neither loses a solution. Writes whose index is known are
+//! placed in the order of their indices, because each index has one place in a key's history. A read or a refusal that
+//! fits the state is placed at once: it changes nothing, so placing it later cannot help any other operation.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,19 +12,19 @@ use kv_core::Value;
 
 use super::{Op, Outcome, Record};
 
-/// What the search finds.
+/// The result of the search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Linearizability {
-    /// There is an order that explains every answer.
+    /// Some order of the operations explains every answer.
     Linearizable,
-    /// There is none; the operations of which none could come next where the longest attempt ended.
+    /// No order explains every answer. Contains what the longest attempt could not place.
     Not {
-        /// How many operations the longest attempt placed.
+        /// The number of operations that the longest attempt placed.
         placed: usize,
-        /// Those that could not be placed then.
+        /// The operations that could have come next by their times, but did not fit.
         stuck: Vec<Record>,
     },
-    /// The search was given up; a history to be judged must be small enough.
+    /// The search reached its bound. The history is too large to judge.
     Undecided,
 }
 
@@ -65,7 +65,7 @@ pub fn linearizable(records: &[Record], steps: usize) -> Linearizability {
     Linearizability::Undecided
 }
 
-/// A value and its index; 0 if it is not known: nobody has read it.
+/// A value and its index. The index is 0 if it is not known, because no client has read the value.
 type State = Option<(Bytes, u64)>;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -74,12 +74,12 @@ struct Node {
     state: State,
 }
 
-/// An operation, made ready for the search.
+/// An operation, prepared for the search.
 struct Operation<'a> {
     record: &'a Record,
-    /// When it must have taken effect by; never, if it may not have been applied.
+    /// The moment by which it must have taken effect; `u64::MAX` if it may never have been applied.
     by: u64,
-    /// The index of what it writes, 0 if that is not known.
+    /// The index of the value that it writes; 0 if not known.
     index: u64,
 }
 
@@ -92,7 +92,7 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(records: &'a [Record]) -> Self {
-        // A write of unknown outcome that was read has an index after all.
+        // If the value of a write of unknown outcome was read, its index is known.
         let mut read: HashMap<&Bytes, u64> = HashMap::new();
         for record in records {
             if let Outcome::Found(value) = &record.outcome {
@@ -122,7 +122,8 @@ impl<'a> Search<'a> {
         Self { operations, writes }
     }
 
-    /// What may come next: nothing else had ended before it began, and no write of a smaller index is left.
+    /// The operations that may come next: no other one that is left had ended before they began, and no write with a
+    /// smaller index is left.
     fn candidates(&self, placed: &Bits) -> Vec<usize> {
         let next_write = self.writes.iter().copied().find(|at| !placed.get(*at));
         let mut candidates = Vec::new();
@@ -142,7 +143,8 @@ impl<'a> Search<'a> {
         candidates
     }
 
-    /// Places what fits and changes nothing for as long as there is any, and gives what may come next then.
+    /// Places every operation that fits and changes nothing, until none is left. Returns the operations that may come
+    /// next.
     fn take_what_changes_nothing(&self, node: &mut Node) -> Vec<usize> {
         loop {
             let candidates = self.candidates(&node.placed);
@@ -154,14 +156,14 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Whether all that is left may never have been applied.
+    /// Whether every operation that is left may never have been applied.
     fn is_done(&self, placed: &Bits) -> bool {
         self.operations.iter().enumerate().all(|(at, operation)| placed.get(at) || operation.by == u64::MAX)
     }
 }
 
 impl Operation<'_> {
-    /// Whether it changes nothing, and its answer is right in this state.
+    /// Whether the operation changes nothing and its answer is right in this state.
     fn fits(&self, state: &State) -> bool {
         match (&self.record.op, &self.record.outcome) {
             (Op::Get, Outcome::Found(value)) => {
@@ -173,7 +175,7 @@ impl Operation<'_> {
         }
     }
 
-    /// The state once it was applied, if its answer is right.
+    /// The state after the operation, if its answer is right in this state.
     fn applied(&self, state: &State) -> Option<State> {
         match (&self.record.op, &self.record.outcome) {
             (Op::Set(data), Outcome::Wrote(_) | Outcome::Unknown) => Some(Some((data.clone(), self.index))),
@@ -189,7 +191,7 @@ impl Operation<'_> {
     }
 }
 
-/// Whether a check of this index holds.
+/// Whether a check of this index succeeds.
 fn holds(state: &State, index: u64) -> bool {
     match state {
         None => index == 0,
@@ -228,7 +230,7 @@ mod tests {
         match linearizable(records, 1_000_000) {
             Linearizability::Linearizable => true,
             Linearizability::Not { .. } => false,
-            Linearizability::Undecided => panic!("a handful of operations must be decided"),
+            Linearizability::Undecided => panic!("a few operations are always decided"),
         }
     }
 
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn histories_one_after_another() {
+    fn sequential_histories() {
         assert!(is_linearizable(&[]));
         assert!(is_linearizable(&[absent(0, 1), set(2, 3, "a", 5), get(4, 5, "a", 5), delete(6, 7), absent(8, 9)]));
         assert!(is_linearizable(&[set(0, 1, "a", 5), update(2, 3, 5, "b", 6), conflict(4, 5, 5), get(6, 7, "b", 6)]));
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_at_a_time_may_come_in_any_order() {
+    fn concurrent_operations_may_come_in_any_order() {
         assert!(is_linearizable(&[set(0, 9, "a", 6), set(1, 8, "b", 5), get(2, 3, "b", 5), get(4, 5, "a", 6)]));
         assert!(!is_linearizable(&[set(0, 9, "a", 6), set(1, 8, "b", 5), get(2, 3, "a", 6), get(4, 5, "b", 5)]));
         assert!(is_linearizable(&[set(0, 9, "a", 5), absent(1, 2), get(3, 4, "a", 5)]));
@@ -297,7 +299,7 @@ mod tests {
         assert_eq!(linearizable(&records, 1), Linearizability::Undecided);
     }
 
-    /// A store that answers at once, with operations that overlap as those of eight clients do.
+    /// A history of a correct store, with operations that overlap like those of eight clients.
     fn simulated(operations: usize) -> Vec<Record> {
         let (mut state, mut index): (State, u64) = (None, 0);
         let mut seed = 1_u64;
@@ -325,7 +327,7 @@ mod tests {
                     (Op::Delete, _) => state = None,
                     _ => {}
                 }
-                // It took effect at 100 x its number; it began and ended around that.
+                // The operation takes effect at 100 times its number. It begins before that and ends after it.
                 let at = number * 100 + 1000;
                 let client = usize::try_from(number % 8).unwrap_or_default();
                 let (began, ended) = (at - random() % 350, at + 1 + random() % 350);

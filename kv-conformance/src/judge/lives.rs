@@ -1,4 +1,4 @@
-//! Lives of ephemeral keys: how long each was renewed, and when others saw it vanish.
+//! Lives of ephemeral keys: until when each was renewed, and when an observer saw it vanish.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,32 +21,33 @@ pub struct Life {
 /// How a registration ended, from its holder's side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
-    /// The holder began to remove it then.
+    /// The holder began to remove it at this time.
     Destroyed(u64),
-    /// The holder died and stopped renewing.
+    /// The holder stopped renewing, as after a crash.
     Killed,
-    /// The holder learned at this time that it is lost.
+    /// The holder learned at this time that the key is lost.
     Lost(u64),
 }
 
-/// A deletion as an observer saw it.
+/// A deletion that an observer saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vanishing {
     /// The key.
     pub key: String,
-    /// The data that it had last.
+    /// Its last data.
     pub data: String,
-    /// When it was seen to be gone.
+    /// When the observer saw the deletion.
     pub seen: u64,
 }
 
-/// Judges registrations: none vanishes or is lost before its time to live lapses, unless its holder removes it.
+/// Judges registrations: none vanishes or is reported lost before its time to live lapses, unless its holder removes
+/// it.
 ///
-/// The workload itself checks that all of them vanish in the end.
+/// The workload itself checks that every key vanishes after its holder stops renewing.
 ///
 /// # Errors
-/// [`Broke`] with [L1](kv_core::contract) for a key that vanished, [L2](kv_core::contract) for a key that was reported
-/// lost to its holder.
+/// [`Broke`] with [L1](kv_core::contract::CLAUSES#L1) for a key that vanished, [L2](kv_core::contract::CLAUSES#L2) for
+/// a key that was reported lost to its holder.
 pub fn judge_lives(lives: &[Life], vanishings: &[Vanishing]) -> Judgement {
     for life in lives {
         if let End::Lost(at) = life.end
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_before_its_time_is_found() {
+    fn a_key_that_vanished_early_is_found() {
         assert_eq!(broken(End::Killed, 4999), Some("L1"));
         assert_eq!(broken(End::Destroyed(3000), 2999), Some("L1"));
         assert_eq!(broken(End::Lost(4000), 6000), Some("L2"));

@@ -1,7 +1,7 @@
 //! Recorded histories of clients, and pure functions that judge whether they keep the contract.
 //!
-//! A [`History`] is recorded while clients work at the same time; the judges read it afterwards, and know nothing of
-//! stores or time. Each gives the clause that is broken and the operations that show it.
+//! Concurrent clients record a [`History`], which the judges read afterwards. The judges use neither a store nor a
+//! clock. Each returns the broken clause and the operations that prove it.
 
 mod audit;
 mod events;
@@ -26,5 +26,5 @@ pub use registers::judge_registers;
 pub use sections::{Section, Write, judge_sections};
 pub use tenure::{Tenure, judge_tenures};
 
-/// What a judge finds: the clause that is broken, and by which operations.
+/// The result of a judge: `Ok`, or the broken clause and the operations that prove it.
 pub type Judgement = Result<(), crate::Broke>;

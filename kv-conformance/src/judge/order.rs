@@ -1,4 +1,4 @@
-//! Indices against time, and winners of races: what can be judged without a search.
+//! What can be judged without a search: the order of indices in time, and the winners of races.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,13 +7,15 @@ use bytes::Bytes;
 use super::{Judgement, Op, Outcome, Record};
 use crate::outcome::Broke;
 
-/// Judges the indices of a history of unique values: positive, one value each, and growing with time.
+/// Judges the indices of a history of unique values: each is positive, belongs to one value, and grows with time.
 ///
-/// Of two operations on one key, the later (one that began after the other had ended) never has the smaller index,
-/// and a write never the same one; of writes of different keys, the later never has the smaller index.
+/// An operation is later than another one if it began after the other one had ended. On one key, the later operation
+/// never has a smaller index, and a later write has a larger one. Of two writes of different keys, the later one never
+/// has a smaller index.
 ///
 /// # Errors
-/// [`Broke`] with [W1](kv_core::contract) for indices of writes, [R1](kv_core::contract) for reads.
+/// [`Broke`] with [W1](kv_core::contract::CLAUSES#W1) for indices of writes, [R1](kv_core::contract::CLAUSES#R1) for
+/// reads.
 pub fn judge_order(records: &[Record]) -> Judgement {
     one_value_an_index(records)?;
     let indexed: Vec<(&Record, u64, bool)> = records
@@ -29,7 +31,8 @@ pub fn judge_order(records: &[Record]) -> Judgement {
     let mut ended = by_end.into_iter().peekable();
     let mut newest_write: Option<(&Record, u64)> = None;
     let mut newest_of_key: HashMap<&str, (&Record, u64)> = HashMap::new();
-    // Ordered by beginning; each is compared with the greatest index of those that had ended before.
+    // In the order of their beginnings, each operation is compared with the largest index of those that had ended
+    // before.
     for (record, index, is_write) in indexed {
         if index == 0 {
             return Err(Broke::new(if is_write { "W1" } else { "R1" }, format!("index 0: {record}")));
@@ -88,10 +91,11 @@ fn one_value_an_index(records: &[Record]) -> Judgement {
 
 /// Judges races: from one index of a key, at most one update or removal succeeds.
 ///
-/// Updates and removals at index 0 are left out: a key may be created again and again.
+/// Updates and removals at index 0 are left out, because a key may be created many times.
 ///
 /// # Errors
-/// [`Broke`] with [W2](kv_core::contract), or [W3](kv_core::contract) where both winners are removals.
+/// [`Broke`] with [W2](kv_core::contract::CLAUSES#W2), or [W3](kv_core::contract::CLAUSES#W3) if both winners are
+/// removals.
 pub fn judge_winners(records: &[Record]) -> Judgement {
     let mut winners: BTreeMap<(&str, u64), &Record> = BTreeMap::new();
     for record in records {

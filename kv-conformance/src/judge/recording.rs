@@ -1,4 +1,4 @@
-//! A recorded run: everything that the workloads did and saw, to judge now and later.
+//! A recorded run: everything that the workloads did and saw. It can be judged again from its file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,32 +15,32 @@ use crate::outcome::Broke;
 /// What the workloads of one run did and saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recording {
-    /// What was tested, for readers of the file.
+    /// A description of the run, for readers of the file.
     pub about: String,
-    /// Single keys.
+    /// Operations on single keys.
     pub registers: Vec<Record>,
-    /// Transfers between accounts.
+    /// The accounts, and the audits of them.
     pub bank: Bank,
-    /// Watches.
+    /// The writes below a prefix, and the observations of them.
     pub watches: Watches,
     /// Critical sections under a lock.
     pub sections: Vec<Section>,
-    /// The final value of their counter.
+    /// The final value of the counter in these sections.
     pub counter: u64,
-    /// Ephemeral keys.
+    /// The registrations of ephemeral keys.
     pub lives: Vec<Life>,
-    /// When they were seen to go.
+    /// The deletions of ephemeral keys that an observer saw.
     pub vanishings: Vec<Vanishing>,
 }
 
 /// Accounts whose total never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Bank {
-    /// How many there are.
+    /// The number of accounts.
     pub accounts: usize,
-    /// What is on them together.
+    /// The sum of their balances.
     pub total: i64,
-    /// What was seen of them.
+    /// The listings of them.
     pub audits: Vec<Audit>,
 }
 
@@ -49,9 +49,9 @@ pub struct Bank {
 pub struct Watches {
     /// The acknowledged writes.
     pub changes: Vec<Change>,
-    /// What is there in the end.
+    /// The final state.
     pub last: BTreeMap<String, Value>,
-    /// Which of the changes an observer must see.
+    /// The changes that an observer must see.
     pub completeness: Completeness,
     /// The observations.
     pub observations: Vec<Observation>,
@@ -62,9 +62,9 @@ pub struct Watches {
 pub struct Observation {
     /// The listing.
     pub listing: BTreeMap<String, Value>,
-    /// Its point in history.
+    /// The index of the listing.
     pub index: u64,
-    /// The events, to the end or to where the watch ended.
+    /// The events until the end of the run or of the watch.
     pub events: Vec<Event>,
     /// Whether the watch ended because history was compacted.
     pub compacted: bool,
@@ -83,7 +83,7 @@ impl Recording {
         judge_lives(&self.lives, &self.vanishings)
     }
 
-    /// Writes it to a file, as JSON.
+    /// Writes the recording to a file, as JSON.
     ///
     /// # Errors
     /// Why that cannot be done.
@@ -115,7 +115,7 @@ impl Watches {
         if !compacted {
             return judge_events(listing, events, &later, &self.last, self.completeness);
         }
-        // The final state is unknown then; nothing may be missing up to the last event.
+        // The state at the end of this watch is not known. Up to its last event, nothing may be missing.
         let end = events.last().map_or(*index, |event| event.index);
         let seen: Vec<_> = later.into_iter().filter(|change| change.index <= end).collect();
         let mut state = listing.clone();

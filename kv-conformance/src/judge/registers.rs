@@ -1,18 +1,19 @@
-//! All judgements of operations on single keys.
+//! All checks of operations on single keys.
 
 use std::collections::BTreeMap;
 
 use super::{Judgement, Linearizability, Op, Record, judge_order, judge_winners, linearizable};
 use crate::outcome::Broke;
 
-/// Bound of the search for an order. A history that needs more is too large to judge.
+/// The most steps of the search for an order. A history that needs more is too large to judge.
 const STEPS: usize = 200_000;
 
 /// Judges each key of a history: indices, winners of races, and linearizability.
 ///
 /// # Errors
-/// [`Broke`] with [R1](kv_core::contract), [W1](kv_core::contract), [W2](kv_core::contract) or [W3](kv_core::contract),
-/// and the operations that show it; [R1](kv_core::contract) also for a history that is too large.
+/// [`Broke`] with [R1](kv_core::contract::CLAUSES#R1), [W1](kv_core::contract::CLAUSES#W1),
+/// [W2](kv_core::contract::CLAUSES#W2) or [W3](kv_core::contract::CLAUSES#W3), and the operations that prove it. A
+/// history that is too large is reported as [R1](kv_core::contract::CLAUSES#R1).
 pub fn judge_registers(records: &[Record]) -> Judgement {
     judge_order(records)?;
     judge_winners(records)?;

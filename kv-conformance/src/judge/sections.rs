@@ -1,4 +1,4 @@
-//! Critical sections: what holders of a lock wrote with its guard and without.
+//! Critical sections: what the holders of a lock wrote under its guard.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,17 +8,17 @@ use crate::outcome::Broke;
 /// One critical section: the holder read a counter and wrote it incremented.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
-    /// Who held the lock.
+    /// The client that held the lock.
     pub client: usize,
     /// The fencing token.
     pub token: u64,
     /// The counter's new value, written with the lock's guard.
     pub count: u64,
-    /// What became of that.
+    /// The outcome of that write.
     pub write: Write,
 }
 
-/// What became of a guarded write.
+/// The outcome of a guarded write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Write {
     /// It was applied, at this index.
@@ -31,11 +31,11 @@ pub enum Write {
 
 /// Judges the critical sections of one lock, whose counter began at 0 and was `last` in the end.
 ///
-/// Ordered by index, the guarded writes have increasing tokens and counts: a holder whose lock has passed on writes
-/// nothing more, so no increment is lost. Only writes of unknown fate may be missing.
+/// In the order of their indices, the guarded writes have increasing tokens and counts. A holder whose lock has passed
+/// on cannot write, so no increment is lost. Only writes of unknown fate may be missing.
 ///
 /// # Errors
-/// [`Broke`] with [L5](kv_core::contract).
+/// [`Broke`] with [L5](kv_core::contract::CLAUSES#L5).
 pub fn judge_sections(sections: &[Section], last: u64) -> Judgement {
     let mut applied: Vec<(u64, &Section)> = sections
         .iter()

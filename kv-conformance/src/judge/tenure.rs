@@ -1,18 +1,18 @@
-//! Tenures of locks: who held a lock when, with which token.
+//! Tenures of locks: which client held a lock, from when to when, and with which token.
 
 use std::fmt;
 
 use super::Judgement;
 use crate::outcome::Broke;
 
-/// One holder's time with a lock, in moments of a [`History`](super::History).
+/// One tenure of a lock, in moments of a [`History`](super::History).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tenure {
-    /// Who held it.
+    /// The client that held the lock.
     pub client: usize,
     /// The fencing token.
     pub token: u64,
-    /// When the lock had been given.
+    /// When the lock had been granted.
     pub given: u64,
     /// When the holder began to release it.
     pub returned: u64,
@@ -25,11 +25,11 @@ impl fmt::Display for Tenure {
     }
 }
 
-/// Judges the tenures of one lock: none overlap, and tokens grow from each to the next.
+/// Judges the tenures of one lock: none overlap, and each has a larger token than the one before.
 ///
 /// # Errors
-/// [`Broke`] with [L4](kv_core::contract) for two holders at a time, [L5](kv_core::contract) for a token that does not
-/// grow.
+/// [`Broke`] with [L4](kv_core::contract::CLAUSES#L4) for two holders at a time, [L5](kv_core::contract::CLAUSES#L5)
+/// for a token that does not grow.
 pub fn judge_tenures(tenures: &[Tenure]) -> Judgement {
     let mut in_order = tenures.to_vec();
     in_order.sort_by_key(|tenure| tenure.given);
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn two_at_a_time_are_found() {
+    fn two_holders_at_a_time_are_found() {
         assert_eq!(broken(&[tenure(1, 5, 3), tenure(4, 6, 4)]), Some("L4"));
         assert_eq!(broken(&[tenure(1, 9, 3), tenure(4, 6, 4)]), Some("L4"));
     }

@@ -1,4 +1,4 @@
-//! Data as text, so that people can read recorded histories.
+//! Serialises data as text, so that people can read recorded histories.
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serializer, ser};

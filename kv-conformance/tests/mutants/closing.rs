@@ -1,4 +1,4 @@
-//! Stores that are not closed well.
+//! Stores with a fault in closing.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ impl Faulty {
         self.store().close().await
     }
 
-    /// Waits for a lock with a place that outlives the wait for a while, and that closing does not wait for.
+    /// Waits for a lock with a place that outlives the wait for a while. Closing does not wait for that place.
     pub(crate) async fn lock_with_late_end(&self, key: &str, ttl: Duration) -> Result<Grant> {
         let (store, key) = (self.store().clone(), key.to_owned());
         let mut place = LatePlace(Some(tokio::spawn(async move { store.lock(&key, ttl).await })));

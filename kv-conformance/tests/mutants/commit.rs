@@ -90,7 +90,7 @@ impl Faulty {
         }
     }
 
-    /// Faults of what is asked of the store, whatever comes of it.
+    /// Faults in the request to the store, whatever its result.
     fn change_writes(&self, txn: &mut Txn) {
         for operation in &mut txn.operations {
             if let Operation::Set { key, data } = operation {
@@ -122,7 +122,7 @@ impl Faulty {
         self.store().commit(txn).await
     }
 
-    /// Leaves time between comparing and writing.
+    /// Leaves time between the comparison and the write.
     async fn check_then_write(&self, mut txn: Txn) -> Committed {
         for (key, index) in indices(&txn) {
             if self.index(&key).await != index {
@@ -134,7 +134,7 @@ impl Faulty {
         if txn.is_empty() { Ok(None) } else { self.store().commit(txn).await }
     }
 
-    /// Takes a key that does not exist for one with the right index.
+    /// Treats a key that does not exist as if it had the right index.
     async fn with_absent_keys(&self, mut txn: Txn, fault: Fault) -> Committed {
         if let ([(key, _)], [operation]) = (&indices(&txn)[..], &txn.operations[..])
             && matches!(operation, Operation::Set { .. }) == (fault == Fault::UpdateCreates)
@@ -145,7 +145,7 @@ impl Faulty {
         self.store().commit(txn).await
     }
 
-    /// Applies each operation by itself.
+    /// Applies each operation in a transaction of its own.
     async fn one_by_one(&self, operations: Vec<Operation>) -> Committed {
         let mut last = None;
         for operation in operations {
@@ -156,7 +156,7 @@ impl Faulty {
         Ok(last)
     }
 
-    /// Replaces deletions of a prefix by those of the keys that begin with some string.
+    /// Replaces deletions of a prefix by deletions of the keys that begin with some string.
     async fn by_keys(
         &self,
         operations: Vec<Operation>,
@@ -176,7 +176,7 @@ impl Faulty {
     }
 }
 
-/// The keys that are checked, with their indices.
+/// The checked keys, with their indices.
 fn indices(txn: &Txn) -> Vec<(String, u64)> {
     let index = |check: &Check| match check {
         Check::Index { key, index } => Some((key.clone(), *index)),

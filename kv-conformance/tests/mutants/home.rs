@@ -1,4 +1,4 @@
-//! The runtime that used a client first, and what only its tasks do.
+//! The runtime that used a client first, and the work that only its tasks do.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -12,17 +12,17 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::known_locks::lock;
 
-/// A write that a task is asked to make.
+/// A write that a task makes for a caller.
 pub(crate) type Write = (Txn, oneshot::Sender<Result<Option<u64>>>);
 
-/// What the callers of one client share, and the runtime that used it first.
+/// The state that the callers of one client share, and the runtime that used the client first.
 #[derive(Default)]
 pub(crate) struct Sharing {
     home: Mutex<Option<Handle>>,
     pub(crate) writes: Mutex<Option<mpsc::UnboundedSender<Write>>>,
-    /// Calls that were dropped, or refused, and that nobody else has paid for yet.
+    /// Calls that were dropped or refused, and that have not made another call fail yet.
     pub(crate) unpaid: AtomicUsize,
-    /// Waits for a lock that have begun, and were not granted.
+    /// Waits for a lock that have begun and were not granted.
     pub(crate) waits: AtomicUsize,
 }
 
@@ -32,7 +32,7 @@ impl Sharing {
     }
 }
 
-/// A lease that only a task of the runtime which took it gives back.
+/// A lease that only a task of the runtime that took it gives back.
 pub(crate) struct ReleasedAtHome {
     lease: Arc<dyn Lease>,
     releases: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
@@ -43,7 +43,7 @@ impl ReleasedAtHome {
         let lease: Arc<dyn Lease> = lease.into();
         let (releases, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<Result<()>>>();
         let taken = lease.clone();
-        // Whoever drops the last of them would give it back as well.
+        // One handle is leaked, because dropping the last one would give the lease back as well.
         std::mem::forget(lease.clone());
         tokio::spawn(async move {
             while let Some(done) = asked.recv().await {

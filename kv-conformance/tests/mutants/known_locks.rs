@@ -1,4 +1,4 @@
-//! What the faults of locks have to know of the locks of a store.
+//! What the faults of locks need to know about the locks of a store.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -6,12 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kv_core::Value;
 
-/// What the faults have to know of the locks of a store.
+/// What the faults need to know about the locks of a store.
 #[derive(Default)]
 pub(crate) struct Locks {
-    /// The locks that are held, with their tokens; under some faults those that are held in truth.
+    /// The locks that are held, with their tokens. Under some faults, these are the locks that are really held.
     pub(crate) held: Mutex<BTreeMap<String, u64>>,
-    /// Who waits: the key, and a rank of which the smallest is served first.
+    /// The waiters: the key of each, and a rank. The smallest rank is served first.
     pub(crate) waiting: Mutex<Vec<(String, u64)>>,
     pub(crate) arrivals: AtomicU64,
     /// The trees that were deleted, in order.
@@ -38,7 +38,7 @@ impl Locks {
     }
 }
 
-/// A place among those who wait, given up when it is dropped.
+/// A place among the waiters. Dropping it gives the place up.
 pub(crate) struct Place<'a> {
     pub(crate) locks: &'a Locks,
     pub(crate) key: String,

@@ -1,4 +1,4 @@
-//! Leases that are released later than they say.
+//! Leases that are released later than they report.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use bytes::Bytes;
 use kv_core::Result;
 use kv_core::backend::Lease;
 
-/// How much later than they say these stores give something back.
+/// How long after its report these stores release a lease.
 pub(crate) const LATE: Duration = Duration::from_secs(1);
 
-/// A lease that is released some time after it says so.
+/// A lease that is released some time after it reports so.
 pub(crate) struct ReleasedLate(Arc<dyn Lease>);
 
 impl ReleasedLate {

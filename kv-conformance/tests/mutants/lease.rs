@@ -14,7 +14,7 @@ use crate::known_locks::lock;
 use crate::late::ReleasedLate;
 use crate::shared::Shared;
 
-/// Puts the fault into a grant, if it is one of leases.
+/// Puts a fault of leases into a grant.
 pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant: Grant) -> Grant {
     match fault {
         Some(Fault::TimeRoundedDown) => grant.ttl -= Duration::from_millis(1),
@@ -37,7 +37,7 @@ pub(crate) fn faulty_grant(fault: Option<Fault>, shared: &Arc<Shared>, mut grant
     Grant { lease: Box::new(lease), ..grant }
 }
 
-/// Tells the store the tokens that it gave, and not those that were passed on.
+/// Replaces the tokens that were passed on by those that the store gave.
 pub(crate) fn restore_tokens(txn: &mut Txn) {
     for check in &mut txn.checks {
         if let Check::Held(guard) = check
@@ -54,7 +54,7 @@ struct FaultyLease {
     shared: Arc<Shared>,
     key: String,
     token: u64,
-    /// Empty only while it is dropped.
+    /// `None` only while it is dropped.
     lease: Option<Box<dyn Lease>>,
 }
 

@@ -1,4 +1,4 @@
-//! Locks with a fault: shown to others, touched by others, or given out of turn.
+//! Locks with a fault: visible to reads, changed by writes, or given out of turn.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::known_locks::{Place, lock};
 use crate::store::Faulty;
 
 impl Faulty {
-    /// Takes a lock of the store below, as the fault says.
+    /// Takes a lock of the store below, with the fault.
     pub(crate) async fn take(&self, key: &str, ttl: Duration) -> Result<Grant> {
         let grant = match self.fault {
             Some(Fault::ValuesBlockLocks) if self.index(key).await != 0 => {
@@ -41,7 +41,7 @@ impl Faulty {
         Ok(grant)
     }
 
-    /// Tries for a lock of the store below, as the fault says.
+    /// Tries for a lock of the store below, with the fault.
     pub(crate) async fn try_to_take(&self, key: &str, ttl: Duration) -> Result<Option<Grant>> {
         let grant = match self.fault {
             Some(Fault::ValuesBlockLocks) if self.index(key).await != 0 => {
@@ -57,7 +57,7 @@ impl Faulty {
         Ok(grant)
     }
 
-    /// Faults of what a write does to the locks, or they to it.
+    /// Faults in what a write does to locks, or locks to a write.
     pub(crate) fn touch_locks(&self, txn: &Txn) -> Result<()> {
         let locks = &self.shared.locks;
         for check in &txn.checks {
@@ -116,7 +116,7 @@ impl Faulty {
         Ok(grant)
     }
 
-    /// Serves those who wait by another rank than the order in which they asked.
+    /// Serves the waiters by another rank than the order in which they asked.
     async fn take_out_of_turn(&self, key: &str, ttl: Duration) -> Result<Grant> {
         let locks = &self.shared.locks;
         let arrival = locks.arrivals.fetch_add(1, Ordering::Relaxed);

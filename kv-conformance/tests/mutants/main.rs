@@ -1,4 +1,4 @@
-//! The suite proves itself: on stores that are each wrong in one way it fails, and names the clause that is broken.
+//! Tests of the suite itself: on a store with one fault it must fail and name the broken clause.
 
 mod closing;
 mod commit;
@@ -31,7 +31,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use shared::Shared;
 use store::Faulty;
 
-/// A memory store, every client of which is wrong in the same way.
+/// A memory store whose clients all have the same fault.
 struct FaultyFixture {
     fault: Option<Fault>,
     shared: Arc<Shared>,
@@ -48,7 +48,7 @@ impl Fixture for FaultyFixture {
     }
 
     fn ttl(&self, _: &Limits) -> Duration {
-        // What ends early must be seen to end before its time, however late a busy machine looks.
+        // The time to live is long, so that even a busy machine sees a lease end before its time.
         Duration::from_millis(if self.fault == Some(Fault::ExpiresEarly) { 5000 } else { 500 })
     }
 
@@ -57,12 +57,12 @@ impl Fixture for FaultyFixture {
     }
 
     fn patience(&self) -> Duration {
-        // Where something must go wrong it is waited for in vain; where nothing may, the machine has all the time.
+        // With a fault, cases wait in vain, so the wait is short. Without one it is generous, because no case may fail.
         Duration::from_secs(if self.fault.is_some() { 3 } else { 60 })
     }
 }
 
-/// Runs every case, and gives the clauses that are broken.
+/// Runs every case and returns the broken clauses.
 async fn broken(suite: Suite) -> (BTreeSet<&'static str>, String) {
     let suite = &suite;
     let verdicts = futures_util::stream::iter(CASES).map(|case| async move { (case.name, suite.run(case).await) });
@@ -85,7 +85,7 @@ async fn judge(fault: Option<Fault>, expected: Option<&'static str>) -> Result<(
         Some(clause) if clauses.contains(clause) => Ok(()),
         None if clauses.is_empty() => Ok(()),
         Some(clause) => Err(format!("{clause} should be broken, but these are: {clauses:?}\n{reports}").into()),
-        None => Err(format!("nothing is wrong with this store, but the suite found:\n{reports}").into()),
+        None => Err(format!("this store has no fault, but the suite found:\n{reports}").into()),
     }
 }
 
@@ -116,7 +116,7 @@ async fn judge_telltale() -> Result<(), Failed> {
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // They mostly wait.
+    // The cases mostly wait.
     arguments.test_threads.get_or_insert(16);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => Arc::new(runtime),

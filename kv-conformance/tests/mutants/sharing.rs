@@ -1,4 +1,4 @@
-//! Faults of a client that several runtimes or callers share.
+//! Faults of a client that is shared by several runtimes or callers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl Drop for Dropped<'_> {
 }
 
 impl Faulty {
-    /// Has a task write that lives on the runtime which used this client first.
+    /// Writes through a task of the runtime that used this client first.
     pub(crate) async fn write_at_home(&self, txn: Txn) -> Result<Option<u64>> {
         let start = || {
             let (sender, mut writes) = mpsc::unbounded_channel::<Write>();
@@ -43,7 +43,7 @@ impl Faulty {
         result.await.unwrap_or_else(|_| Err(Error::indeterminate("the task that writes is gone")))
     }
 
-    /// A write that fails when another call was dropped or refused meanwhile.
+    /// A write that fails if another call was dropped or refused in the meantime.
     pub(crate) async fn pay_for_others(&self, txn: Txn) -> Result<Option<u64>> {
         if self.sharing.unpaid.swap(0, Ordering::Relaxed) > 0 {
             return Err(Error::indeterminate("the connection was lost for another caller's sake"));
@@ -55,18 +55,18 @@ impl Faulty {
         result
     }
 
-    /// Leaves a moment in which a read may be dropped, for which others pay.
+    /// Leaves time in which a read may be dropped, which then makes another call fail.
     pub(crate) async fn may_be_dropped(&self) {
         if self.has(Fault::CancelledCallsFailOthers) {
             let mut counted = Dropped(&self.sharing.unpaid, false);
-            // Twice: a call is polled again at once when its time limit begins.
+            // It yields twice, because a call is polled again at once when its time limit begins.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
             counted.1 = true;
         }
     }
 
-    /// Waits for a lock behind all waits for any lock, those that were abandoned included.
+    /// Waits for a lock behind all waits for any lock, also abandoned ones.
     pub(crate) async fn lock_in_one_queue(&self, key: &str, ttl: Duration) -> Result<Grant> {
         while self.sharing.waits.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -77,7 +77,7 @@ impl Faulty {
         grant
     }
 
-    /// Events that a task of the runtime which used this client first passes on.
+    /// Events that are passed on by a task of the runtime that used this client first.
     pub(crate) fn pass_on(&self, mut events: EventStream) -> EventStream {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.sharing.home().spawn(async move {

@@ -1,4 +1,4 @@
-//! The memory store behind one fault.
+//! The memory store with one fault.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
@@ -17,13 +17,13 @@ use crate::lease::faulty_grant;
 use crate::shared::Shared;
 use crate::stream;
 
-/// One client of a store that is wrong in one way, if any.
+/// One client of a store with at most one fault.
 pub(crate) struct Faulty {
     pub(crate) fault: Option<Fault>,
     pub(crate) shared: Arc<Shared>,
-    /// Which client of the store it is.
+    /// The number of the client.
     pub(crate) number: u64,
-    /// What this client has read.
+    /// The last value of each key that this client has read.
     read: Mutex<HashMap<String, Value>>,
     pub(crate) sharing: Sharing,
 }
@@ -46,7 +46,7 @@ impl Faulty {
         if self.has(Fault::PlusBecomesSpace) { key.replace('+', " ") } else { key.to_owned() }
     }
 
-    /// The index that a key has now, 0 if there is none.
+    /// The index of a key, or 0 if it does not exist.
     pub(crate) async fn index(&self, key: &str) -> u64 {
         self.store().get(key).await.map_or(0, |value| value.index)
     }
@@ -91,7 +91,7 @@ impl Backend for Faulty {
                 }
             }
             Ok(value) if self.has(Fault::StaleReads) => {
-                // Once for each change, what was read before.
+                // Returns what the previous read of the key saw.
                 if let Some(before) = lock(&self.read).insert(key.to_owned(), value.clone()) {
                     return Ok(before);
                 }
@@ -222,7 +222,7 @@ impl Backend for Faulty {
                 let (shared, key) = (self.shared.clone(), key.to_owned());
                 let (sender, receiver) = tokio::sync::oneshot::channel();
                 tokio::spawn(async move {
-                    // A grant for which nobody waits any more is kept all the same.
+                    // A grant whose wait was abandoned is kept.
                     if let Err(Ok(grant)) = sender.send(shared.store.lock(&key, asked).await) {
                         lock(&shared.kept).push(grant.lease);
                     }

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 
 type Item = Result<Event>;
 
-/// The events, changed as the fault says, if it is one of streams.
+/// Puts a fault of streams into the events.
 pub(crate) fn faulty(fault: Fault, events: EventStream) -> EventStream {
     match fault {
         Fault::EventTypeWrong => changed(events, |event| {
@@ -66,7 +66,7 @@ fn changed(events: EventStream, change: impl Fn(&mut Event) + Send + 'static) ->
     events.map(apply).boxed()
 }
 
-/// Ends when more events come at one index than a small history holds.
+/// A watch that ends when one index has more events than a small history holds.
 fn ended_by_large_commits(events: EventStream) -> EventStream {
     const MOST: u32 = 10_000;
     let count = |(index, count): &mut (u64, u32), item: Item| {
@@ -81,7 +81,7 @@ fn ended_by_large_commits(events: EventStream) -> EventStream {
     events.scan((0, 0), count).boxed()
 }
 
-/// Looks at each event together with the next one, if that is there already.
+/// Handles each event together with the next one, if that has arrived.
 fn in_pairs(fault: Fault, events: EventStream) -> EventStream {
     let next = move |(mut events, mut ready): (EventStream, VecDeque<Item>)| async move {
         loop {
@@ -89,7 +89,7 @@ fn in_pairs(fault: Fault, events: EventStream) -> EventStream {
                 return Some((item, (events, ready)));
             }
             let first = events.next().await?;
-            // Gives a writer that is at it the time to write once more.
+            // Gives a writer time for one more write.
             tokio::time::sleep(Duration::from_millis(1)).await;
             let second = match poll!(events.next()) {
                 Poll::Ready(second) => second,
@@ -107,7 +107,7 @@ fn in_pairs(fault: Fault, events: EventStream) -> EventStream {
                     second.event_type = EventType::Update;
                     ready.push_back(Ok(second));
                 }
-                // The second of two writes of a key is taken for the first come again.
+                // The second of two writes of a key is mistaken for a repetition of the first.
                 (Ok(first), Some(Ok(second))) if fault == Fault::LastStateWithheld && first.key == second.key => {
                     ready.push_back(Ok(first));
                 }
@@ -134,7 +134,7 @@ pub(crate) fn starts_late(store: MemoryBackend, prefix: String, after: u64) -> E
     .boxed()
 }
 
-/// A watch that opens itself anew after each third event, from what is then.
+/// A watch that reopens itself after every third event, from the state at that time.
 pub(crate) fn reconnecting(store: MemoryBackend, prefix: String, events: EventStream) -> EventStream {
     let next = move |(mut events, read): (EventStream, u32)| {
         let (store, prefix) = (store.clone(), prefix.clone());
@@ -149,7 +149,7 @@ pub(crate) fn reconnecting(store: MemoryBackend, prefix: String, events: EventSt
     stream::unfold((events, 0), next).boxed()
 }
 
-/// A watch with a short queue, and the sender that tells when it is full.
+/// A watch with a short queue, and the sender that shows when it is full.
 pub(crate) fn queued(mut events: EventStream) -> (mpsc::WeakSender<Item>, EventStream) {
     let (sender, mut receiver) = mpsc::channel(16);
     let weak = sender.downgrade();

@@ -1,4 +1,4 @@
-//! Decoding of a listing while it arrives, so that little is left to do after its last piece.
+//! Decoding of a listing while it arrives, so that little work is left after its last piece.
 
 use kv_core::{Result, Value};
 use memchr::memchr;
@@ -12,22 +12,22 @@ use super::state::State;
 
 /// The entries of a listing that have arrived so far.
 ///
-/// It keeps no piece, so that the connection can reuse its memory for the next one. If an entry is not written as Consul
-/// writes them, it keeps the text from there on, and reads it as JSON at the end.
+/// It copies what it needs from each piece, so that the connection can reuse the piece's memory for the next one. If an
+/// entry is not written as Consul writes them, it keeps the text from there on, and reads it as JSON at the end.
 #[derive(Debug)]
 pub(crate) struct ListingDecoder {
     prefix: String,
     position: Position,
-    /// Text that is not read yet.
+    /// Text that has not been read yet.
     rest: Vec<u8>,
-    /// The rest is read as JSON, at the end.
+    /// The rest is read as JSON, when the body is complete.
     is_json: bool,
     entries: Vec<(String, Value)>,
     /// The creation index of each entry.
     created: Vec<u64>,
 }
 
-/// The last thing that was read.
+/// What was read last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Position {
     Nothing,
@@ -69,7 +69,7 @@ impl ListingDecoder {
             let started = std::mem::take(&mut self.rest);
             let left = self.items(&started)?;
             if !left.is_empty() {
-                // Another try with each piece would take time that grows with the square of the length.
+                // A retry after each piece would take time that grows with the square of the length.
                 self.is_json = true;
                 self.rest = [left, after].concat();
                 return Ok(());
@@ -101,7 +101,7 @@ impl ListingDecoder {
     fn take(&mut self, entries: Vec<Entry<'_>>) -> Result<()> {
         let mut values = Values::of(entries.iter().map(|entry| entry.value.map_or(0, <[u8]>::len)));
         for entry in entries {
-            // Entries that are left out are decoded as well: that is how an invalid one is found.
+            // Entries that are left out are decoded too, because only decoding finds an invalid one.
             let data = values.decode(entry.value.unwrap_or_default())?;
             if !entry.key.starts_with(&self.prefix) || is_lock(&entry.key, entry.flags) {
                 continue;
@@ -129,7 +129,7 @@ impl ListingDecoder {
             }
             self.take(entries)?;
         }
-        // Consul lists in this order. The rest relies on the order, so it is checked here and not taken on trust.
+        // Consul lists in this order. The callers rely on the order, so it is checked here.
         if !self.entries.is_sorted_by(|a, b| a.0 < b.0) {
             let mut rows: Vec<_> = self.entries.into_iter().zip(self.created).collect();
             rows.sort_by(|((a, _), _), ((b, _), _)| a.cmp(b));

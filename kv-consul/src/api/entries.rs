@@ -27,7 +27,7 @@ pub(crate) fn entries(answer: &Answer) -> Result<Vec<Entry<'_>>> {
 pub(crate) fn entries_of<'a>(answer: &'a Answer, scope: Scope<'_>) -> Result<Vec<Entry<'a>>> {
     let mut entries = entries(answer)?;
     entries.retain(|entry| scope.has(&entry.key));
-    // Consul lists in this order. The rest relies on the order, so it is checked here and not taken on trust.
+    // Consul lists in this order. The callers rely on the order, so it is checked here.
     if !entries.is_sorted_by(|a, b| a.key < b.key) {
         entries.sort_by(|a, b| a.key.cmp(&b.key));
         entries.dedup_by(|a, b| a.key == b.key);
@@ -37,7 +37,7 @@ pub(crate) fn entries_of<'a>(answer: &'a Answer, scope: Scope<'_>) -> Result<Vec
 
 /// Reads entries in any form that is JSON.
 pub(crate) fn from_json<'a>(text: &'a [u8], answer: &Answer) -> Result<Vec<Entry<'a>>> {
-    // One check of the whole text is faster than one for each string in it.
+    // One UTF-8 check of the whole text is faster than one for each string in it.
     let text = std::str::from_utf8(text).map_err(|error| answer.unexpected().with_source(error))?;
     serde_json::from_str(text).map_err(|error| answer.unexpected().with_source(error))
 }

@@ -12,14 +12,14 @@ use super::entries::{Values, decode, entries_of};
 use super::lock::is_lock;
 use super::state::{Scope, State};
 
-/// All entries of a scope at one moment. The values stay in the JSON that they came in until somebody needs them.
+/// All entries of a scope at one moment. The values stay in the JSON that they came in until they are needed.
 pub(crate) struct Listing {
     /// When the request was sent. A consistent read contains everything that was seen before this moment.
     pub(crate) asked: Instant,
     /// When the answer came.
     pub(crate) received: Instant,
-    /// `X-Consul-Index`: the largest index of what exists or was recently deleted under the path. If there is nothing,
-    /// it is the index of the last write anywhere in the store.
+    /// `X-Consul-Index`: the largest index of an entry that exists, or was recently deleted, under the path. If there
+    /// is nothing, it is the index of the last write anywhere in the store.
     pub(crate) index: u64,
     pub(crate) state: Arc<State>,
     body: Bytes,

@@ -1,4 +1,4 @@
-//! The entries of locks: where they are, and how they are told from data (clauses [L9](kv_core::contract::CLAUSES#L9) and
+//! The entries of locks: where they are, and how they differ from data (clauses [L9](kv_core::contract::CLAUSES#L9) and
 //! [L10](kv_core::contract::CLAUSES#L10)).
 
 /// The flags of every entry that Consul's own lock creates or may take, in its Go client and in `consul lock`.
@@ -12,7 +12,7 @@ pub(crate) fn entry_of(name: &str) -> String {
     format!("{name}/{SEGMENT}")
 }
 
-/// Whether an entry belongs to a lock, and so is no data.
+/// Whether an entry belongs to a lock and is not data.
 pub(crate) fn is_lock(key: &str, flags: u64) -> bool {
     flags == LOCK_FLAGS && may_be_lock(key)
 }

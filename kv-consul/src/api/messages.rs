@@ -107,7 +107,7 @@ pub(crate) struct NewSession<'a> {
     pub(crate) lock_delay: String,
     #[serde(rename = "Behavior")]
     pub(crate) behavior: &'static str,
-    /// None. By Consul's default a session ends when the agent's node is considered dead.
+    /// Empty, because with Consul's default check a session ends when the agent's node is considered dead.
     #[serde(rename = "NodeChecks")]
     pub(crate) node_checks: [&'static str; 0],
     /// The name of the same field before Consul 1.7.
@@ -131,13 +131,13 @@ pub(crate) struct AgentSelf {
 }
 
 impl AgentSelf {
-    /// False if it is certain that the servers have no access control. A client agent may not know.
+    /// False if the servers certainly have no access control. A client agent may not know.
     pub(crate) fn may_have_acls(&self) -> bool {
         !self.config.server || self.debug_config.acls_enabled != Some(false)
     }
 }
 
-/// The stable part of it.
+/// The part of the description that stays the same in every version.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct AgentConfig {

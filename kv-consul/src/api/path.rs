@@ -19,7 +19,7 @@ pub(crate) fn parameter(name: &str, value: &str) -> String {
     format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
 }
 
-/// The longest start of a prefix whose path Consul accepts unchanged.
+/// The longest leading part of a prefix whose path Consul accepts unchanged.
 ///
 /// Consul would turn `a/.` into `a/`, and `a/..` into nothing. It answers a path with an unprintable character with 400
 /// unless the agent's `disable_http_unprintable_char_filter` is set.
@@ -36,8 +36,8 @@ pub(crate) fn is_queryable(key: &str) -> bool {
 
 /// Whether Go counts a character as printable: letters, marks, numbers, punctuation, symbols, and the one space.
 ///
-/// A false "no" costs a slower read; a false "yes" costs a 400. So only blocks that are printable as a whole are listed
-/// for characters that are neither letters nor numbers.
+/// A false "no" costs a slower read; a false "yes" costs a 400. So of the characters that are neither letters nor
+/// numbers, only blocks that are printable as a whole are listed.
 fn is_printable(c: char) -> bool {
     match c {
         '\u{80}'..='\u{a0}' | '\u{ad}' => false,
@@ -56,7 +56,7 @@ fn is_printable(c: char) -> bool {
     }
 }
 
-/// Refuses a root below which no key could be read, because Consul redirects to the cleaned path.
+/// Refuses a root whose keys could not be read, because Consul redirects to the cleaned path.
 pub(crate) fn check_root(root: &str) -> Result<()> {
     let Some(bare) = root.strip_suffix('/') else { return Ok(()) };
     match bare.split('/').find(|segment| matches!(*segment, "" | "." | "..")) {

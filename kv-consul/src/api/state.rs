@@ -1,4 +1,4 @@
-//! The indices of all entries in a scope at one moment. This file needs nothing else of the crate, so that the benchmark
+//! The indices of all entries in a scope at one moment. This file uses nothing else of the crate, so that the benchmark
 //! `diff` can compile it alone.
 
 use std::ops::Range;
@@ -9,7 +9,7 @@ use std::ops::Range;
 pub(crate) struct State {
     keys: String,
     rows: Vec<Row>,
-    /// Which rows are entries of locks, in order. They are few.
+    /// Which rows are entries of locks, in ascending order. There are few of them.
     locks: Vec<usize>,
 }
 
@@ -21,7 +21,7 @@ struct Row {
     modify: u64,
 }
 
-/// Which keys a read or a watch is about.
+/// The keys that a read or a watch covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope<'a> {
     /// All keys that begin with a string.
@@ -30,7 +30,7 @@ pub(crate) enum Scope<'a> {
     Key(&'a str),
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
     /// Whether a key is in the scope.
     pub(crate) fn has(self, key: &str) -> bool {
         match self {
@@ -40,13 +40,13 @@ impl Scope<'_> {
     }
 
     /// What every key of the scope begins with.
-    pub(crate) fn start(&self) -> &str {
+    pub(crate) fn start(self) -> &'a str {
         match self {
             Self::Prefix(text) | Self::Key(text) => text,
         }
     }
 
-    /// Whether the entries of locks are left out: a prefix is about data, and a key is that of one lock's entry.
+    /// Whether the entries of locks are left out. A prefix selects data; a single key is always that of a lock's entry.
     pub(crate) fn hides_locks(self) -> bool {
         matches!(self, Self::Prefix(_))
     }
@@ -71,9 +71,7 @@ impl ScopeBuf {
 
     /// What every key of the scope begins with.
     pub(crate) fn start(&self) -> &str {
-        match self {
-            Self::Prefix(text) | Self::Key(text) => text,
-        }
+        self.as_scope().start()
     }
 
     /// Whether every key of the other scope is in this one.
@@ -90,7 +88,7 @@ impl State {
         Self { keys: String::with_capacity(rows * 32), rows: Vec::with_capacity(rows), locks: Vec::new() }
     }
 
-    /// Adds a row. Its key must come after all keys that are there.
+    /// Adds a row. Its key must sort after the keys of all rows so far.
     pub(crate) fn push(&mut self, key: &str, create: u64, modify: u64) {
         self.keys.push_str(key);
         self.rows.push(Row { end: self.keys.len(), create, modify });
@@ -124,7 +122,7 @@ impl State {
         self.rows[row].modify
     }
 
-    /// The rows of a scope, which are neighbours.
+    /// The rows of a scope, which are adjacent.
     pub(crate) fn rows(&self, scope: Scope<'_>) -> Range<usize> {
         let start = self.partition(0, |key| key < scope.start());
         start..self.partition(start, |key| scope.has(key))
@@ -152,22 +150,26 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state(rows: &[(&str, u64, u64)]) -> State {
-        let mut state = State::default();
+impl State {
+    /// A state with these keys, each with its creation and modification index.
+    pub(crate) fn of(rows: &[(&str, u64, u64)]) -> Self {
+        let mut state = Self::default();
         for (key, create, modify) in rows {
             state.push(key, *create, *modify);
         }
         state
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn states_are_the_same_if_keys_and_indices_are() {
-        let one = state(&[("a", 1, 1)]);
-        assert!(one.is_same(&state(&[("a", 1, 1)]), Scope::Prefix("")));
-        for other in [state(&[("b", 1, 1)]), state(&[("a", 2, 2)]), state(&[("a", 1, 2)]), state(&[])] {
+        let one = State::of(&[("a", 1, 1)]);
+        assert!(one.is_same(&State::of(&[("a", 1, 1)]), Scope::Prefix("")));
+        for other in [State::of(&[("b", 1, 1)]), State::of(&[("a", 2, 2)]), State::of(&[("a", 1, 2)]), State::of(&[])] {
             assert!(!one.is_same(&other, Scope::Prefix("")));
         }
     }

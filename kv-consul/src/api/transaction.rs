@@ -1,4 +1,4 @@
-//! Transactions: kv-core's operations as Consul's, and what the answer means.
+//! Transactions: kv-core's operations in Consul's form, and the meaning of the answer.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ use crate::error::{Refusal, excerpt, refusal};
 /// What happened to a transaction.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// All of it was applied. Holds the largest index of an entry that it wrote or checked.
+    /// All operations were applied. Holds the largest index of an entry that the transaction wrote or checked.
     Applied(Option<u64>),
     /// Nothing was applied, because of these operations.
     Refused(Vec<Refused>),
@@ -62,7 +62,7 @@ impl<'a> Operation<'a> {
         Self::new("delete", key)
     }
 
-    /// Deletes all keys that begin with a string. Consul accepts the empty one here, and only here.
+    /// Deletes all keys that begin with a string. Only this operation accepts the empty string.
     fn delete_tree(prefix: &'a str) -> Self {
         Self::new("delete-tree", prefix)
     }
@@ -82,7 +82,7 @@ impl<'a> Operation<'a> {
         operation
     }
 
-    /// How many bytes the value that it writes has.
+    /// The length in bytes of the value that it writes.
     pub(crate) fn value_bytes(&self) -> usize {
         let padding = |text: &str| text.bytes().rev().take_while(|byte| *byte == b'=').count();
         self.kv.value.as_deref().map_or(0, |text| text.len() / 4 * 3 - padding(text))
@@ -94,7 +94,7 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// A transaction of kv-core as Consul's operations. `fresh_flags` gives the flags of each write.
+/// Turns a transaction of kv-core into Consul's operations. `fresh_flags` gives the flags of each write.
 pub(crate) fn operations(txn: &Txn, fresh_flags: impl Fn() -> u64) -> impl Iterator<Item = Operation<'_>> {
     let checks = txn.checks.iter().map(|check| match check {
         Check::Index { key, index } => Operation::check_index(key, *index),
@@ -131,7 +131,7 @@ pub(crate) fn outcome(answer: &Answer) -> Result<Outcome> {
 
 /// The index to report for an applied transaction: none if it set nothing.
 pub(crate) fn index_of(txn: &Txn, index: Option<u64>) -> Option<u64> {
-    // An entry that it wrote has a larger index than any that it only checked.
+    // An entry that the transaction wrote has a larger index than any that it only checked.
     index.filter(|_| txn.operations.iter().any(|write| matches!(write, Write::Set { .. })))
 }
 

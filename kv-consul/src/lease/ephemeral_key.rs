@@ -16,13 +16,13 @@ use crate::api::transaction::{Outcome, fault};
 use crate::error::Refusal;
 use crate::shared::Shared;
 
-/// The pauses before another session is created, or the lock delay of a key is looked at again.
+/// The pauses before another session is created, or before the next attempt during a lock delay.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
 
 /// Creates a key that vanishes with its session ([clause L1](kv_core::contract::CLAUSES#L1)).
 ///
-/// It goes on until its future is dropped while the key could still be created: an agent that leaves the cluster takes
-/// its sessions along, and a lock delay ends ([clause S5](kv_core::contract::CLAUSES#S5)).
+/// It repeats the attempt until its future is dropped, while the key could still be created: an agent that leaves the
+/// cluster ends its sessions, and a lock delay ends ([clause S5](kv_core::contract::CLAUSES#S5)).
 pub(crate) async fn ephemeral_key(shared: &Arc<Shared>, key: &str, ttl: Duration) -> Result<Grant> {
     let place = Place::ephemeral_key(key);
     let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
@@ -51,7 +51,7 @@ pub(crate) async fn ephemeral_key(shared: &Arc<Shared>, key: &str, ttl: Duration
     }
 }
 
-/// Notes for the error of a call that runs out of time that nothing was created, and why.
+/// Notes that nothing was created, and why, for the error of a call that runs out of time.
 fn note_refusal(no_session: bool) {
     let call = Call::current();
     call.not_sent();

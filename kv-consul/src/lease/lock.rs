@@ -130,7 +130,7 @@ pub(crate) async fn try_lock(
 ) -> Result<Option<Grant>> {
     let place = Place::lock(name);
     let Some(_ticket) = queues.try_first(name) else { return Ok(None) };
-    // A look before a session is created: callers may try a held lock again and again.
+    // The entry is read before a session is created, because callers may try a held lock repeatedly.
     let Some(expected) = free(shared, &place).await? else { return Ok(None) };
     let mut recovery = Recovery::new(NAME, "lock", Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1));
     loop {

@@ -35,8 +35,8 @@ impl ConsulLease {
 #[async_trait]
 impl Lease for ConsulLease {
     async fn renew(&self) -> Result<()> {
-        // A session outlives its entry if somebody deletes the entry or takes it by force. Both questions are asked at
-        // the same time, so that a renewal takes one round trip.
+        // A session outlives its entry if another client deletes the entry or takes it by force. The renewal and the
+        // check of the entry are sent at the same time, so that they take one round trip.
         let (renewed, held) = futures_util::join!(self.renew_session(), self.guarded(None));
         match (renewed, held) {
             (Err(error), _) | (_, Err(error)) if error.is_lost() => Err(error),
@@ -47,7 +47,7 @@ impl Lease for ConsulLease {
     async fn set(&self, data: Bytes) -> Result<u64> {
         self.renew_session().await?;
         let flags = self.place.flags(&self.session.shared);
-        // To lock the entry again writes the value and keeps the session as the holder.
+        // Locking the entry again writes the value and keeps the session as the holder.
         let index = self.guarded(Some(Operation::lock(&self.place.entry, &self.session.id, &data, flags))).await?;
         index.ok_or_else(|| Error::unexpected_answer("the write was applied, but no index came back"))
     }
@@ -55,7 +55,7 @@ impl Lease for ConsulLease {
     async fn release(&self) -> Result<()> {
         let deleted = self.guarded(Some(Operation::delete(&self.place.entry))).await;
         if matches!(&deleted, Ok(_) | Err(Error::Lost { .. })) {
-            // The entry is gone by now; only a session that holds nothing is left.
+            // The entry is gone. Only a session that holds nothing is left.
             if let Err(error) = self.session.destroy().await {
                 tracing::debug!(%error, "the session of a released lease could not be destroyed yet");
             }

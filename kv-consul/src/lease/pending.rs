@@ -30,8 +30,8 @@ impl PendingLease {
         let call = Call::current();
         call.not_sent();
         let callers = Callers::in_background_of(&call);
-        // Only the answer tells the session's identifier. So a task waits for it even if the caller gives up; then the
-        // session cannot be sent to the caller, is dropped, and is destroyed by that.
+        // Only the answer contains the session's identifier. So a task waits for it even if the caller gives up. Then
+        // the session cannot be sent to the caller, and dropping it destroys it.
         let creating = async move {
             let _ = send.send(Session::create(shared, &name, ttl, &callers).await);
         };
@@ -45,7 +45,7 @@ impl PendingLease {
         &self.session.id
     }
 
-    /// Waits until a renewal is due, and renews. Whether that worked shows in the next use of the session.
+    /// Waits until a renewal is due, and renews. The next use of the session shows whether that succeeded.
     pub(super) async fn keep_alive(&self) {
         sleep_until(self.session.since().timer() + self.session.ttl / 3).await;
         if !matches!(self.session.renew().await, Ok(true)) {

@@ -8,7 +8,7 @@ use crate::shared::Shared;
 /// The entry that the session of a lease holds.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// The key of the ephemeral key, or the name of the lock: what the caller knows.
+    /// The key of the ephemeral key, or the name of the lock, as the caller gave it.
     pub(super) name: String,
     /// The key of the entry.
     pub(super) entry: String,

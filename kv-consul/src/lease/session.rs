@@ -20,7 +20,7 @@ use crate::transport::client::SMALL;
 /// The longest identifier of a session that is accepted. Consul's have 36 characters.
 const ID_BYTES: usize = 64;
 
-/// A session that only its owner knows of. Dropping it destroys it in the background.
+/// A session that only its owner uses. Dropping it destroys it in the background.
 pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) id: String,
@@ -66,7 +66,7 @@ impl Session {
         Ok(Self { shared, id, ttl, since: Mutex::new(since), open: AtomicBool::new(true) })
     }
 
-    /// Starts the time to live anew; false if the session has ended.
+    /// Restarts the time to live; returns `false` if the session has ended.
     pub(super) async fn renew(&self) -> Result<bool> {
         let began = Moment::now();
         let client = self.shared.client()?;

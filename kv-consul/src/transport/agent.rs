@@ -21,10 +21,10 @@ use crate::api::answer::Answer;
 use crate::config::Config;
 use crate::error::{Reply, from_answer, refuses_size};
 
-/// The longest time for one attempt to connect, whatever time a call has.
+/// The timeout of one attempt to connect, whatever the timeout of the call.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
 
-/// A connection that is idle for this long is closed, so that its place at the agent is free for others.
+/// A connection that is idle for this long is closed, so that the agent has room for another.
 const IDLE: Duration = Duration::from_secs(15);
 
 /// A connection that carries nothing for this long, not even an answer to a probe, is dead.
@@ -51,7 +51,7 @@ pub(super) struct Agent {
     fresh: reqwest::Client,
     /// How many more writes get a connection of their own.
     wary: AtomicUsize,
-    /// Whether a background task asks it something harmless.
+    /// Whether a background task probes it.
     pub(super) probed: AtomicBool,
 }
 
@@ -180,7 +180,7 @@ fn url(root: &Url, target: &str) -> Url {
     url
 }
 
-/// How large the parts of a request were, in bytes.
+/// The sizes of a request's parts, in bytes.
 struct Sizes {
     sent: usize,
     path: usize,
@@ -196,7 +196,7 @@ pub(crate) struct Response {
     agent: Arc<Agent>,
     sizes: Sizes,
     http: reqwest::Response,
-    /// Given back when the body has been read; none for a blocking query.
+    /// Given back when the body has been read; `None` for a blocking query.
     pub(super) permit: Option<CallPermit>,
 }
 
@@ -221,7 +221,7 @@ impl Response {
         Ok(piece)
     }
 
-    /// Whether the status means something to calls. The other statuses are errors, whatever the call.
+    /// Whether the meaning of the status depends on the call. Every other status is an error for every call.
     fn is_for_calls(&self) -> bool {
         match self.status {
             StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT => true,
@@ -230,14 +230,14 @@ impl Response {
         }
     }
 
-    /// Whether the answer has the form of Consul's errors: a line of text, not packed.
+    /// Whether the answer has the form of Consul's errors: a line of uncompressed text.
     fn is_plain(&self) -> bool {
         let headers = self.http.headers();
         let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         !headers.contains_key(CONTENT_ENCODING) && kind.is_none_or(|kind| kind.starts_with(b"text/plain"))
     }
 
-    /// Reads the answer if it is an error, whatever the call, and returns that error.
+    /// Reads the answer if it is an error for every call, and returns that error.
     pub(super) async fn judged(mut self) -> Result<Self> {
         if self.is_for_calls() {
             return Ok(self);
@@ -272,7 +272,7 @@ impl Response {
         while let Some(piece) = self.piece().await? {
             pieces.push(piece);
         }
-        // Most bodies are one piece, which is not copied.
+        // Most bodies are a single piece, which is not copied.
         Ok(if pieces.len() == 1 { pieces.swap_remove(0) } else { pieces.concat().into() })
     }
 }

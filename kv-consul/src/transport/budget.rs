@@ -1,4 +1,4 @@
-//! How many connections a handle uses, and what for.
+//! The number of connections that a handle uses, and their purposes.
 //!
 //! An agent closes every connection beyond 200 from one address (`limits.http_max_conns_per_client`), and several
 //! processes may share that address. So the number is bounded, by a parameter of the address. Blocking queries occupy a
@@ -40,13 +40,13 @@ impl Budget {
     /// Half of the connections are for calls, and half for blocking queries.
     pub(super) fn new(connections: usize) -> Self {
         let waits = connections / 2;
-        // One is for the harmless question whether a broken agent answers again.
+        // One connection is for probes of broken agents.
         let calls = (connections - waits).saturating_sub(1);
         let pot = |number: usize, own: usize| Arc::new(Pot(AtomicUsize::new(number.saturating_sub(own))));
         Self { calls: pot(calls, OWN.0), waits: pot(waits, OWN.1) }
     }
 
-    /// What a runtime makes its requests with.
+    /// The permits of the current runtime.
     pub(super) fn share(&self) -> Share {
         let lane = |pot: &Arc<Pot>, own| Arc::new(Lane::new(Some(pot.clone()), own));
         let calls = lane(&self.calls, OWN.0);
@@ -65,7 +65,7 @@ pub(super) struct Share {
     large: Arc<Large>,
 }
 
-/// Which requests had a large answer last time, by a hash of their path. A wrong guess costs nothing but the lane.
+/// Which requests had a large answer last time, by a hash of their path. A wrong guess only selects the wrong lane.
 struct Large([AtomicBool; 256]);
 
 /// The permit for an ordinary request.
@@ -102,7 +102,7 @@ impl Share {
                 bulk = Some(self.bulk.acquire().await);
             }
             let call = self.calls.acquire().await;
-            // Others with the same path may have shown meanwhile that its answer is large.
+            // Another request with the same path may have shown meanwhile that its answer is large.
             if bulk.is_some() || !is_large() {
                 return CallPermit { _call: call, _bulk: bulk, large: self.large.clone(), slot };
             }
@@ -194,7 +194,7 @@ impl Drop for Permit {
     }
 }
 
-/// Counts who waits for a permit.
+/// Counts the requests that wait for a permit.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -236,11 +236,11 @@ mod tests {
         assert_eq!(most.len(), 15);
         let rest = all(|| now(other.call("a", 0)));
         assert_eq!(rest.len(), OWN.0);
-        // What one gives back the other can have.
+        // One runtime can use what the other gives back.
         drop(most);
         let more = all(|| now(other.call("a", 0)));
         assert_eq!(rest.len() + more.len(), 15);
-        // Also what a runtime held when it ended.
+        // This includes the permits of a runtime that has ended.
         drop((rest, more, other));
         assert_eq!(all(|| now(one.call("a", 0))).len(), 15);
     }
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_goes_on_when_a_permit_is_given_back() {
+    async fn a_waiter_goes_on_when_a_permit_is_given_back() {
         let share = Arc::new(Budget::new(4).share());
         let mut held = all(|| now(share.call("a", 0)));
         let waiting = tokio::spawn({

@@ -1,4 +1,4 @@
-//! The calls that a request serves: until when it may go on, and what they are told.
+//! The calls that a request serves: when the request must end, and what the calls learn about it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,25 +9,25 @@ use kv_core::backend::fate::Idempotence;
 use kv_core::{Error, Result};
 use tokio::time::{Instant, timeout_at};
 
-/// How long a request takes at most that no call waits for: one of a background task, or a step of a wait for a lock.
+/// The timeout of a request that no call waits for: one of a background task, or one step of a wait for a lock.
 ///
-/// Calls have no such limit ([clause S3](kv_core::contract::CLAUSES#S3)). But these requests must return at some time, so
-/// that whoever made them can look again. An agent waits up to 7 seconds for a leader before it answers.
+/// Calls have no such limit ([clause S3](kv_core::contract::CLAUSES#S3)). But these requests must return at some time,
+/// so that their task can check its state again. An agent waits up to 7 seconds for a leader before it answers.
 const UNATTENDED: Duration = Duration::from_secs(10);
 
-/// The calls that a request serves. Clones are of the same calls.
+/// The calls that a request serves. Clones refer to the same calls.
 #[derive(Clone)]
 pub(crate) struct Callers(Arc<State>);
 
 struct State {
     calls: Vec<Call>,
-    /// What has not been sent by then must not be sent: one of the callers has given up.
+    /// When the first caller gives up. A request that has not been sent by then must not be sent.
     earliest: Option<Instant>,
-    /// When nobody waits any more, if that is known.
+    /// When the last caller gives up, if that is known.
     end: Option<Instant>,
     /// Whether the request is dropped when its caller gives up.
     is_attended: bool,
-    /// Whether the fate of the request is that of the calls.
+    /// Whether the request decides the fate of the calls.
     decides: bool,
     sent: AtomicBool,
     attempts: Mutex<Attempts>,
@@ -56,8 +56,8 @@ impl Callers {
         Self::new(vec![call.clone()], call.deadline(), None, true, true)
     }
 
-    /// A request that a background task makes for a call. The call learns why an attempt failed, but the fate of the
-    /// request is not its own. What was sent in the call's time is waited for even if the caller gives up.
+    /// A request that a background task makes for a call. The call learns why an attempt failed, but the request does
+    /// not decide its fate. A request that was sent in the call's time goes on even if the caller gives up.
     pub(crate) fn in_background_of(call: &Call) -> Self {
         let (now, deadline) = (Instant::now(), call.deadline());
         let end = deadline.unwrap_or(now).max(now).checked_add(UNATTENDED);
@@ -96,8 +96,7 @@ impl Callers {
 
     /// Notes that the request may be applied from now on.
     ///
-    /// It is `false` if one of the callers has given up and was told that nothing was applied. Then the request must not
-    /// be sent.
+    /// Returns `false` if a caller has given up, and knows that nothing was applied. Then the request must not be sent.
     pub(super) fn sent(&self) -> bool {
         let all_wait = self.decided().iter().fold(true, |all_wait, call| call.sent() & all_wait);
         self.0.sent.store(all_wait, Ordering::Release);
@@ -137,7 +136,7 @@ impl Callers {
         self.0.earliest.map(|earliest| earliest.saturating_duration_since(Instant::now()))
     }
 
-    /// Runs a request until nobody waits for it any more.
+    /// Runs a request until no caller waits for it.
     pub(super) async fn bound<T>(
         &self,
         idempotence: Idempotence,
@@ -147,7 +146,8 @@ impl Callers {
         timeout_at(end, request).await.unwrap_or_else(|_elapsed| Err(self.late(idempotence)))
     }
 
-    /// Ends a request that is too late to be sent. The handle drops one that is attended, and knows better what to say.
+    /// Ends a request that is too late to be sent. An attended request is dropped by the handle, which has the better
+    /// error.
     pub(super) async fn give_up<T>(&self, error: Error) -> Result<T> {
         if self.0.is_attended {
             std::future::pending::<()>().await;
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_nobody_waits_for_ends() {
+    async fn a_request_without_callers_ends() {
         for (sent, idempotence, is_known) in
             [(false, Idempotence::Once, true), (true, Idempotence::Once, false), (true, Idempotence::Repeatable, true)]
         {

@@ -1,4 +1,4 @@
-//! Which agent a request goes to, and what is asked again.
+//! The choice of the agent for a request, and the repetition of calls.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use crate::api::answer::Answer;
 use crate::api::path;
 use crate::config::{Config, Consistency, NAME};
 
-/// If an agent has not answered for this long, another one is asked as well, or instead. It is shorter if the call has
-/// little time left.
+/// If an agent has not answered for this long, another one is asked as well, or instead. The time is shorter if the
+/// call has little time left.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The pauses after all agents failed: short at first, because an election takes about a second.
@@ -84,7 +84,7 @@ impl Client {
         target
     }
 
-    /// Sends a read, again and elsewhere until an agent answers.
+    /// Sends a read, and repeats it at other agents until one answers.
     pub(crate) async fn get(&self, target: String, cap: usize) -> Result<Answer> {
         self.get_with(target, cap, Response::whole).await
     }
@@ -124,7 +124,7 @@ impl Client {
         self.put_for(&Callers::current(), target, body, idempotence).await
     }
 
-    /// Sends a write, again and elsewhere for as long as it was certainly not applied.
+    /// Sends a write, and repeats it at other agents as long as it was certainly not applied.
     pub(crate) async fn put_for(
         &self,
         callers: &Callers,
@@ -200,7 +200,7 @@ impl Client {
                     next = Some(Instant::now() + turns.failed(callers, &self.agents[at].address, &error));
                 }
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
-                    // Whoever has not answered by now is asked after the others from now on.
+                    // From now on, an agent that has not answered is asked after the others.
                     for at in &asked {
                         self.health.refused(*at);
                         callers.attempt_failed(&self.silent(*at));
@@ -210,7 +210,8 @@ impl Client {
         }
     }
 
-    /// Sends a write that must be sent at most once: again and elsewhere only while it was certainly not applied.
+    /// Sends a write that must be applied at most once. It is repeated at other agents only while it was certainly not
+    /// applied.
     async fn write(&self, request: &Request, callers: &Callers) -> Result<Answer> {
         let mut turns = Turns::new(self.health.order());
         loop {
@@ -236,7 +237,7 @@ impl Client {
         let patience = if self.agents.len() > 1 { turns.patience(callers) } else { Duration::MAX };
         callers.ask(&self.agents[at].address);
         if self.health.is_broken(at) {
-            // What answers nothing else does not get a write, whose fate would be unknown.
+            // An agent that does not answer other requests gets no write, whose fate would be unknown.
             let harmless = reading(HARMLESS.to_owned(), SMALL);
             let asking = self.attempt(at, &harmless, None, self.permit(&harmless).await);
             let answered = timeout(patience, asking).await.unwrap_or_else(|_elapsed| Err(self.silent(at)));
@@ -285,7 +286,7 @@ impl Client {
         Ok(response)
     }
 
-    /// Notes what an agent answered. An error that it reports, whatever the call, is one here.
+    /// Notes the answer of an agent, and returns an error that is one for every call.
     async fn judge(&self, at: usize, result: Result<Response>) -> Result<Response> {
         let response = result.inspect_err(|_| self.health.broke(at))?;
         self.health.heard(at);
@@ -322,7 +323,7 @@ impl Client {
     }
 }
 
-/// The turns of the agents in one call.
+/// The order of the agents in one call.
 struct Turns {
     untried: std::vec::IntoIter<usize>,
     backoff: Backoff,
@@ -358,7 +359,7 @@ impl Turns {
     }
 }
 
-/// A caller that waits for an agent. If it gives up again and again, the agent counts as broken
+/// A caller that waits for an agent. If callers give up repeatedly, the agent counts as broken
 /// ([clause S3](kv_core::contract::CLAUSES#S3)).
 struct WaitingFor<'a> {
     health: &'a Arc<Health>,

@@ -13,8 +13,8 @@ use crate::config::Config;
 
 /// One [`Client`] for each tokio runtime that uses the handle ([clause S1](kv_core::contract::CLAUSES#S1)).
 ///
-/// A connection belongs to the runtime that opened it: nobody reads from it once that runtime has ended or is idle. What
-/// is known about the agents is shared, and so is the number of connections.
+/// A connection belongs to the runtime that opened it, and is not read once that runtime has ended or is idle. The
+/// health of the agents and the number of connections are shared.
 pub(crate) struct Clients {
     config: Config,
     tls: Tls,
@@ -33,7 +33,7 @@ impl Clients {
         let health = Arc::new(Health::new(config.hosts.len()));
         let budget = Budget::new(config.connections);
         let clients = Self { config, tls, health, budget, each: PerRuntime::new() };
-        // Shows now, and not in the first call, whether a client can be created at all.
+        // Creating a client here shows an error now instead of in the first call.
         clients.create()?;
         Ok(clients)
     }

@@ -16,8 +16,8 @@ const WITHDRAWN: u8 = 2;
 
 /// The fate of one attempt of a write: it waits for a connection until it either leaves or is withdrawn.
 ///
-/// The HTTP client does not say whether it got as far as sending. But it asks for the body only when a connection is
-/// there and just before the first byte is sent. So the body decides: it is handed out, or the write was withdrawn.
+/// The HTTP client does not report whether it has begun to send. But it asks for the body only when it has a
+/// connection, just before it sends the first byte. So the body decides: it is handed out, or the write is withdrawn.
 pub(super) struct Departure {
     state: AtomicU8,
     callers: Callers,
@@ -33,8 +33,8 @@ impl Departure {
         if self.state.load(Ordering::Acquire) != WAITS {
             return false;
         }
-        // Noted first: a caller whose time is up in this moment may learn too little, but never that a write was not
-        // applied which is on its way.
+        // This is noted first. A caller whose time is up at this moment may learn too little, but never that a
+        // departing write was not applied.
         self.callers.sent()
             && !self.callers.are_late()
             && self.state.compare_exchange(WAITS, LEFT, Ordering::AcqRel, Ordering::Acquire).is_ok()

@@ -1,4 +1,4 @@
-//! What a failure of the transport means: the agent, what happened, and what to do about it.
+//! The errors for failures of the transport: the agent, what happened, and how to fix it.
 
 use std::error::Error as StdError;
 use std::io;
@@ -9,14 +9,14 @@ use kv_core::backend::fate::Idempotence;
 use super::fault::Fault;
 use super::tls;
 
-/// The error for a request that got no answer. `sent` says what it was, or that it certainly never left.
+/// The error for a request that got no answer. `sent` is its idempotence, or `None` if it certainly never left.
 ///
 /// The URL is left out: it contains the key, and perhaps secrets that an operator put there.
 pub(super) fn failure(error: reqwest::Error, agent: &str, sent: Option<Idempotence>) -> Error {
     let error = error.without_url();
     let mapped = match fault(&error, agent) {
         Fault::Denied(reason) => Error::permission_denied(reason),
-        // What spoke no HTTP to a write may have applied it all the same.
+        // A server that does not answer in HTTP may still have applied a write.
         Fault::Wrong(reason) if error.is_connect() || sent != Some(Idempotence::Once) => {
             Error::unexpected_answer(reason)
         }
@@ -56,7 +56,7 @@ fn all<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), below)
 }
 
-/// What an error was made from. An I/O error skips that in its `source`.
+/// The error inside an error. The `source` of an I/O error skips it.
 fn below<'a>(error: &&'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     let error: &'a (dyn StdError + 'static) = *error;
     let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);

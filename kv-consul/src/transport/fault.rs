@@ -1,12 +1,12 @@
-//! What can be wrong with a connection.
+//! The faults of a connection.
 
-/// What is wrong with a connection.
+/// A fault of a connection.
 pub(super) enum Fault {
-    /// It may work later.
+    /// The connection broke or could not be made. A later one may work.
     Broken(String),
-    /// This is not an agent, or not with this address. No repetition changes it.
+    /// This is not an agent, or the address is wrong for it. No repetition changes it.
     Wrong(String),
-    /// The agent wants to know who asks. No repetition changes it.
+    /// The agent requires a credential. No repetition changes it.
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS asks for a certificate"))]
     Denied(String),
 }

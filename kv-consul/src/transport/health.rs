@@ -1,4 +1,4 @@
-//! What is known about the agents: which one is asked first, and which one a write must not meet unawares.
+//! The health of the agents: which one is asked first, and which one must answer a probe before it gets a write.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -6,17 +6,16 @@ use std::time::Duration;
 use kv_core::backend::rotation::Rotation;
 use tokio::time::Instant;
 
-/// If callers have waited for an agent that has answered nobody for this long, it hangs.
+/// An agent hangs if callers have waited for it and it has not answered any for this long.
 ///
-/// A single caller may be too impatient to find that out: its timeout may be shorter. So the time counts from the first
-/// caller that gave up.
+/// The timeout of a single caller may be shorter. So the time counts from the first caller that gave up.
 const SILENCE: Duration = Duration::from_millis(200);
 
 /// The state of the agents, which all runtimes of a handle share.
 ///
 /// There are two kinds of failure. An agent that *refuses* answered, but cannot serve now, for example because it knows
-/// no leader. An agent that is *broken* does not answer: nothing is known about a write that it was sent. So it is
-/// asked after those that refuse, and gets no write before it has answered something harmless.
+/// no leader. An agent that is *broken* does not answer, so the fate of a write that it gets is unknown. So it is asked
+/// after those that refuse, and gets no write before it has answered a probe.
 pub(super) struct Health {
     rotation: Rotation,
     agents: Vec<State>,
@@ -26,7 +25,7 @@ pub(super) struct Health {
 #[derive(Default)]
 struct State {
     broken: AtomicBool,
-    /// Since when it has answered nobody, although a caller waited: in microseconds since `began`. 0 if it answered.
+    /// Since when it has not answered, although a caller waited, in microseconds since `began`; 0 if it answered.
     silent_since: AtomicU64,
 }
 
@@ -48,7 +47,7 @@ impl Health {
         if self.is_broken(first) { self.order().first().copied().unwrap_or_default() } else { first }
     }
 
-    /// Whether it has not answered anything since it last failed to.
+    /// Whether it has not answered since its last failure.
     pub(super) fn is_broken(&self, agent: usize) -> bool {
         self.agents.get(agent).is_some_and(|state| state.broken.load(Ordering::Relaxed))
     }
@@ -56,7 +55,7 @@ impl Health {
     /// Notes that an agent sent an answer, whatever it says.
     pub(super) fn heard(&self, agent: usize) {
         if let Some(state) = self.agents.get(agent) {
-            // Written only if they change: every call of every thread comes here.
+            // Written only on a change, because every call of every thread comes here.
             if state.silent_since.load(Ordering::Relaxed) != 0 {
                 state.silent_since.store(0, Ordering::Relaxed);
             }
@@ -71,7 +70,7 @@ impl Health {
         self.rotation.answered(agent);
     }
 
-    /// Notes that an agent cannot serve now, or takes long to answer.
+    /// Notes that an agent cannot serve now or takes long to answer.
     pub(super) fn refused(&self, agent: usize) {
         self.rotation.failed(agent);
     }
@@ -127,7 +126,7 @@ mod tests {
         let waits = |number: u32| (began + SILENCE / 4 * number, began + SILENCE / 4 * (number + 1));
         let gave_up = |number| health.gave_up(first, waits(number).0, waits(number).1);
         assert!(!gave_up(0) && !gave_up(1) && !gave_up(1));
-        // An answer in between shows that it does not hang.
+        // An answer in between shows that the agent does not hang.
         health.heard(first);
         assert!(!gave_up(2) && !gave_up(3) && !gave_up(4));
         assert!(gave_up(5));

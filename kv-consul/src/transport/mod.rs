@@ -1,4 +1,4 @@
-//! How a request reaches an agent: which agent is asked, how often, and over which connection.
+//! The transport of requests: the choice of the agent, repetitions, and connections.
 
 mod agent;
 pub(crate) mod budget;

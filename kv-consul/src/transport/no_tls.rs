@@ -20,7 +20,7 @@ impl Tls {
     }
 }
 
-/// What an error says about TLS: nothing.
+/// No error is about TLS.
 pub(super) fn fault(_error: &(dyn std::error::Error + 'static), _agent: &str) -> Option<Fault> {
     None
 }

@@ -1,4 +1,4 @@
-//! TLS settings in the form that reqwest takes, and what a failed handshake means.
+//! The TLS configuration for reqwest, and the errors for failed handshakes.
 
 use kv_core::Result;
 use kv_core::backend::tls::{Files, trusting_nobody};
@@ -26,11 +26,11 @@ impl Tls {
     }
 }
 
-/// What an error says about TLS, if it is about TLS.
+/// The fault, if an error is about TLS.
 pub(super) fn fault(error: &(dyn std::error::Error + 'static), agent: &str) -> Option<Fault> {
     use rustls::Error as Failed;
     Some(match error.downcast_ref::<Failed>()? {
-        // The first bytes of an answer in plain text.
+        // The agent answered in plain text.
         Failed::InvalidMessage(_) => Fault::Wrong(format!(
             "{agent} does not speak TLS: name a port that does, or write `consul://` (or `http://`) for plain text"
         )),

@@ -1,4 +1,4 @@
-//! When keys were deleted: a listing only shows that they are gone.
+//! Finds when keys were deleted, because a listing only shows that they are gone.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -15,13 +15,13 @@ use crate::transport::client::{Client, SMALL};
 /// The most requests for the deletions of one answer.
 const REQUESTS: usize = 32;
 
-/// How many of them are in flight at a time, so that other calls have room.
+/// The most of them in flight at a time, so that other calls have room.
 const IN_FLIGHT: usize = 8;
 
 /// The time for all of them. Other events of the answer wait for them.
 const TIME: Duration = Duration::from_millis(250);
 
-/// The index of the last write or deletion under each prefix that was asked for; none if that failed.
+/// The index of the last write or deletion under each requested prefix; `None` if the request failed.
 type Indices = HashMap<String, Option<u64>>;
 
 /// Finds the indices of deletions that one answer shows together with other changes, so that events are in order.
@@ -50,7 +50,7 @@ pub(super) async fn date_deletions(client: &Client, changes: &mut [Change], afte
     }
 }
 
-/// Asks for the indices of prefixes. Returns how many were asked for.
+/// Requests the indices of prefixes. Returns the number of requests.
 async fn ask(client: &Client, prefixes: impl Iterator<Item = String>, known: &mut Indices) -> usize {
     let last_index = async |prefix: String| {
         let target = client.target(&path::kv(&prefix), &["keys", "separator=/", "consistent"]);
@@ -65,15 +65,15 @@ async fn ask(client: &Client, prefixes: impl Iterator<Item = String>, known: &mu
     known.len() - before
 }
 
-/// What is known of deletions.
+/// What is known about deletions.
 struct Dated {
     /// Deletions with their indices.
     found: Vec<(usize, u64)>,
-    /// The prefixes whose indices would tell more.
+    /// The prefixes whose indices would date further deletions.
     unknown: BTreeSet<String>,
 }
 
-/// Dates deletions by what is known so far: by the index of the key, or else of the directories above it.
+/// Dates deletions with the indices known so far: that of the key, or else those of the directories above it.
 fn dated(changes: &[Change], undated: &[usize], known: &Indices, between: Range<u64>) -> Dated {
     let (mut found, mut hidden, mut unknown) = (Vec::new(), Vec::new(), BTreeSet::new());
     for at in undated {
@@ -94,7 +94,7 @@ fn dated(changes: &[Change], undated: &[usize], known: &Indices, between: Range<
             }
         }
     }
-    // A key and what is below it may have been deleted together, and then stay together.
+    // A key and what is below it may have been deleted together, and then get the same index.
     found.retain(|(at, _)| !hidden.iter().any(|key| changes[*at].key.starts_with(key)));
     Dated { found, unknown }
 }
@@ -115,7 +115,8 @@ pub(super) fn undated(changes: &[Change]) -> Vec<usize> {
     (0..changes.len()).filter(|at| is_undated(*at)).collect()
 }
 
-/// Whether an index may be that of another entry, whose key begins with this one, and hide that of the deletion.
+/// Whether an index may be that of another entry whose key begins with this one. Such an index hides that of the
+/// deletion.
 fn is_of_another(changes: &[Change], key: &str, index: u64) -> bool {
     let mut written = changes.iter().filter(|change| change.row.is_some());
     written.any(|change| change.index >= index && change.key.starts_with(key))

@@ -1,4 +1,4 @@
-//! What changed between two states of one scope. It is pure, so that every case can be tested.
+//! The changes between two states of one scope. It is pure, so that every case can be tested.
 
 use std::cmp::Ordering;
 
@@ -14,11 +14,11 @@ pub(crate) struct Change {
     pub(crate) index: u64,
     /// The row of the newer state that has the value; none for a deletion.
     pub(crate) row: Option<usize>,
-    /// Whether it is a change of a lock's entry, which is no data.
+    /// Whether it is a change of a lock's entry, which is not data.
     pub(crate) is_lock: bool,
 }
 
-/// What changed in a scope from `older` to `newer`, which was seen at `index`; sorted by key.
+/// The changes in a scope from `older` to `newer`, which was seen at `index`, sorted by key.
 ///
 /// A key that was deleted and created again has another creation index. That gives a deletion and then a creation. The
 /// index of that deletion is unknown: it is smaller than the creation's, or equal if one transaction did both.
@@ -62,7 +62,7 @@ pub(crate) fn changes(older: &State, newer: &State, scope: Scope<'_>, index: u64
     changes
 }
 
-/// Whether a watch of a scope is concerned by any of these changes, which are in that scope.
+/// Whether a watch of a scope shows any of these changes, which are in that scope.
 pub(crate) fn concern(changes: &[Change], scope: Scope<'_>) -> bool {
     changes.iter().any(|change| !(change.is_lock && scope.hides_locks()))
 }
@@ -80,16 +80,8 @@ mod tests {
 
     use super::*;
 
-    fn state(rows: &[(&str, u64, u64)]) -> State {
-        let mut state = State::default();
-        for (key, create, modify) in rows {
-            state.push(key, *create, *modify);
-        }
-        state
-    }
-
     fn changes(old: &[(&str, u64, u64)], new: &[(&str, u64, u64)]) -> Vec<(String, EventType, u64)> {
-        let changes = super::changes(&state(old), &state(new), Scope::Prefix(""), 100);
+        let changes = super::changes(&State::of(old), &State::of(new), Scope::Prefix(""), 100);
         changes.into_iter().map(|change| (change.key, change.event_type, change.index)).collect()
     }
 
@@ -125,8 +117,8 @@ mod tests {
 
     #[test]
     fn rows_are_those_of_the_newer_state() {
-        let newer = state(&[("a", 1, 1), ("b", 2, 2)]);
-        let changes = super::changes(&state(&[("a", 1, 1)]), &newer, Scope::Prefix(""), 2);
+        let newer = State::of(&[("a", 1, 1), ("b", 2, 2)]);
+        let changes = super::changes(&State::of(&[("a", 1, 1)]), &newer, Scope::Prefix(""), 2);
         assert_eq!(newer.key(changes[0].row.expect("a creation")), "b");
         assert_eq!((newer.len(), newer.modify_index(0), newer.modify_index(1)), (2, 1, 2));
     }
@@ -144,7 +136,7 @@ mod tests {
             assert!(concern(&changes, Scope::Key("a/.lock")));
             changes.into_iter().map(|change| (change.event_type, change.is_lock)).collect()
         };
-        let (none, data) = (State::default(), state(&[("a/.lock", 1, 2)]));
+        let (none, data) = (State::default(), State::of(&[("a/.lock", 1, 2)]));
         assert_eq!(compare(&none, &lock(1, 1)), [(Create, true)]);
         assert_eq!(compare(&lock(1, 1), &lock(1, 2)), [(Update, true)]);
         assert_eq!(compare(&lock(1, 1), &lock(3, 3)), [(Delete, true), (Create, true)]);
@@ -155,8 +147,8 @@ mod tests {
 
     #[test]
     fn changes_outside_the_scope_are_left_out() {
-        let old = state(&[("a", 1, 1), ("a/b", 1, 1), ("ab", 1, 1), ("b", 1, 1)]);
-        let new = state(&[("a", 1, 2), ("a/b", 1, 3), ("ab", 1, 4), ("b", 1, 5)]);
+        let old = State::of(&[("a", 1, 1), ("a/b", 1, 1), ("ab", 1, 1), ("b", 1, 1)]);
+        let new = State::of(&[("a", 1, 2), ("a/b", 1, 3), ("ab", 1, 4), ("b", 1, 5)]);
         let keys =
             |scope| -> Vec<String> { super::changes(&old, &new, scope, 9).into_iter().map(|one| one.key).collect() };
         assert_eq!(keys(Scope::Prefix("a")), ["a", "a/b", "ab"]);

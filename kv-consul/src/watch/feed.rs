@@ -1,4 +1,4 @@
-//! Where queries and watches meet: which watches each query feeds, and what it showed last.
+//! The connection between queries and watches: the watches that each query feeds, and the state that it showed last.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,18 +32,18 @@ pub(super) struct Inner {
 pub(super) struct Feed {
     id: u64,
     pub(super) scope: ScopeBuf,
-    /// Whether it replaced several queries, and serves every watch that it covers.
+    /// Whether it replaced several queries and serves every watch that it covers.
     pub(super) merged: bool,
     pub(super) slots: Vec<Arc<Slot>>,
-    /// What it showed last.
+    /// The state that it showed last.
     state: Option<Arc<State>>,
     /// Makes it read again at once.
     kick: Arc<Notify>,
-    /// None until the task has been spawned.
+    /// `None` until the task has been spawned.
     task: Option<AbortHandle>,
 }
 
-/// What the task of a new feed needs.
+/// The start of a query: what the task of a new feed needs.
 pub(super) struct Start {
     pub(super) id: u64,
     pub(super) scope: ScopeBuf,
@@ -63,7 +63,8 @@ impl Drop for Feed {
 impl Feed {
     /// Feeds one more watch, which has read a listing of its own.
     pub(super) fn join(&mut self, slot: Arc<Slot>) {
-        // The query must read again if it has shown changes that are newer than that listing: it shows each only once.
+        // The query shows each change only once. So it must read again if it has shown changes that are newer than that
+        // listing.
         if self.state.as_ref().is_some_and(|state| !slot.adopt(state)) {
             self.kick.notify_one();
         }
@@ -135,14 +136,14 @@ impl Feeds {
         }
     }
 
-    /// Removes a feed that nobody watches. Returns whether it is gone.
+    /// Removes a feed without watches. Returns whether it is gone.
     pub(super) fn end_unwatched(&self, id: u64) -> bool {
         let mut inner = self.lock();
         inner.feeds.retain(|feed| feed.id != id || feed.is_watched());
         inner.find(id).is_none()
     }
 
-    /// Returns the last state of a feed, and what changed since then; `None` if nobody watches it any more.
+    /// Returns the last state of a feed and the changes since then; `None` if no watch is left.
     pub(super) fn compare(&self, id: u64, listing: &mut Listing) -> Option<(Option<Arc<State>>, Vec<Change>)> {
         // Only the one task that calls this changes the state, so the long comparison needs no lock.
         if self.end_unwatched(id) {
@@ -192,7 +193,8 @@ impl Feeds {
         inner.find(id).is_some_and(|feed| feed.slots.iter().any(is_emptied))
     }
 
-    /// Replaces a merged feed, whose query was refused, by feeds of exactly what is watched. None if it is not merged.
+    /// Replaces a merged feed whose query was refused by one feed for each watched scope; `None` if the feed is not
+    /// merged.
     pub(super) fn split(&self, id: u64) -> Option<Vec<Start>> {
         let mut inner = self.lock();
         inner.find(id).filter(|feed| feed.merged)?;
@@ -254,7 +256,7 @@ mod tests {
         assert_eq!(inner.feeds.iter().map(|feed| feed.slots.len()).collect::<Vec<_>>(), [2, 1]);
         assert!(inner.is_refused("app/") && inner.is_refused("ap") && !inner.is_refused("app/a/"));
         drop(inner);
-        assert!(feeds.split(starts[0].id).is_none(), "what is watched itself cannot be split");
+        assert!(feeds.split(starts[0].id).is_none(), "a feed of exactly what is watched cannot be split");
     }
 
     #[test]
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feed_that_nobody_watches_is_removed() {
+    fn a_feed_without_watches_is_removed() {
         let feeds = Feeds::default();
         let start = feeds.lock().add(ScopeBuf::Prefix(String::new()), Vec::new(), None);
         assert_eq!((start.id, start.index), (0, 0));

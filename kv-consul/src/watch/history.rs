@@ -3,7 +3,7 @@
 use super::moments::Moments;
 use super::recent::Recent;
 
-/// What one handle knows of the store's past, in whatever runtime it learned it.
+/// What one handle knows of the store's past, from all its runtimes.
 #[derive(Default)]
 pub(crate) struct History {
     pub(crate) recent: Recent,

@@ -1,4 +1,4 @@
-//! Which watch is fed by which query: one query for each prefix, and fewer, wider ones if there would be too many.
+//! Assigns watches to queries: one query for each prefix, or fewer, wider queries if there would be too many.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Hub {
         Ok(Self { shared, client, feeds: Arc::default() })
     }
 
-    /// Watches a prefix for changes with an index above `after`; 0 means from now on.
+    /// Watches a prefix for changes with an index above `after`. With 0, it watches from now on.
     ///
     /// # Errors
     /// [`Error::Compacted`] if no listing of that index is remembered, unless it is certain that nothing has changed.
@@ -55,14 +55,14 @@ impl Hub {
         Ok((snapshot, self.subscribe(ScopeBuf::Prefix(prefix.to_owned()), base, 0, None)))
     }
 
-    /// Watches the entry of one lock from what a listing of it showed.
+    /// Watches the entry of one lock, from a listing of it.
     pub(crate) fn watch_key(&self, key: &str, base: Listing) -> Subscription {
         self.subscribe(ScopeBuf::Key(key.to_owned()), base, 0, None)
     }
 
-    /// Watches a scope from what a listing of it showed. Events have an index above `after`.
+    /// Watches a scope, from a listing of it. Events have an index above `after`.
     ///
-    /// With the state of an older listing, the changes since then come first.
+    /// If the state of an older listing is given, the changes since then come first.
     fn subscribe(&self, scope: ScopeBuf, base: Listing, after: u64, older: Option<Arc<State>>) -> Subscription {
         let slot = Arc::new(Slot::new(scope, &base));
         let start = (base.state.clone(), base.index);
@@ -75,7 +75,7 @@ impl Hub {
     }
 }
 
-/// Adds a watch to a feed that covers it, or adds feeds for it, with at most so many queries.
+/// Adds a watch to a feed that covers it, or adds feeds for it. There are at most about `queries` queries.
 ///
 /// Each query occupies a connection, and an agent limits the connections from one address.
 fn place(inner: &mut Inner, slot: &Arc<Slot>, start: (Arc<State>, u64), queries: usize) -> Vec<Start> {
@@ -120,7 +120,7 @@ fn merge(inner: &mut Inner, slot: Arc<Slot>, left: usize) -> Vec<Start> {
 fn common_prefixes(mut starts: Vec<&str>, groups: usize) -> Vec<String> {
     starts.sort_unstable();
     let shared: Vec<usize> = starts.windows(2).map(|pair| common(pair[0], pair[1]).len()).collect();
-    // The groups are separated where neighbours have least in common.
+    // Groups are separated where adjacent strings have the shortest prefixes in common.
     let mut partings: Vec<usize> = (0..shared.len()).collect();
     partings.sort_by_key(|at| shared[*at]);
     partings.truncate(groups - 1);
@@ -128,7 +128,7 @@ fn common_prefixes(mut starts: Vec<&str>, groups: usize) -> Vec<String> {
     let mut prefixes = Vec::new();
     let mut first = 0;
     for end in partings.into_iter().map(|at| at + 1).chain([starts.len()]) {
-        // In sorted order, all strings between two others have what those two have in common.
+        // In sorted order, all strings between two others share the common prefix of those two.
         if end - first > 1 {
             prefixes.push(common(starts[first], starts[end - 1]).to_owned());
         }

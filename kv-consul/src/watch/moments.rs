@@ -1,4 +1,4 @@
-//! What the store's index was at which time.
+//! The store's index at earlier moments.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kv_core::clock::Moment;
 
-/// For how long Consul surely knows that something was deleted. It forgets that after 15 minutes.
+/// For how long Consul certainly keeps the index of a deletion. It forgets the index after 15 minutes.
 const KEPT: Duration = Duration::from_secs(10 * 60);
 
 /// The shortest time between two moments that are remembered.
@@ -14,8 +14,8 @@ const BETWEEN: Duration = Duration::from_secs(5);
 
 /// Moments at which the store's index was seen.
 ///
-/// Consul forgets which keys were deleted, and does not say whether it has forgotten any since an index. It has not, if
-/// the index is recent.
+/// Consul forgets which keys were deleted, and does not say whether it has forgotten any since an index. For a recent
+/// index, it has forgotten none.
 #[derive(Default)]
 pub(crate) struct Moments {
     seen: Mutex<Seen>,
@@ -25,7 +25,7 @@ pub(crate) struct Moments {
 struct Seen {
     /// Everything with an index above that of a moment happened after it.
     moments: VecDeque<(Moment, u64)>,
-    /// Indices up to this one may be of another history: the store's index went back.
+    /// Indices up to this one may belong to another history, because the store's index went back.
     doubtful: u64,
 }
 

@@ -21,28 +21,28 @@ use crate::transport::client::Client;
 
 /// How long Consul holds the first query while nothing changes. Each further one takes twice as long, up to [`WAIT`].
 ///
-/// If nobody waits for a query any more, the agent still serves it until this time is up, and counts its connection. So
-/// the first queries of a watch, which may be short-lived, are short.
+/// The agent serves an abandoned query until this time is up, and counts its connection. A watch may be short-lived, so
+/// its first queries are short.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest time for which Consul holds a query.
 ///
-/// Consul's default is five minutes. But a query at an agent that is cut off from the others does not end earlier.
+/// Consul's default is five minutes, which is too long for a query at an agent that is isolated from the others.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// The pauses after failures: short at first, and then not too many requests.
+/// The pauses after failures. They are short at first, and grow to limit the number of requests.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// The pauses after early answers without a change.
 ///
-/// If nothing is under a prefix, Consul answers after every write to the store. The longest pause limits how late an
-/// event is, and keeps a busy store from being asked after each of its writes.
+/// If nothing is under a prefix, Consul answers after every write to the store. The longest pause limits the delay of
+/// an event. The pauses keep a busy store from being queried after each write.
 const AFTER_NOTHING: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
 /// The pauses between the reads of a query for which no connection is left.
 const POLLING: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
-/// Of how many keys that are gone from one listing Consul is asked whether the token may still read them.
+/// For how many keys that are gone from one listing the token's permission is checked.
 const PROBED: usize = 512;
 
 /// A query, which its task owns.
@@ -55,17 +55,17 @@ pub(super) struct Query {
     pub(super) index: u64,
     /// Makes it read at once.
     pub(super) kick: Arc<Notify>,
-    /// Whether the last answer came without waiting, because no connection was left.
+    /// Whether the last query did not wait, because no connection was left.
     polls: bool,
 }
 
-/// What an answer meant.
+/// The meaning of an answer.
 enum Next {
     /// It changed something for a watch.
     Changed,
-    /// It changed nothing that anybody watches.
+    /// It changed nothing that is watched.
     Nothing,
-    /// Nobody needs this query any more.
+    /// No watch needs this query any more.
     End,
 }
 
@@ -79,7 +79,7 @@ impl Query {
         }
     }
 
-    /// Runs until nobody needs the query any more, or it fails permanently.
+    /// Runs until no watch needs the query, or it fails permanently.
     pub(super) async fn run(mut self) {
         let mut recovery = Recovery::new(NAME, "watch", Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1));
         let mut idle = Backoff::new(AFTER_NOTHING.0, AFTER_NOTHING.1);
@@ -119,8 +119,8 @@ impl Query {
                     if self.ends_with(&error) {
                         return;
                     }
-                    // A comparison shows what was missed. If the store lost its data, the old index may be in its
-                    // future, and a query would wait for it in vain.
+                    // The comparison shows what was missed. If the store lost its data, the old index may be in its
+                    // future, and a query would wait forever.
                     (self.index, wait) = (0, FIRST_WAIT);
                     recovery.failed(&error)
                 }
@@ -132,7 +132,7 @@ impl Query {
         }
     }
 
-    /// Whether the query ends after an error: nobody needs it, or it is not permitted.
+    /// Whether the query ends after an error: no watch needs it, or it is not permitted.
     fn ends_with(&self, error: &Error) -> bool {
         let Some(feeds) = self.feeds.upgrade() else { return true };
         if let Error::PermissionDenied { context, .. } = error {
@@ -147,7 +147,7 @@ impl Query {
         feeds.end_unwatched(self.id)
     }
 
-    /// Waits for the next answer. Each kick in between makes it read without waiting.
+    /// Waits for the next answer. Each kick in the meantime causes a read that does not wait.
     async fn ask(&mut self, wait: Duration) -> Result<Listing> {
         let (client, scope) = (self.client.clone(), self.scope.clone());
         let permit = client.try_wait();
@@ -161,7 +161,7 @@ impl Query {
         loop {
             tokio::select! {
                 answer = &mut answer => return match answer {
-                    // It was on its way during the other reads, and is older than they are.
+                    // This answer was on its way during the other reads, and is older than theirs.
                     Ok(listing) if looked && listing.index < self.index => read::listing(&client, scope.as_scope()).await,
                     answer => answer,
                 },
@@ -195,9 +195,9 @@ impl Query {
 
     /// Ends the watches that lost the permission to read ([clause E8](kv_core::contract::CLAUSES#E8)).
     ///
-    /// Consul leaves out of a listing what the token may not read, which looks like a deletion. To ask about each
-    /// deletion would cost a request for each. So Consul is asked if nothing is left of what somebody watches, or if the
-    /// index did not grow as it does with every deletion.
+    /// Consul leaves out of a listing what the token may not read, which looks like a deletion. A check for each
+    /// deletion would cost a request for each. So the permission is checked if nothing is left of what a watch covers,
+    /// or if the index did not grow, as it does with every deletion.
     async fn refuse_unreadable(&self, before: &State, listing: &Listing, changes: &[Change]) -> Result<()> {
         let gone = undated(changes);
         let gone: Vec<&str> = gone.iter().take(PROBED).map(|at| changes[*at].key.as_str()).collect();
@@ -217,7 +217,7 @@ impl Query {
 }
 
 impl Drop for Query {
-    /// Fails the watches that are still there: the task ended early, with its runtime.
+    /// Fails the remaining watches, because the task ended early with its runtime.
     fn drop(&mut self) {
         if let Some(feeds) = self.feeds.upgrade() {
             feeds.fail(self.id, || Error::unavailable("the runtime in which the watch was opened has ended"));

@@ -1,4 +1,4 @@
-//! Recent listings, from which a watch can go on.
+//! Recent listings, from which a watch can continue.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +13,8 @@ const ENTRIES: usize = 50_000;
 
 /// The states of recent listings.
 ///
-/// Consul reports that something under a prefix was deleted after an index, but not what. About an empty prefix it does
-/// not even report that nothing was deleted. If the listing with that index is still known, a comparison shows it.
+/// Consul reports that something under a prefix was deleted after an index, but not what. For an empty prefix, it does
+/// not even report whether something was deleted. If the listing with that index is still known, a comparison shows it.
 #[derive(Default)]
 pub(crate) struct Recent {
     listings: Mutex<VecDeque<Remembered>>,
@@ -27,7 +27,7 @@ struct Remembered {
 }
 
 impl Recent {
-    /// Remembers the state of a prefix at an index. Forgets the oldest states if there are too many.
+    /// Stores the state of a prefix at an index, and forgets the oldest states if there are too many.
     pub(crate) fn remember(&self, prefix: &str, index: u64, state: Arc<State>) {
         let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
         listings.retain(|one| one.prefix != prefix || one.index != index);
@@ -39,10 +39,10 @@ impl Recent {
         }
     }
 
-    /// The state of a prefix, or of one that contains it, at an index, if it is remembered.
+    /// The remembered state of a prefix, or of one that contains it, at an index.
     pub(crate) fn recall(&self, prefix: &str, index: u64) -> Option<Arc<State>> {
         let listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        // The latest one: after the store was restored, an index may come again.
+        // The latest state counts, because after a restore an index may occur again.
         let mut found = listings.iter().rev().filter(|one| prefix.starts_with(&one.prefix) && one.index == index);
         found.next().map(|one| one.state.clone())
     }

@@ -12,14 +12,15 @@ use super::diff::{Change, changes, concern, of_scope};
 use crate::api::listing::Listing;
 use crate::api::state::{ScopeBuf, State};
 
-/// How many changes, with how many bytes of values, wait for a consumer before further ones are merged.
+/// How many changes, and how many bytes of values, wait for a consumer before further changes are merged.
 const CHANGES: usize = 1024;
 const BYTES: usize = 4 << 20;
 
 /// A new listing of a query, for all watches of that query.
 pub(super) struct Update {
     pub(super) listing: Listing,
-    /// The state before and what changed since then. Most watches have seen that state and need no comparison of their own.
+    /// The state before, and the changes since then. Most watches have seen that state and need no comparison of their
+    /// own.
     pub(super) before: Option<Arc<State>>,
     pub(super) changes: Arc<Changes>,
 }
@@ -27,7 +28,7 @@ pub(super) struct Update {
 /// Changes with their values, sorted by key.
 pub(super) struct Changes {
     pub(super) all: Vec<Change>,
-    /// The value of each change, or why the values could not be decoded.
+    /// The value of each change, or the error of decoding the values.
     pub(super) values: Result<Vec<Bytes>, String>,
     /// The bytes of all values.
     bytes: usize,
@@ -45,7 +46,7 @@ impl Changes {
     }
 }
 
-/// What lies between a watch and the query that feeds it.
+/// The queue between a watch and the query that feeds it.
 ///
 /// Changes wait here for the consumer, up to a limit. Beyond that only the latest update is kept, and the consumer gets
 /// all changes up to it merged. So a slow consumer needs bounded memory ([clause E5](kv_core::contract::CLAUSES#E5)).
@@ -58,7 +59,7 @@ struct Cell {
     /// The state after all changes in the queue.
     seen: Seen,
     queue: VecDeque<Arc<Changes>>,
-    /// The latest update, if that one or an earlier one did not fit into the queue.
+    /// The latest update, if it or an earlier one did not fit into the queue.
     latest: Option<Arc<Update>>,
     failure: Option<Error>,
     waker: Option<Waker>,
@@ -83,7 +84,7 @@ impl Slot {
         Self { scope, cell: Mutex::new(Cell { seen, queue, latest: None, failure: None, waker: None }) }
     }
 
-    /// Goes back to an older state, so that what the new listing shows differently is news.
+    /// Goes back to an older state, so that the differences to the new listing are changes.
     pub(super) fn step_back(&self, older: Arc<State>, index: u64, listing: Listing) {
         let mut cell = self.cell();
         cell.seen = Seen { state: older, index, received: listing.asked };
@@ -121,7 +122,7 @@ impl Slot {
         true
     }
 
-    /// Adopts a state if it is the same, in this watch's scope, as what the watch has seen. Returns whether it is.
+    /// Adopts a state if it equals, in this watch's scope, the state that the watch has seen. Returns whether it does.
     pub(super) fn adopt(&self, state: &Arc<State>) -> bool {
         let mut cell = self.cell();
         let scope = self.scope.as_scope();
@@ -140,7 +141,7 @@ impl Slot {
         self.cell().seen.index
     }
 
-    /// The next changes: those of the whole query, or those of this watch alone.
+    /// The next changes: those of the whole query, or those that were computed for this watch alone.
     pub(super) fn poll_changes(&self, cx: &mut Context<'_>) -> Poll<Result<Arc<Changes>>> {
         let mut cell = self.cell();
         if let Some(changes) = cell.queue.pop_front() {

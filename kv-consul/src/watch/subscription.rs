@@ -12,11 +12,11 @@ use super::diff::of_scope;
 use super::feed::Feeds;
 use super::slot::{Changes, Slot};
 
-/// A watch. Dropping it stops what no other watch needs.
+/// A watch. Dropping it ends the query if no other watch needs it.
 pub(crate) struct Subscription {
     slot: Arc<Slot>,
     feeds: Arc<Feeds>,
-    /// The largest index that was delivered or seen. No event has a smaller one.
+    /// The largest index that was delivered or seen. No later event has a smaller one.
     floor: u64,
     queue: VecDeque<Event>,
     /// The error that ends the watch once the queue is empty.
@@ -47,8 +47,8 @@ impl Subscription {
         let start = all.partition_point(|change| change.key.as_str() < self.slot.scope.start());
         let own = of_scope(all, self.slot.scope.as_scope()).iter().zip(&values[start..]);
         let mut own: Vec<_> = own.filter(|(change, _)| !change.is_lock).collect();
-        // An entry that is news but has an old index is that of another history: the store was restored from a snapshot.
-        // Its true index would make indices go backwards (clause E2), and any other would be of no use for an update.
+        // A changed entry with an old index belongs to another history: the store was restored from a snapshot. Its
+        // true index would make indices go backwards (clause E2), and any other index would fail in an update.
         let seen = self.floor;
         if own.iter().any(|(change, _)| change.row.is_some() && change.index <= seen) {
             self.last = Some(Error::Compacted { after: seen, oldest: None });

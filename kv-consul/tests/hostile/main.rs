@@ -1,5 +1,5 @@
-//! Hostile servers: whatever they answer, each call ends in time with a suitable error, needs bounded memory, and leaves
-//! a client that works again once the server does.
+//! Hostile servers: whatever they answer, each call ends in time with a suitable error and needs bounded memory, and
+//! the client works again once the server does.
 
 mod server;
 
@@ -27,7 +27,7 @@ async fn a_body_without_end() {
     server.turn(flood.clone());
     let error = soon("get", kv.get("key")).await.expect_err("no value");
     assert!(matches!(error, Error::UnexpectedAnswer { .. } | Error::Unavailable { .. }), "{error:?}");
-    // What is read of one value, and what was in the buffers.
+    // The bytes that are read of one value, and those in the buffers.
     let bytes = server.counts.bytes.load(Ordering::SeqCst);
     assert!(bytes < 64 << 20, "{bytes} bytes");
     works_again("a body", &server, &kv).await;
@@ -118,11 +118,11 @@ async fn json_of_the_wrong_kind() {
             async move { drop(stream.write_all(text.as_bytes()).await) }
         });
         let errors = errors.await;
-        // A write with a senseless answer may have been applied.
+        // A write whose answer makes no sense may have been applied.
         let set = errors.iter().find(|(call, _)| *call == "set");
-        let told =
+        let is_typed =
             |error: &Error| matches!(error, Error::Indeterminate { .. }) || error.to_string().contains("was applied");
-        assert!(set.is_none_or(|(_, error)| told(error)), "{shown}: {set:?}");
+        assert!(set.is_none_or(|(_, error)| is_typed(error)), "{shown}: {set:?}");
     }
 }
 
@@ -138,7 +138,7 @@ async fn impossible_indices() {
                 async move { drop(stream.write_all(text.as_bytes()).await) }
             };
             does_no_harm(index, act.clone()).await;
-            // A watch that began with such an index works once the server is good.
+            // A watch that began with such an index works once the server behaves.
             let (server, kv) = start().await;
             server.turn(act);
             let watch = soon("a watch", kv.watch("", 0)).await;
@@ -179,7 +179,7 @@ async fn redirects_are_not_followed() {
         })
         .await;
     }
-    assert_eq!(elsewhere.counts.requests.load(Ordering::SeqCst), 0, "the token went elsewhere");
+    assert_eq!(elsewhere.counts.requests.load(Ordering::SeqCst), 0, "the token was sent to another server");
 }
 
 #[tokio::test]
@@ -226,14 +226,14 @@ async fn refusals_of_unknown_operations_end() {
             request.counts.requests.fetch_add(1, Ordering::SeqCst);
         }
     });
-    // So many at a time that they share transactions.
+    // So many writes at a time that they share transactions.
     let keys: Vec<String> = (0..50).map(|number| format!("key/{number}")).collect();
     let results = soon("the writes", join_all(keys.iter().map(|key| kv.set(key, "value")))).await;
     for result in results {
         let error = result.expect_err("a refusal");
         assert!(matches!(error, Error::UnexpectedAnswer { .. } | Error::Indeterminate { .. }), "{error:?}");
     }
-    // Nothing goes on in the background.
+    // Nothing continues in the background.
     soon("quiet", async { while in_a_second(&server.counts.requests).await > 0 {} }).await;
     works_again("refusals", &server, &kv).await;
 }
@@ -272,7 +272,7 @@ async fn a_lock_that_is_both_taken_and_free_is_not_tried_in_a_busy_loop() {
 #[tokio::test]
 async fn writes_without_an_answer_delay_no_others() {
     let server = Server::start().await;
-    // Longer than this test waits, so that no write is given up before the others are done.
+    // Longer than this test waits, so that no write times out before the others are done.
     let kv = connect(&server, "10m").await;
     let came = Arc::new(AtomicUsize::new(0));
     server.turn(move |mut stream, mut request| {

@@ -1,4 +1,4 @@
-//! A server that is hostile on demand, and calls of it.
+//! A server that is hostile on demand, and calls to it.
 
 use std::panic;
 use std::pin::Pin;
@@ -6,15 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
+pub(crate) use kv_conformance::testing::soon;
 use kv_core::{Environment, Error, Kv, Registry, Result, Value};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
-
-/// Upper bound; reached only when the test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+use tokio::time::{Instant, sleep};
 
 pub(crate) const TTL: Duration = Duration::from_secs(10);
 
@@ -37,7 +35,7 @@ impl Request {
     }
 }
 
-/// What happened so far.
+/// The counts so far.
 #[derive(Clone, Default)]
 pub(crate) struct Counts {
     pub(crate) requests: Arc<AtomicUsize>,
@@ -49,11 +47,11 @@ pub(crate) struct Counts {
     pub(crate) last: Arc<Mutex<String>>,
 }
 
-/// A server on loopback that is good at first.
+/// A server on loopback, which answers as Consul does at first.
 pub(crate) struct Server {
     pub(crate) address: String,
     pub(crate) counts: Counts,
-    /// None: it answers as Consul does.
+    /// The hostile behaviour; `None` to answer as Consul does.
     pub(crate) mood: watch::Sender<Option<OnRequest>>,
 }
 
@@ -67,7 +65,7 @@ impl Server {
         Self { address, counts, mood }
     }
 
-    /// Closes all connections, and does this with each request from now on.
+    /// Closes all connections, and handles each request with `act` from now on.
     pub(crate) fn turn<F: Future<Output = ()> + Send + 'static>(
         &self,
         act: impl Fn(TcpStream, Request) -> F + Send + Sync + 'static,
@@ -148,13 +146,13 @@ pub(crate) fn good(request: &Request) -> String {
     }
 }
 
-/// A good server, and a client that has connected to it.
+/// A server, and a client that has connected to it.
 pub(crate) async fn start() -> (Server, Kv) {
     static COUNT_PANICS: Once = Once::new();
     COUNT_PANICS.call_once(|| {
         let usual = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            // The test itself reports its own panics.
+            // The test itself reports panics of its own thread.
             let here = info.location().is_some_and(|at| at.file().contains("tests/hostile"));
             PANICS.fetch_add(usize::from(!here), Ordering::SeqCst);
             usual(info);
@@ -171,12 +169,7 @@ pub(crate) async fn connect(server: &Server, timeout: &str) -> Kv {
     registry.connect(&address).await.expect("a good server")
 }
 
-/// Returns the future's output, or panics after [`PATIENCE`].
-pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: nothing within {PATIENCE:?}"))
-}
-
-/// Makes every kind of call but `lock`, which may wait for ever. Returns the errors.
+/// Makes every kind of call except `lock`, which may wait forever. Returns the errors.
 async fn every_call(kv: &Kv) -> Vec<(&'static str, Error)> {
     let mut errors = Vec::new();
     let mut note = |call, result: Result<()>| errors.extend(result.err().map(|error| (call, error)));
@@ -196,8 +189,8 @@ async fn every_call(kv: &Kv) -> Vec<(&'static str, Error)> {
     errors
 }
 
-/// Makes every call to a server that has become hostile. Each must fail as it should, or succeed if the answer looks
-/// valid. Then the same client must work again with the good server.
+/// Makes every call to a server that has become hostile. Each must fail with a suitable error, or succeed if the answer
+/// looks valid. Then the same client must work again once the server behaves.
 pub(crate) async fn does_no_harm<F: Future<Output = ()> + Send + 'static>(
     what: &str,
     act: impl Fn(TcpStream, Request) -> F + Send + Sync + 'static,
@@ -245,12 +238,12 @@ pub(crate) async fn works_again(what: &str, server: &Server, kv: &Kv) {
 pub(crate) async fn in_a_second(count: &AtomicUsize) -> usize {
     let (before, began) = (count.load(Ordering::SeqCst), Instant::now());
     sleep(Duration::from_secs(1)).await;
-    // The pause is longer on a busy machine.
+    // The pause takes longer on a busy machine.
     let millis = usize::try_from(began.elapsed().as_millis()).expect("not so long");
     (count.load(Ordering::SeqCst) - before) * 1000 / millis
 }
 
-/// Sends a head, then a piece again and again for ever.
+/// Sends a head, and then repeats a piece forever.
 pub(crate) async fn floods(mut stream: TcpStream, request: Request, head: String, piece: Vec<u8>) {
     let _ = stream.write_all(head.as_bytes()).await;
     while stream.write_all(&piece).await.is_ok() {

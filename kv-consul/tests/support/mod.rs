@@ -1,18 +1,18 @@
-//! What the tests of this crate share: servers, raw requests to them, and a proxy that counts.
+//! Shared parts of this crate's tests: servers, raw requests to them, and a proxy that counts.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
+
+pub(crate) mod fake;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
+#[allow(unused_imports, reason = "each test file uses its own part of this")]
+pub(crate) use kv_conformance::testing::{PATIENCE, soon, until};
 use kv_conformance_servers::{Cluster, Kind, Options};
 use kv_core::{Environment, Kv, Registry};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-
-/// Upper bound for what should happen at once; reached only when the test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn registry() -> Registry {
     Registry::new().with(kv_consul::REGISTRATION).with_environment(Environment::from([]))
@@ -26,23 +26,7 @@ pub(crate) async fn connect(address: &str) -> Kv {
     registry().connect(address).await.expect("a Consul that serves")
 }
 
-/// Returns the future's output, or panics after [`PATIENCE`].
-pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let late = |_| panic!("not within {PATIENCE:?}: {what}");
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(late)
-}
-
-/// Repeats a check until it succeeds, or panics after [`PATIENCE`].
-pub(crate) async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
-    let asking = async {
-        while !ask().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    soon(what, asking).await;
-}
-
-/// Sends a request to the server at `host:port` without this crate.
+/// Sends a request to the server at `host:port` without this crate's client.
 pub(crate) async fn ask(endpoint: &str, method: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(endpoint).await.expect("a connection");
     let request = format!("{method} {path} HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
@@ -57,7 +41,7 @@ pub(crate) async fn sessions(endpoint: &str) -> usize {
     ask(endpoint, "GET", "/v1/session/list").await.matches("\"ID\"").count()
 }
 
-/// A proxy between a client and a server that counts requests and connections, and can cut them.
+/// A proxy that counts requests and connections between clients and a server, and can cut connections.
 pub(crate) struct Proxy {
     pub(crate) endpoint: String,
     counts: Arc<Counts>,

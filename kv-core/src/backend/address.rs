@@ -94,7 +94,8 @@ impl Address {
 
     /// Parses an address whose authority is the name of a store: `memory://NAME/root`.
     ///
-    /// The name is decoded and otherwise kept as it is, whatever characters it has: it is the only host, without a port.
+    /// The name is decoded and otherwise kept as it is, whatever characters it has: it is the only host, without a
+    /// port.
     ///
     /// ```
     /// # use kv_core::Environment;

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 /// The tasks that give something back in the background, such as the lease of a call whose future was dropped.
 ///
-/// [`Backend::close`](super::Backend::close) waits until none is left ([clause L12](crate::contract)). Clones count
-/// together.
+/// [`Backend::close`](super::Backend::close) waits until none is left
+/// ([clause L12](crate::contract::CLAUSES#L12)). Clones share one count.
 ///
 /// ```
 /// # use kv_core::backend::background::Background;
@@ -29,11 +29,11 @@ impl Background {
         Self(Arc::new(watch::Sender::new(0)))
     }
 
-    /// Starts a task on the current runtime. Outside a runtime, the work is dropped: then nothing can be sent, and the
+    /// Starts a task on the current runtime. Outside a runtime nothing can be sent, so the work is dropped, and the
     /// time to live frees what was taken.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let Ok(runtime) = Handle::try_current() else { return };
-        // Counted before the task exists, and owned by it: a runtime that ends drops it with the task.
+        // Counted before the task exists. The task owns it, so a runtime that ends drops both.
         let running = Running::new(&self.0);
         runtime.spawn(async move {
             let _running = running;
@@ -41,9 +41,9 @@ impl Background {
         });
     }
 
-    /// Waits until no task is left, whichever runtimes they run on. A task that was dropped with its runtime is none.
+    /// Waits until no task is left, on any runtime. A task that was dropped with its runtime does not count.
     ///
-    /// A task on a runtime that nobody drives never ends, so limit the wait.
+    /// A task on a runtime that is not driven never ends, so limit the wait.
     pub async fn settled(&self) {
         // The sender lives as long as `self`, so this ends only when the condition holds.
         let _ = self.0.subscribe().wait_for(|running| *running == 0).await;
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_with_its_runtime_is_settled_in_another() {
+    fn a_task_that_ends_with_its_runtime_is_settled_in_another() {
         let background = Background::new();
         let (one, other) = (runtime(), runtime());
         one.block_on(async { background.spawn(pending()) });

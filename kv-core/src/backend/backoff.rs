@@ -8,8 +8,8 @@ use crate::observability::{reconnected, reconnecting};
 
 /// The pauses between attempts of one operation.
 ///
-/// Each pause is a random time between half of what is due and all of it, so that many clients do not come back in
-/// step. What is due doubles with each attempt, up to a limit.
+/// Each pause is a random time between half of the current length and all of it, so that many clients do not come back
+/// at the same time. The length doubles with each attempt, up to a limit.
 ///
 /// ```
 /// # use kv_core::backend::backoff::Backoff;
@@ -57,7 +57,7 @@ impl Backoff {
     }
 }
 
-/// Brings something back that broke: a [`Backoff`] that also reports what happens to the operator.
+/// A [`Backoff`] for restoring something that broke, which also reports to the operator.
 ///
 /// It emits the events `reconnecting` and `reconnected` of [`observability`](crate::observability).
 ///

@@ -1,4 +1,4 @@
-//! What a backend knows of the call that it serves: until when it may go on, and whether it was sent.
+//! The call that a backend serves: its deadline, and whether it was sent.
 
 use std::cell::OnceCell;
 use std::future::Future;
@@ -25,9 +25,10 @@ struct Current {
 
 /// A call of a [`Kv`](crate::Kv), as the backend that serves it sees it.
 ///
-/// The handle's timeout is the only one that counts ([clause S3](crate::contract)): the handle drops the call's
-/// future when the time is up. A backend that retries goes on until then, and says here what the handle cannot know:
-/// whether a byte of the call has left ([clause W6](crate::contract)), and why the last attempt failed.
+/// The handle's timeout is the only one that counts ([clause S3](crate::contract::CLAUSES#S3)): the handle drops the
+/// call's future when the time is up. A backend that retries goes on until then, and says here what the handle cannot
+/// know: whether a byte of the call has left ([clause W6](crate::contract::CLAUSES#W6)), and why the last attempt
+/// failed.
 ///
 /// A backend that says nothing is assumed to have sent the call. Clones are of the same call; a request that carries
 /// several calls keeps a clone of each.

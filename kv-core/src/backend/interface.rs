@@ -109,7 +109,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn try_lock(&self, key: &str, ttl: Duration) -> Result<Option<Grant>>;
 
     /// Waits until everything that the backend gives back in the background is given back
-    /// ([clause L12](crate::contract)); see [`background`](super::background).
+    /// ([clause L12](crate::contract::CLAUSES#L12)); see [`background`](super::background).
     ///
     /// [`Kv::close`](crate::Kv::close) calls it within the request timeout, after it has released every lease that it
     /// knows of and ended every wait for a lock. From then on the backend opens no connection for background work.

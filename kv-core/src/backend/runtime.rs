@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_made_is_tried_again() {
+    fn a_part_that_could_not_be_made_is_made_by_the_next_call() {
         let per_runtime = PerRuntime::new();
         runtime().block_on(async {
             assert_eq!(per_runtime.try_get(|| Err::<u8, _>("no")), Err("no"));

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_wrong_is_named() {
+    fn a_missing_or_invalid_file_is_named() {
         let empty = file("empty.pem", "");
         let named = |files: Files| files.client_config().expect_err("unusable").to_string();
         let some = |text: &str| Some(text.to_owned());

@@ -80,11 +80,11 @@ pub enum Check {
     Held(Guard),
 }
 
-/// What a store needs to tell whether a lock is still held by the one who took it.
+/// What a store needs to check that a lock still has the holder that took it.
 ///
-/// A backend fills it in when the lock is granted and reads it in a [`Check::Held`]; what `owner` means is its own
-/// affair (a session, the contender's key, …), but no lock of another store of the same kind may have the same one, so
-/// that a guard never holds by accident where it does not belong: random identities do.
+/// A backend fills it in when the lock is granted, and reads it in a [`Check::Held`]. The backend decides what `owner`
+/// is: a session, the contender's key, or anything else. No lock of another store of the same kind may have the same
+/// one, so that a guard never holds by accident in a store that it is not from. Random identities ensure that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Guard {
     /// The complete key of the lock.

@@ -1,4 +1,5 @@
-//! Leases while the machine is suspended: tokio's clock stands still, and the store's goes on (clause L6).
+//! Leases while the machine is suspended: tokio's clock stands still, and the store's goes on
+//! ([clause L6](crate::contract::CLAUSES#L6)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use super::LeaseHandle;
 
 const TTL: Duration = Duration::from_secs(30);
 
-/// A store that is not asked for anything.
+/// A store that receives no calls.
 struct Unused;
 
 #[async_trait]
@@ -71,7 +72,7 @@ impl Backend for Unused {
     }
 }
 
-/// A lease that counts its renewals, and during each of which the machine is suspended for so long.
+/// A lease that counts its renewals. During each of them the machine is suspended for this long.
 struct Counting {
     renewals: Arc<AtomicUsize>,
     suspended: Duration,

@@ -1,4 +1,4 @@
-//! Closing a handle (clause L12).
+//! Closing a handle ([clause L12](kv_core::contract::CLAUSES#L12)).
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ fn is_closed<T>(result: Result<T>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_clones_and_scoped_handles_hold_is_given_back() -> Result<()> {
+async fn leases_of_clones_and_scoped_handles_are_given_back() -> Result<()> {
     let (kv, calls) = scripted([(1, Ok(())), (1, lost())]);
     let held = (kv.clone().lock("key", TTL).await?, kv.scoped("below")?.ephemeral_key("key", TTL).await?);
     kv.scoped("elsewhere")?.close().await?;
@@ -42,7 +42,7 @@ async fn what_clones_and_scoped_handles_hold_is_given_back() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_bound_is_the_request_timeout_and_what_is_left_is_named() -> Result<()> {
+async fn closing_ends_with_the_request_timeout_and_names_what_is_left() -> Result<()> {
     let (kv, calls) = scripted([(60, Ok(())), (60, Ok(()))]);
     let lock = kv.lock("slow", TTL).await?;
     let key = kv.scoped("below")?.ephemeral_key("slow", TTL).await?;
@@ -60,13 +60,13 @@ async fn the_bound_is_the_request_timeout_and_what_is_left_is_named() -> Result<
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_is_refused_is_told_with_its_reason() -> Result<()> {
+async fn a_release_that_is_refused_is_reported_with_its_reason() -> Result<()> {
     let (kv, calls) = scripted([(0, down())]);
     let lock = kv.lock("key", TTL).await?;
     let closed = kv.close().await;
     assert!(closed.as_ref().is_err_and(|error| error.to_string().contains("down")), "{closed:?}");
     assert_eq!(left(closed), ["key"]);
-    // Nothing is sent any more, and the store has it for its time to live.
+    // Nothing is sent any more. The lock stays in the store until its time to live has passed.
     drop(lock);
     settle().await;
     assert_eq!(made(&calls), ["release"]);
@@ -122,7 +122,7 @@ async fn waits_and_held_work_end() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_nobody_polls_is_waited_for_within_the_bound() -> Result<()> {
+async fn closing_waits_for_a_call_that_is_not_polled_no_longer_than_the_timeout() -> Result<()> {
     let memory = Arc::new(MemoryBackend::new());
     let (mine, other) = (Kv::new(memory.clone()), Kv::new(memory));
     let held = other.lock("key", TTL).await?;
@@ -164,7 +164,7 @@ fn the_end_of_a_runtime_is_quiet() {
     let said = warnings(|| {
         let (kv, _) = scripted([(60, Ok(())), (60, Ok(()))]);
         let runtime = runtime();
-        // Released while the runtime ends, in a task that it drops, and outside of it.
+        // One lock is released while the runtime ends, in a task that it drops; the other outside of it.
         let (half_way, outside) = runtime.block_on(async {
             let held = kv.lock("in a task", TTL).await.expect("a lock");
             tokio::spawn(async move {
@@ -185,7 +185,7 @@ fn the_end_of_a_runtime_is_quiet() {
 }
 
 #[test]
-fn a_failed_release_is_told_once() {
+fn a_failed_release_is_reported_once() {
     let said = warnings(|| {
         let (kv, _) = scripted([(0, down())]);
         runtime().block_on(async {

@@ -1,5 +1,7 @@
 //! What the handles of locks and ephemeral keys add to any backend: the local deadline, renewal while holding, release
-//! in the background (clauses L2, L6, L7 and L8), and what `close` gives back (L12). The clock is tokio's, paused.
+//! in the background (clauses [L2](kv_core::contract::CLAUSES#L2), [L6](kv_core::contract::CLAUSES#L6),
+//! [L7](kv_core::contract::CLAUSES#L7) and [L8](kv_core::contract::CLAUSES#L8)), and what `close` gives back
+//! ([clause L12](kv_core::contract::CLAUSES#L12)). The clock is tokio's, paused.
 
 mod close;
 mod scripted;
@@ -16,7 +18,7 @@ const TTL: Duration = Duration::from_secs(30);
 const ALMOST_TTL: Duration = Duration::from_millis(29_999);
 
 #[tokio::test(start_paused = true)]
-async fn a_lapsed_handle_asks_nobody() -> Result<()> {
+async fn a_lapsed_handle_sends_nothing() -> Result<()> {
     let (kv, calls) = scripted([]);
     let key = kv.ephemeral_key("key", TTL).await?;
     sleep(ALMOST_TTL).await;
@@ -58,7 +60,7 @@ async fn hold_outlasts_failures_of_renewal_within_the_time_to_live() -> Result<(
 
 #[tokio::test(start_paused = true)]
 async fn hold_drops_the_future_once_the_lease_is_lost() -> Result<()> {
-    // The store says so at the first renewal, or no renewal gets through.
+    // Either the store reports the loss at the first renewal, or no renewal succeeds.
     let told = scripted([(0, lost())]);
     let untold = scripted((0..1000).map(|_| (1, down())));
     for ((kv, _), seconds) in [(told, 10), (untold, 30)] {
@@ -100,7 +102,7 @@ async fn a_dropped_handle_is_released_in_the_background() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_fails_or_is_dropped_is_tried_once_more() -> Result<()> {
+async fn a_release_that_fails_or_is_dropped_is_repeated_once() -> Result<()> {
     let (kv, calls) = scripted([(0, down()), (0, Ok(())), (60, Ok(())), (0, Ok(())), (0, lost())]);
     assert!(kv.lock("key", TTL).await?.unlock().await.is_err_and(|error| error.is_retryable()));
     settle().await;
@@ -117,7 +119,7 @@ async fn a_release_that_fails_or_is_dropped_is_tried_once_more() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_fate_of_a_call_that_ran_out_of_time_is_told_by_its_kind() -> Result<()> {
+async fn the_error_of_a_late_call_depends_on_whether_it_may_be_repeated() -> Result<()> {
     let (kv, _) = scripted([(60, Ok(())), (60, Ok(())), (60, Ok(()))]);
     let key = kv.clone().with_timeout(Duration::from_secs(3)).ephemeral_key("key", TTL).await?;
     let renewed = key.renew().await.expect_err("late");

@@ -1,4 +1,4 @@
-//! The comparisons of a transaction, which the store decides.
+//! The comparisons of a transaction. The store evaluates them.
 
 use bytes::Bytes;
 
@@ -10,9 +10,9 @@ pub(crate) fn equal(target: CompareTarget, key: Bytes, operand: Operand) -> Comp
     Compare { target: target.into(), key, operand: Some(operand), range_end: Bytes::new() }
 }
 
-/// Comparisons that hold if the key is the one that was created at revision `token` and is still on the lease.
+/// Comparisons that hold if the key was created at revision `token` and is still attached to the lease.
 ///
-/// Creation alone is not enough: a plain write by another client keeps the create revision and detaches the lease.
+/// The create revision alone is not enough: a plain write by another client keeps it, and detaches the lease.
 pub(crate) fn owned_by(key: &Bytes, token: u64, lease: i64) -> Vec<Compare> {
     vec![
         equal(CompareTarget::Create, key.clone(), Operand::CreateRevision(signed(token))),
@@ -20,7 +20,7 @@ pub(crate) fn owned_by(key: &Bytes, token: u64, lease: i64) -> Vec<Compare> {
     ]
 }
 
-/// A comparison that holds if the range has no key: a key that does not exist has revision 0.
+/// A comparison that holds if the range has no key: the create revision of a key that does not exist is 0.
 pub(crate) fn absent(range: Range) -> Compare {
     Compare { range_end: range.end, ..equal(CompareTarget::Create, range.key, Operand::CreateRevision(0)) }
 }

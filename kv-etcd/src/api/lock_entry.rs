@@ -1,21 +1,23 @@
 //! Which keys are entries of locks ([clause L10](kv_core::contract::CLAUSES#L10)).
 //!
-//! A contender for the lock `NAME` has the key `NAME/<lease id>`, in lower-case hexadecimal without padding, and the key
-//! is attached to that very lease. The layout is that of etcd's own clients. A key that only looks like it is data.
+//! A contender for the lock `NAME` has the key `NAME/<lease id>`, in lower-case hexadecimal without padding. The key is
+//! attached to the lease in its name. This is the layout of etcd's own clients. A key with such a name and without that
+//! lease is data.
 
 /// The key of a contender for the lock `name`.
 pub(crate) fn contender(name: &str, lease: i64) -> String {
     format!("{name}/{lease:x}")
 }
 
-/// What the key of every contender for the lock `name` begins with.
+/// The prefix of the keys of all contenders for the lock `name`.
 pub(crate) fn contenders(name: &str) -> String {
     format!("{name}/")
 }
 
 /// The lease in the last segment of a key, if the segment is a lease id as contenders write it.
 ///
-/// Only that lease makes the key an entry of a lock. Most keys have no such segment, so for them no lease is asked for.
+/// The key is an entry of a lock only if it is attached to that lease. Most keys have no such segment, so their leases
+/// need not be read.
 pub(crate) fn named_lease(key: &[u8]) -> Option<i64> {
     let slash = key.iter().rposition(|byte| *byte == b'/')?;
     let digits = &key[slash + 1..];

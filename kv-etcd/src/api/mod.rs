@@ -1,4 +1,4 @@
-//! etcd's messages, and what is read out of them.
+//! etcd's messages, and their decoding.
 
 pub(crate) mod compare;
 pub(crate) mod lock_entry;

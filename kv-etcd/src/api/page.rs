@@ -1,21 +1,21 @@
-//! A page of a listing, read in place. It may have very many entries, and only the key and the value of each are needed.
+//! A page of a listing, decoded in place. It may have very many entries, and only a few fields of each are needed.
 //!
-//! The generated decoder first makes a message of each entry, with reference-counted parts that are dropped again. For
-//! 10,000 entries that took longer than everything else in a listing together.
+//! The generated decoder builds a message for each entry, with reference-counted parts that are dropped again. For
+//! 10,000 entries that took longer than the rest of a listing.
 
 use prost::Message as _;
 
 use super::messages::ResponseHeader;
 
-/// The fields of a page beside its entries.
+/// The fields of a page except its entries.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Page {
     pub(crate) header: Option<ResponseHeader>,
-    /// The listing continues after this page.
+    /// Whether another page follows.
     pub(crate) more: bool,
 }
 
-/// A key and what it holds.
+/// One entry of a page.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
     pub(crate) key: &'a [u8],
@@ -27,7 +27,7 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Page {
-    /// Reads an encoded `RangeResponse`, and calls `each` with its entries until it fails.
+    /// Decodes a `RangeResponse`, and calls `each` with its entries, until one call fails.
     pub(crate) fn read<'a, E: From<Malformed>>(
         message: &'a [u8],
         mut each: impl FnMut(Entry<'a>) -> Result<(), E>,
@@ -49,7 +49,7 @@ impl Page {
 }
 
 impl<'a> Entry<'a> {
-    /// Reads an encoded `KeyValue`.
+    /// Decodes a `KeyValue`.
     fn read(message: &'a [u8]) -> Result<Self, Malformed> {
         let mut entry = Self::default();
         let mut fields = Fields(message);
@@ -67,17 +67,17 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The bytes are no message.
+/// The bytes are not a message.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Malformed;
 
-/// The fields of a message that are left: <https://protobuf.dev/programming-guides/encoding/>.
+/// The fields of a message that are not decoded yet: <https://protobuf.dev/programming-guides/encoding/>.
 struct Fields<'a>(&'a [u8]);
 
 enum Content<'a> {
     Number(u64),
     Bytes(&'a [u8]),
-    /// A type that none of the fields here has.
+    /// A field of another type, which is skipped.
     Other,
 }
 
@@ -137,13 +137,13 @@ mod tests {
         Ok((page, entries))
     }
 
-    /// A header with revision 300, an entry `k` with revision 7 and value `v`, and more to come, with a field of each
-    /// other type in between that nobody knows.
+    /// A header with revision 300, an entry `k` with revision 7 and value `v`, and `more`. Between them is an unknown
+    /// field of each other type.
     const MESSAGE: &[u8] =
         b"\x0a\x03\x18\xac\x02\x79fixed-64\x12\x0d\x0a\x01k\x65four\x18\x07\x2a\x01v\x18\x01\x7a\x02no";
 
     #[test]
-    fn fields_that_nobody_knows_are_passed_over() {
+    fn unknown_fields_are_skipped() {
         let (page, entries) = read(MESSAGE).expect("a page");
         assert_eq!(
             page,
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_too_early_is_no_page() {
+    fn a_truncated_page_is_malformed() {
         let whole = [0, 5, 14, 29, 31];
         for end in 0..MESSAGE.len() {
             assert_eq!(read(&MESSAGE[..end]).is_ok(), whole.contains(&end), "{end}");
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_ends_with_the_entry_that_is_refused() {
+    fn decoding_ends_with_the_entry_that_is_refused() {
         let mut met = 0;
         let refused = Page::read(&b"\x12\x00".repeat(3), |_| {
             met += 1;

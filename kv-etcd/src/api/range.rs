@@ -1,4 +1,4 @@
-//! Ranges of keys, and the answers about them.
+//! Ranges of keys, revisions, and keys as strings.
 
 use bytes::Bytes;
 use kv_core::{Result, observability};
@@ -7,8 +7,7 @@ use crate::api::messages::{KeyValue, RangeRequest, ResponseHeader};
 use crate::config::NAME;
 use crate::error::Failed;
 
-/// A half-open range of keys, as etcd names it:
-/// <https://etcd.io/docs/latest/learning/api/#key-ranges>.
+/// A half-open range of keys: <https://etcd.io/docs/latest/learning/api/#key-ranges>.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) key: Bytes,
@@ -34,7 +33,7 @@ impl Range {
     }
 }
 
-/// The first string after all strings that begin with `prefix`, in the form that etcd takes as the end of a range.
+/// The first string after all strings that begin with `prefix`, as etcd expects it for the end of a range.
 pub(crate) fn after_prefix(prefix: &[u8]) -> Bytes {
     let kept = prefix.iter().rposition(|byte| *byte != 0xff).map_or(0, |last| last + 1);
     let mut end = prefix[..kept].to_vec();
@@ -45,13 +44,13 @@ pub(crate) fn after_prefix(prefix: &[u8]) -> Bytes {
     end.into()
 }
 
-/// The revision of the store that an answer is from; every answer about keys has one.
+/// The revision of the store in the header of an answer; every answer about keys has one.
 pub(crate) fn revision(header: Option<&ResponseHeader>) -> Result<u64, Failed> {
     let revision = header.and_then(|header| u64::try_from(header.revision).ok()).filter(|revision| *revision > 0);
     revision.ok_or_else(|| Failed::unexpected("the answer has no revision"))
 }
 
-/// An index as a revision. Every index that etcd ever returned is in range.
+/// An index as a revision. Every index that etcd returns fits.
 pub(crate) fn signed(index: u64) -> i64 {
     i64::try_from(index).unwrap_or(i64::MAX)
 }
@@ -61,7 +60,7 @@ pub(crate) fn index(revision: i64) -> u64 {
     u64::try_from(revision).unwrap_or(0)
 }
 
-/// The keys of a listing, or of events that came together, as strings. Keys that are not UTF-8 are left out.
+/// Converts the keys of a listing, or of events that came together, to strings. Keys that are not UTF-8 are left out.
 #[derive(Default)]
 pub(crate) struct Keys {
     left_out: usize,
@@ -85,7 +84,7 @@ impl Keys {
         text
     }
 
-    /// Reports what was left out, once everything has been seen.
+    /// Reports the keys that were left out; called at the end.
     pub(crate) fn done(self) {
         if self.left_out > 0 {
             observability::foreign_keys_left_out(NAME, self.left_out, &self.first);

@@ -1,27 +1,27 @@
-//! Values, cut loose from the messages that brought them.
+//! Values, copied out of the messages that they arrived in.
 //!
-//! A value that shares the memory of its message keeps all of the message alive. One value of 200 bytes can so keep a
-//! page of 60 MB.
+//! A value that shares the memory of its message keeps the whole message in memory: one of 200 bytes can keep a page of
+//! 60 MB.
 
 use bytes::{Bytes, BytesMut};
 
-/// How much memory one value may keep alive beside its own, unless it is most of its message anyway.
+/// The most bytes that one value may keep in memory besides its own, unless it is a large part of its message.
 const CHUNK: usize = 64 << 10;
-/// A value may share its message's memory if it is at least this part of it.
+/// A value may share the memory of its message if it is at least this fraction of it: a quarter.
 const SHARE: usize = 4;
 
-/// Copies values out of large messages, small ones side by side.
+/// Copies values out of large messages. Small values share chunks.
 #[derive(Default)]
 pub(crate) struct Values {
-    /// What is left of the chunk that small values are copied to.
+    /// The unused rest of the current chunk for small values.
     chunk: BytesMut,
 }
 
 impl Values {
-    /// A copy of a value that came in a message of so many bytes; `None` if the value may share the message's memory.
+    /// A copy of a value from a message of this many bytes; `None` if the value may share the message's memory.
     ///
-    /// It may if the message is small or if the value is a large part of it. So a value keeps at most 64 KiB or four
-    /// times its own size alive, and small listings are not copied at all.
+    /// It may if the message is small, or if the value is a large part of it. So a value keeps at most 64 KiB or four
+    /// times its own size in memory, and small listings are not copied.
     pub(crate) fn copy(&mut self, value: &[u8], message: usize) -> Option<Bytes> {
         if message <= CHUNK || value.len() >= message / SHARE {
             return None;
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_value_does_not_keep_a_large_message() {
+    fn a_small_value_does_not_keep_a_large_message_in_memory() {
         let message = vec![7; 1 << 20];
         let mut values = Values::default();
         for size in [1, 200, CHUNK / SHARE, message.len() / SHARE - 1] {
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn small_values_lie_side_by_side() {
+    fn small_values_share_a_chunk() {
         let mut values = Values::default();
         let copies: Vec<Bytes> = (0..CHUNK / 100).map(|_| values.copy(&[1; 100], 1 << 20).expect("a copy")).collect();
         let apart = copies.windows(2).filter(|pair| pair[0].as_ptr_range().end != pair[1].as_ptr()).count();

@@ -1,11 +1,11 @@
-//! Failures that this side notices, without an answer of the server's.
+//! Failures that the client detects itself, without an answer from the server.
 
 use std::error::Error as StdError;
 use std::fmt;
 
 use http::StatusCode;
 
-/// The server certainly did not process the request: it never left, or the server said so.
+/// The server certainly did not process the request: it was never sent, or the server said so.
 #[derive(Debug)]
 pub(crate) struct NotSent(pub(crate) h2::Error);
 
@@ -21,7 +21,7 @@ impl StdError for NotSent {
     }
 }
 
-/// The server gives no sign of life, or none to this call although others would long have been served.
+/// The server sends nothing at all, or answers no call although one has waited for a second.
 #[derive(Debug)]
 pub(crate) struct Unresponsive;
 
@@ -33,8 +33,7 @@ impl fmt::Display for Unresponsive {
 
 impl StdError for Unresponsive {}
 
-/// The answer is not one of gRPC. It may come from something between this client and etcd, which may have passed the
-/// request on.
+/// The answer is not a gRPC answer. It may come from a proxy, which may have forwarded the request to etcd.
 #[derive(Debug)]
 pub(crate) struct NotGrpc {
     pub(crate) status: StatusCode,
@@ -43,7 +42,7 @@ pub(crate) struct NotGrpc {
 }
 
 impl NotGrpc {
-    /// Whether a proxy says this while the server behind it is away or busy.
+    /// Whether a proxy gives this answer while the server behind it is down or busy.
     pub(crate) fn may_pass(&self) -> bool {
         matches!(self.status.as_u16(), 408 | 429 | 502 | 503 | 504)
     }

@@ -1,4 +1,4 @@
-//! What an answer that is an error proves about the call ([clause W6](kv_core::contract::CLAUSES#W6)), and what helps.
+//! What an error answer proves about the call ([clause W6](kv_core::contract::CLAUSES#W6)), and what helps against it.
 //!
 //! Only a refusal by etcd itself, made before it applies anything, proves that nothing was applied. A proxy may use
 //! any code with any text, so a code alone proves nothing.
@@ -8,14 +8,14 @@ use tonic::Code;
 use self::Fate::{NotApplied, Unknown};
 use self::Remedy::{AskAnother, AskLater, Change, LogIn, MakeRoom, Nonsense, Permit};
 
-/// What is known of the call.
+/// What is known about the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     NotApplied,
     Unknown,
 }
 
-/// What to do about it.
+/// What helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Remedy {
     /// Another member may serve.
@@ -28,26 +28,26 @@ pub(super) enum Remedy {
     Permit,
     /// Make room in the store.
     MakeRoom,
-    /// Nothing helps: the request is not one that this server takes.
+    /// Nothing helps: this server does not accept such a request.
     Change,
-    /// Nothing helps: this is not an answer that etcd gives.
+    /// Nothing helps: etcd gives no such answer.
     Nonsense,
 }
 
 /// The code, a part of the text, and what they mean. The first row that fits decides.
 type Row = (Code, &'static str, Fate, Remedy);
 
-/// What this side says about an answer that it could not take: the server may have applied the call.
+/// The client's own errors about an answer that it cannot decode: the server may have applied the call.
 const THIS_SIDE: &[Row] = &[
     (Code::OutOfRange, TOO_LARGE, Unknown, Nonsense),
     (Code::Unimplemented, "Content is compressed", Unknown, Nonsense),
     (Code::Internal, "", Unknown, Nonsense),
 ];
 
-/// What the decoder says of a message that is larger than it takes.
+/// The decoder's text for a message over its limit.
 pub(super) const TOO_LARGE: &str = "decoded message length too large";
 
-/// What etcd says, by the published package `api/v3rpc/rpctypes` and by its packages `raft` and `lease`.
+/// The texts of etcd: of the published package `api/v3rpc/rpctypes`, and of its packages `raft` and `lease`.
 const ETCD: &[Row] = &[
     (Code::Unavailable, "etcdserver: no leader", NotApplied, AskAnother),
     (Code::Unavailable, "etcdserver: not capable", NotApplied, AskAnother),
@@ -55,13 +55,13 @@ const ETCD: &[Row] = &[
     (Code::FailedPrecondition, "rpc not supported for learner", NotApplied, AskAnother),
     (Code::OutOfRange, "required revision is a future revision", NotApplied, AskAnother),
     (Code::ResourceExhausted, "etcdserver: too many requests", NotApplied, AskLater),
-    // A member that hands its leadership over. It never entered the proposal into its log. Another member would
-    // forward it to this one, which then drops it without an answer: so the same member is asked again.
+    // The member is transferring its leadership, and the proposal never entered its log. Another member would
+    // forward the proposal to this one, which then drops it without an answer. So the same member is asked again.
     (Code::Unknown, "raft proposal dropped", NotApplied, AskLater),
     (Code::Unknown, "not a primary lessor", NotApplied, AskAnother),
     (Code::Unavailable, "not a primary lessor", NotApplied, AskAnother),
     (Code::Unknown, "raft: stopped", Unknown, AskAnother),
-    // Said before the write is proposed, but also after it was applied.
+    // etcd gives this answer before it proposes the write, but also after it has applied it.
     (Code::ResourceExhausted, "database space exceeded", Unknown, MakeRoom),
     (Code::Unauthenticated, "invalid auth token", NotApplied, LogIn),
     (Code::InvalidArgument, "revision of auth store is old", NotApplied, LogIn),
@@ -80,14 +80,14 @@ const ETCD: &[Row] = &[
     (Code::DataLoss, "etcdserver: ", NotApplied, Change),
 ];
 
-/// What etcd's gRPC library says before it passes the request on.
+/// The texts of etcd's gRPC library, before it hands the request to etcd.
 const GRPC: &[Row] = &[
     (Code::ResourceExhausted, "grpc: received message larger than max", NotApplied, Change),
     (Code::Unimplemented, "unknown service", NotApplied, Change),
     (Code::Unimplemented, "unknown method", NotApplied, Change),
 ];
 
-/// What a code means where the text is not known: anybody may have said it.
+/// What a code means with an unknown text, which a proxy may have sent as well.
 const ANYBODY: &[Row] = &[
     (Code::Unavailable, "", Unknown, AskAnother),
     (Code::DeadlineExceeded, "", Unknown, AskAnother),

@@ -1,4 +1,4 @@
-//! Which error a failure becomes.
+//! The error for each failure.
 
 use super::*;
 
@@ -56,7 +56,7 @@ fn a_write_of_unknown_fate_is_indeterminate_and_a_refused_one_is_not() {
 }
 
 #[test]
-fn what_was_cut_off_is_not_taken_for_an_answer() {
+fn a_broken_connection_is_no_answer() {
     let cut = |idempotence| failed(Status::from_error(std::io::Error::other("reset").into()), idempotence);
     assert_eq!(name(cut(Idempotence::Once)), "indeterminate");
     assert_eq!(name(cut(Idempotence::Repeatable)), "unavailable");
@@ -65,7 +65,7 @@ fn what_was_cut_off_is_not_taken_for_an_answer() {
 }
 
 #[test]
-fn what_was_not_processed_was_not_applied() {
+fn a_request_that_was_not_processed_was_not_applied() {
     let refused = || {
         let status = Status::from_error(NotSent(h2::Reason::REFUSED_STREAM.into()).into());
         failed(status, Idempotence::Once)
@@ -97,7 +97,7 @@ fn a_full_store_says_what_to_do() {
 }
 
 #[test]
-fn what_proves_that_nothing_was_applied_is_tried_again() {
+fn a_failure_that_proves_that_nothing_was_applied_is_worth_another_attempt() {
     for (status, of_the_endpoint) in [
         (Status::unavailable("etcdserver: no leader"), true),
         (Status::unknown("raft proposal dropped"), false),

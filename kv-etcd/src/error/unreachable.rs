@@ -1,4 +1,4 @@
-//! Why there is no connection: what a failed attempt to connect says about an endpoint.
+//! Failed attempts to connect, and what each says about its endpoint.
 
 use kv_core::Error;
 use tonic::Status;
@@ -7,7 +7,7 @@ use super::local::NotGrpc;
 use super::status::{chain, excerpt, is_from_server, local};
 use super::table::{Remedy, meaning};
 
-/// Why there is no connection; so nothing was sent.
+/// Why there is no connection. Nothing was sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Unreachable {
     why: Why,
@@ -16,16 +16,16 @@ pub(crate) struct Unreachable {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
-    /// It may be there later.
+    /// The endpoint may serve later.
     ForNow,
-    /// It answered, but is not the server that was meant.
+    /// It is another kind of server.
     Wrong,
     /// It refuses this client.
     Denied,
 }
 
-/// What is known of an endpoint whose first call failed.
-pub(crate) struct Attempt<'a> {
+/// What is known about a connection whose first call failed.
+pub(crate) struct FirstCall<'a> {
     /// Why the connection ended, if it did.
     pub(crate) ended: Option<&'a str>,
     pub(crate) encrypted: bool,
@@ -57,8 +57,8 @@ impl Unreachable {
         self.why != Why::ForNow
     }
 
-    /// What it says about a server that the first call on a new connection failed.
-    pub(crate) fn from_first_call(status: &Status, attempt: &Attempt<'_>) -> Self {
+    /// Concludes from the first call on a new connection, which failed, what is wrong with the endpoint.
+    pub(crate) fn from_first_call(status: &Status, attempt: &FirstCall<'_>) -> Self {
         if is_from_server(status) {
             let said = format!("it answered {:?}: {}", status.code(), excerpt(status.message()));
             return match meaning(status.code(), status.message()).1 {
@@ -73,7 +73,7 @@ impl Unreachable {
         Self::from_broken_connection(&attempt.ended.map_or_else(|| chain(status), str::to_owned), attempt)
     }
 
-    fn from_broken_connection(said: &str, attempt: &Attempt<'_>) -> Self {
+    fn from_broken_connection(said: &str, attempt: &FirstCall<'_>) -> Self {
         let has = |known: &[&str]| known.iter().any(|known| said.contains(known));
         // With TLS 1.3 a server refuses the client's certificate only after the handshake.
         if has(&["received fatal alert"]) {
@@ -87,12 +87,12 @@ impl Unreachable {
             let or = if attempt.encrypted { "" } else { ", or wants TLS (`etcds://`)" };
             return Self::wrong(format!("it does not speak gRPC{or}: {said}"));
         }
-        // A server that stops does this, and one that takes plain text for a broken handshake.
+        // A server that stops hangs up, and so does one that expects TLS and receives plain text.
         let hint = if attempt.encrypted { "" } else { " (if it wants TLS, write `etcds://`)" };
         Self::for_now(format!("it hung up{hint}: {said}"))
     }
 
-    /// One failure for several endpoints. As long as one of them may serve later, all together may.
+    /// Joins the failures of several endpoints. They are permanent only if each of them is.
     pub(crate) fn all<'a>(failures: impl IntoIterator<Item = (&'a str, &'a Self)>) -> Self {
         let (whys, said): (Vec<Why>, Vec<String>) =
             failures.into_iter().map(|(endpoint, one)| (one.why, format!("{endpoint}: {}", one.reason))).unzip();
@@ -130,7 +130,7 @@ mod tests {
     fn tls_is_suggested_only_where_nothing_has_worked() {
         let broke = || Status::from_error(std::io::Error::other("reset").into());
         let said = |worked_before| {
-            let attempt = Attempt { ended: None, encrypted: false, worked_before };
+            let attempt = FirstCall { ended: None, encrypted: false, worked_before };
             Unreachable::from_first_call(&broke(), &attempt).to_string()
         };
         assert!(said(false).contains("etcds://") && !said(true).contains("etcds://"));

@@ -1,22 +1,20 @@
-//! Who contends for a lock, where its name also has data below it ([clause L10](kv_core::contract::CLAUSES#L10)).
+//! The contenders for a lock whose name also has data below it ([clause L10](kv_core::contract::CLAUSES#L10)).
 //!
-//! Contenders are direct children of the lock's name. Other keys below the name, and locks nested below it, do not count.
+//! Contenders are direct children of the lock's name. Other keys below the name, and nested locks, do not count.
 
 use bytes::Bytes;
 
 use crate::api::lock_entry::{contenders, named_lease};
 use crate::api::messages::RangeRequest;
-use crate::api::page::Page;
-use crate::api::range::{after_prefix, revision, signed};
+use crate::api::range::after_prefix;
 use crate::error::Failed;
 use crate::read::entries::{Candidate, lock_entries};
-use crate::read::paging::{check_size, goes_on, next_key, page, shrink};
-use crate::transport::client::Client;
+use crate::read::paging::{Pager, check_size, next_key, until_complete};
 
 /// How many keys a page has.
 const PAGE: i64 = 10_000;
 
-/// The key of one who holds a lock or waits for it.
+/// The key of a holder of a lock, or of a waiter for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Contender {
     pub(super) key: Bytes,
@@ -24,37 +22,27 @@ pub(super) struct Contender {
     pub(super) mod_revision: i64,
 }
 
-/// Every contender for the lock `name` at one revision, in the order in which they asked.
-pub(super) async fn list(client: &Client, name: &str) -> Result<Vec<Contender>, Failed> {
-    loop {
-        match try_list(client, name).await {
-            Err(failed) if failed.is_compacted() => tracing::debug!("the queue was compacted while it was read"),
-            result => return result,
-        }
-    }
+/// Lists the contenders for the lock `name` at one revision, in the order in which they asked.
+pub(super) async fn list(pager: &Pager, name: &str) -> Result<Vec<Contender>, Failed> {
+    until_complete(|| try_list(pager, name)).await
 }
 
-async fn try_list(client: &Client, name: &str) -> Result<Vec<Contender>, Failed> {
+async fn try_list(pager: &Pager, name: &str) -> Result<Vec<Contender>, Failed> {
     let directory = contenders(name);
-    let mut request = RangeRequest {
+    let mut listing = pager.pages(RangeRequest {
         // Lease ids begin with one of `1` to `f`.
         key: format!("{directory}1").into(),
         range_end: format!("{directory}g").into(),
         limit: PAGE,
         keys_only: true,
         ..RangeRequest::default()
-    };
+    });
     let (mut found, mut candidates) = (Vec::new(), Vec::new());
     let mut bytes = 0;
     loop {
-        let message = match page(client, &request).await {
-            Err(failed) if shrink(&mut request.limit, &failed) => continue,
-            result => result?,
-        };
-        let mut last = None;
+        let message = listing.fetch().await?;
         let mut follows = false;
-        let page = Page::read(&message, |entry| {
-            last = Some(entry.key);
+        let last = listing.read(&message, |entry| {
             let may_be = child_of(entry.key, &directory) && named_lease(entry.key).is_some();
             if may_be {
                 let key = Bytes::copy_from_slice(entry.key);
@@ -66,14 +54,11 @@ async fn try_list(client: &Client, name: &str) -> Result<Vec<Contender>, Failed>
             follows = may_be;
             check_size(bytes)
         })?;
-        if request.revision == 0 {
-            request.revision = signed(revision(page.header.as_ref())?);
-        }
-        let Some(last) = last.filter(|_| page.more) else { break };
-        goes_on(&request, last)?;
-        request.key = next(last, &directory);
+        let Some(last) = last else { break };
+        let limit = listing.limit();
+        listing.go_on(next(last, &directory), limit);
     }
-    let locks = lock_entries(client, &candidates, request.revision).await?;
+    let locks = lock_entries(&pager.client, &candidates, listing.revision()).await?;
     found.retain(|contender| locks.contains(&contender.key));
     found.sort_by_key(|contender| contender.create_revision);
     Ok(found)
@@ -84,7 +69,7 @@ fn child_of(key: &[u8], directory: &str) -> bool {
     key.strip_prefix(directory.as_bytes()).is_some_and(|name| !name.contains(&b'/'))
 }
 
-/// Where the next page begins: behind the child of the directory that the last key is or lies below.
+/// The first key of the page after `last`: it skips the rest of the child that `last` belongs to.
 fn next(last: &[u8], directory: &str) -> Bytes {
     let slash = last.iter().skip(directory.len()).position(|byte| *byte == b'/');
     match slash {
@@ -104,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_a_child_is_skipped() {
+    fn the_next_page_skips_the_rest_of_a_child() {
         assert_eq!(next(b"job/1f", "job/"), &b"job/1f\0"[..]);
         assert_eq!(next(b"job/1/f/g", "job/"), &b"job/10"[..]);
     }

@@ -1,4 +1,4 @@
-//! Renewals of leases: all that one runtime asks for go on one stream, which is opened when the first is due.
+//! Renewals of leases. All renewals of one runtime share a stream, which the first one opens.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,26 +24,25 @@ const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How many new tokens one renewal asks for.
 const LOGINS: usize = 2;
-/// A stream on which no renewal is answered for so long is opened anew, and renewals that are still waited for are sent
-/// again.
+/// After this long without an answer to any renewal, the stream is opened again, and pending renewals are sent again.
 const OVERDUE: Duration = Duration::from_secs(5);
 /// How many refused leases are remembered.
 const REFUSED: usize = 1000;
 
-/// Renews leases; each runtime has a stream of its own.
+/// Renews leases, on one stream for each runtime.
 pub(crate) struct KeepAlive {
     client: Arc<Client>,
-    /// Where renewals queue for the task that sends them. The task ends when its queue is dropped.
+    /// The queue of each runtime's task, which sends the renewals. The task ends when its queue is dropped.
     queues: PerRuntime<UnboundedSender<Renewal>>,
-    /// The leases that are renewed on streams of their own. etcd refuses to renew a lease if the user may not write
-    /// every key on it, and ends the whole stream, with the renewals of others.
+    /// The leases that are renewed on streams of their own. If the user may not write every key on a lease, etcd
+    /// refuses the renewal and ends the whole stream, which would fail the renewals of others.
     apart: Mutex<HashSet<i64>>,
 }
 
-/// One lease that somebody wants renewed.
+/// The request to renew one lease.
 struct Renewal {
     id: i64,
-    /// Whether there is such a lease.
+    /// Receives whether the lease exists.
     answer: oneshot::Sender<Result<bool, Failed>>,
 }
 
@@ -52,9 +51,9 @@ impl KeepAlive {
         Self { client: Arc::clone(client), queues: PerRuntime::new(), apart: Mutex::default() }
     }
 
-    /// Starts a lease's time to live anew; false if there is no such lease.
+    /// Restarts the time to live of a lease; `false` if the lease does not exist.
     ///
-    /// Renewing twice is harmless, so it is tried again for as long as the caller waits.
+    /// Renewing twice is harmless, so a failed renewal is repeated for as long as the caller waits.
     pub(crate) async fn renew(&self, id: i64) -> Result<bool, Failed> {
         let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut logins_left = LOGINS;
@@ -78,7 +77,8 @@ impl KeepAlive {
                 logins_left -= 1;
                 self.client.forget_token().await;
             } else if failed.is_refusal() && !apart {
-                // One of those on the stream was refused. Alone, each has the answer that is its own.
+                // The refusal may concern another lease on the stream. Each lease gets its answer on a stream of its
+                // own.
                 self.put_apart(id);
             } else if failed.is_worth_another_attempt() {
                 caller.attempt_failed(&failed.clone().into());
@@ -92,7 +92,7 @@ impl KeepAlive {
 
     async fn renew_together(&self, id: i64) -> Result<bool, Failed> {
         let (answer, answered) = oneshot::channel();
-        // A task that has ended shows by the answer that does not come.
+        // If the task has ended, it drops `answer`, and the next line returns an error.
         let _ = self.queues.get(|| self.start()).send(Renewal { id, answer });
         answered.await.unwrap_or_else(|_| Err(not_answered("the task that renews leases has ended")))
     }
@@ -117,7 +117,7 @@ impl KeepAlive {
 
     fn put_apart(&self, id: i64) {
         let mut apart = self.apart();
-        // Leases that nobody renews any more are not taken out one by one.
+        // Leases that are no longer renewed stay in the set, so it is cleared when it is full.
         if apart.len() >= REFUSED {
             apart.clear();
         }
@@ -135,7 +135,7 @@ impl KeepAlive {
     }
 }
 
-/// Sends renewals until nobody can ask for them any more.
+/// Sends renewals until the queue is dropped.
 async fn run(client: Arc<Client>, mut renewals: UnboundedReceiver<Renewal>) {
     while let Some(first) = renewals.recv().await {
         let mut waiting = Waiting::default();
@@ -145,11 +145,11 @@ async fn run(client: Arc<Client>, mut renewals: UnboundedReceiver<Renewal>) {
     }
 }
 
-/// Those whose renewal is in flight, by lease; etcd answers the renewals of one lease in their order.
+/// The renewals in flight, by lease. etcd answers the renewals of one lease in order.
 #[derive(Default)]
 struct Waiting {
     by_lease: HashMap<i64, VecDeque<oneshot::Sender<Result<bool, Failed>>>>,
-    /// When the one who has waited longest began to.
+    /// When the last answer came, or else when the first of these renewals began.
     since: Option<Instant>,
 }
 
@@ -169,7 +169,7 @@ impl Waiting {
                 self.by_lease.remove(&answer.id);
             }
         }
-        // The server answers; whoever still waits has not waited in vain so far.
+        // The server is alive, so those that still wait get the full time again.
         self.since = if self.by_lease.is_empty() { None } else { Some(Instant::now()) };
     }
 
@@ -180,7 +180,7 @@ impl Waiting {
     }
 }
 
-/// One life of the stream; ends without an error only when nobody can ask for renewals any more.
+/// One life of the stream. It ends without an error only when the queue is dropped.
 async fn keep_stream(
     client: &Client,
     first: Renewal,
@@ -188,7 +188,7 @@ async fn keep_stream(
     waiting: &mut Waiting,
 ) -> Result<(), Failed> {
     let (requests, mut receiver) = unbounded_channel();
-    // etcd answers the opening together with the first renewal, so that has to be on its way already.
+    // etcd answers the opening together with the first renewal, so the first renewal is sent before.
     let _ = requests.send(waiting.add(first));
     let opening = client.stream(LEASE_KEEP_ALIVE, poll_fn(move |cx| receiver.poll_recv(cx)));
     let (connection, mut answers) = opening.await?;
@@ -222,7 +222,7 @@ async fn keep_stream(
     }
 }
 
-/// A renewal of which nothing came back; it may be made again.
+/// The error of a renewal without an answer, which may be repeated.
 fn not_answered(why: &str) -> Failed {
     Failed::unanswered(why, Idempotence::Repeatable)
 }

@@ -1,4 +1,4 @@
-//! What every lease needs.
+//! The parts that all leases share.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use kv_core::backend::background::Background;
 use super::keep_alive::KeepAlive;
 use crate::transport::client::Client;
 
-/// What every lease needs, on whatever runtime it is used.
+/// The parts that all leases share, on any runtime.
 pub(crate) struct Leases {
     pub(super) client: Arc<Client>,
     pub(super) keep_alive: KeepAlive,
-    /// What gives leases back after their callers have gone.
+    /// The tasks that revoke leases whose callers gave up.
     pub(super) background: Background,
 }
 

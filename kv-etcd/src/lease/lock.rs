@@ -6,9 +6,9 @@
 //! own, so a hand-over wakes one waiter. The recipe is that of the package `concurrency` of etcd's client:
 //! <https://pkg.go.dev/go.etcd.io/etcd/client/v3/concurrency#Mutex>.
 //!
-//! That package counts every key below `NAME/` as a contender. This one counts only keys that are attached to the lease
-//! in their name ([clause L10](kv_core::contract::CLAUSES#L10)). Where all keys below the name are such keys, the two see
-//! the same queue, and one question tells who is first.
+//! That package counts every key below `NAME/` as a contender. This module counts only keys that are attached to the
+//! lease in their name ([clause L10](kv_core::contract::CLAUSES#L10)). If all keys below the name are such keys, both
+//! see the same queue, and one read finds the first contender.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -32,6 +32,7 @@ use crate::api::messages::{
 use crate::api::range::{Range, revision, signed};
 use crate::config::NAME;
 use crate::error::Failed;
+use crate::read::paging::Pager;
 use crate::watch::Hubs;
 
 /// How long a wait lasts before it is reported.
@@ -43,21 +44,21 @@ enum Attempt {
     Held(u64),
     /// Another contender has the lock, or waits for it.
     Taken,
-    /// There are keys below the name that do not tell.
+    /// The newest key below the name is not a contender, so it is unknown whether there are any.
     Unclear,
 }
 
 /// A contender's place in the queue.
 struct Place<'a> {
     name: &'a str,
-    /// Its key.
+    /// The key of the contender.
     owner: &'a str,
     lease: i64,
     /// The revision that created its key.
     token: u64,
 }
 
-/// What a place in the queue is worth.
+/// The state of a place in the queue.
 enum Turn {
     /// It is the first: the lock is held.
     First,
@@ -66,15 +67,16 @@ enum Turn {
     Lost,
 }
 
-/// Takes locks, on whatever runtime the caller is.
+/// Takes locks, from any runtime.
 pub(crate) struct Locks {
     leases: Arc<Leases>,
     hubs: Arc<Hubs>,
+    pager: Arc<Pager>,
 }
 
 impl Locks {
-    pub(crate) fn new(leases: &Arc<Leases>, hubs: &Arc<Hubs>) -> Self {
-        Self { leases: Arc::clone(leases), hubs: Arc::clone(hubs) }
+    pub(crate) fn new(leases: &Arc<Leases>, hubs: &Arc<Hubs>, pager: &Arc<Pager>) -> Self {
+        Self { leases: Arc::clone(leases), hubs: Arc::clone(hubs), pager: Arc::clone(pager) }
     }
 
     pub(crate) async fn try_lock(&self, name: &str, ttl: Duration) -> Result<Option<Grant>> {
@@ -98,16 +100,16 @@ impl Locks {
         loop {
             match self.try_wait(name, ttl, &mut waited).await {
                 Ok(Some(grant)) => return Ok(grant),
-                // The lease lapsed while the cluster was out of reach, and with it the place in the queue.
+                // The lease lapsed while the cluster was unreachable, and the place in the queue with it.
                 Ok(None) => sleep(recovery.failed(&"the place in the queue has lapsed")).await,
-                // Whatever a failed attempt left lapses, so another one may be made.
+                // What the failed attempt left in the store is revoked or lapses, so another attempt is allowed.
                 Err(error) if waited && passes(&error) => sleep(recovery.failed(&error)).await,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Queues up and waits; `None` if the lease lapsed before the lock was free.
+    /// Joins the queue and waits; `None` if the lease lapsed before the lock was free.
     async fn try_wait(&self, name: &str, ttl: Duration, waited: &mut bool) -> Result<Option<Grant>> {
         let mut pending = PendingLease::grant(&self.leases, ttl).await?;
         let owner = contender(name, pending.id);
@@ -158,9 +160,9 @@ impl Locks {
         Ok(if newest.is_some_and(|newest| contends(&newest, name)) { Attempt::Taken } else { Attempt::Unclear })
     }
 
-    /// Creates the contender's key if nobody contends for the lock; returns its revision if it is the first then.
+    /// Creates the contender's key if there is no contender; returns its revision if it became the first.
     async fn enter_first(&self, name: &str, owner: &str, pending: &PendingLease) -> Result<Option<u64>, Failed> {
-        if !contenders::list(&self.leases.client, name).await?.is_empty() {
+        if !contenders::list(&self.pager, name).await?.is_empty() {
             return Ok(None);
         }
         let (token, first) = self.enter(name, pending).await?;
@@ -169,7 +171,7 @@ impl Locks {
         Ok(first.then_some(token))
     }
 
-    /// Waits through any disconnect until no contender is left that came before; false if the place is lost.
+    /// Waits until no earlier contender is left, also across disconnects; `false` if the place is lost.
     async fn wait_to_be_first(&self, place: &Place<'_>) -> Result<bool> {
         let mut recovery = recovery();
         loop {
@@ -182,8 +184,8 @@ impl Locks {
         }
     }
 
-    /// Waits until the contender just before has changed or is gone. Without one, returns whether the place is the
-    /// first; it may also be lost.
+    /// Waits until the contender just before this place has changed or is gone, and returns `None`. Returns at once
+    /// `true` if this place is the first, and `false` if it is lost.
     async fn wait_for_one_before(&self, place: &Place<'_>) -> Result<Option<bool>> {
         let before = match self.turn(place).await? {
             Turn::First => return Ok(Some(true)),
@@ -197,7 +199,7 @@ impl Locks {
         let now = self.leases.client.call(request).await?.kvs.into_iter().next();
         if now.is_some_and(|now| now.mod_revision == before.mod_revision) {
             match events.next().await {
-                // A deletion, or a write that may have detached the key from its lease, or one of them was compacted.
+                // The key was deleted, or a write may have detached it from its lease; or such a change was compacted.
                 Some(Ok(_) | Err(Error::Compacted { .. })) | None => {}
                 Some(Err(error)) => return Err(error),
             }
@@ -223,13 +225,13 @@ impl Locks {
                 let KeyValue { key, create_revision, mod_revision, .. } = kv;
                 Ok(Turn::Behind(Contender { key, create_revision, mod_revision }))
             }
-            // Data, or a nested lock: contenders may be older than that.
+            // The newest key before this place is data or belongs to a nested lock. Older keys may be contenders.
             Some(_) => self.turn_among_data(place).await,
         }
     }
 
     async fn turn_among_data(&self, place: &Place<'_>) -> Result<Turn, Failed> {
-        let queue = contenders::list(&self.leases.client, place.name).await?;
+        let queue = contenders::list(&self.pager, place.name).await?;
         let own =
             |contender: &Contender| contender.key == place.owner && contender.create_revision == signed(place.token);
         let Some(position) = queue.iter().position(own) else { return Ok(Turn::Lost) };
@@ -238,7 +240,7 @@ impl Locks {
     }
 }
 
-/// Renews the lease of one who waits; returns once it has lapsed.
+/// Renews the lease of a waiter; returns once it has lapsed.
 async fn keep_alive(pending: &mut PendingLease) {
     loop {
         sleep_until(pending.since.timer() + pending.ttl / 3).await;
@@ -270,12 +272,12 @@ fn recovery() -> Recovery {
     Recovery::new(NAME, "lock", Backoff::new(Duration::from_millis(50), Duration::from_secs(2)))
 }
 
-/// Whether a wait goes on after this error.
+/// Whether a wait continues after this error.
 fn passes(error: &Error) -> bool {
     matches!(error, Error::Unavailable { .. } | Error::Indeterminate { .. })
 }
 
-/// The range of one key below a lock's name: the oldest, or the newest.
+/// A range with one key below a lock's name: the oldest, or the newest.
 fn one_of(name: &str, order: SortOrder) -> RangeRequest {
     RangeRequest {
         limit: 1,
@@ -289,7 +291,7 @@ fn put(own: &Range, pending: &PendingLease) -> crate::api::messages::RequestOp {
     Request::Put(PutRequest { key: own.key.clone(), value: Bytes::new(), lease: pending.id }).into()
 }
 
-/// Whether an entry, read in full, is that of a contender for the lock.
+/// Whether an entry, read with its lease, belongs to a contender for the lock.
 fn contends(kv: &KeyValue, name: &str) -> bool {
     is_lock_entry(&kv.key, kv.lease) && kv.key == contender(name, kv.lease)
 }

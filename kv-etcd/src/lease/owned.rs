@@ -19,7 +19,7 @@ pub(super) struct EtcdLease {
     pub(super) id: i64,
     /// The caller's name for it.
     pub(super) key: String,
-    /// The key that is on the lease.
+    /// The key that is attached to the lease.
     pub(super) owner: Bytes,
     /// The revision that created the key. A later key of the same name has another one.
     pub(super) token: u64,
@@ -30,17 +30,18 @@ impl EtcdLease {
         Error::Lost { key: self.key.clone() }
     }
 
-    /// Holds as long as the key is this lease's own: it is the key that was created, and still on the lease.
+    /// Comparisons that hold if the key is the one that was created with this lease, and is still attached to it.
     fn ownership(&self) -> Vec<Compare> {
         owned_by(&self.owner, self.token, self.id)
     }
 
-    /// `Lost` if the key is gone, or another's.
+    /// `Lost` if the key is gone or no longer attached to this lease.
     async fn check(&self) -> Result<()> {
         let read = RangeRequest { key: self.owner.clone(), keys_only: true, ..RangeRequest::default() };
         let request = TxnRequest {
             compare: self.ownership(),
-            // A member answers comparisons alone from its own, perhaps old, state; for a read it catches up first.
+            // A member evaluates comparisons alone on its own state, which may be old. With a read in the transaction,
+            // it catches up first.
             success: vec![Request::Range(read).into()],
             failure: Vec::new(),
         };
@@ -55,7 +56,7 @@ impl EtcdLease {
 #[async_trait]
 impl Lease for EtcdLease {
     async fn renew(&self) -> Result<()> {
-        // The lease outlives its key if another client deletes or overwrites the key.
+        // If another client deletes or overwrites the key, the lease is still alive, so the key is checked, too.
         let (alive, owned) = tokio::join!(self.keep_alive(), self.check());
         owned.and(alive)
     }

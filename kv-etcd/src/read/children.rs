@@ -1,79 +1,62 @@
 //! The children of a directory ([clause R3](kv_core::contract::CLAUSES#R3)).
 
-use bytes::Bytes;
-use kv_core::Result;
-
 use super::entries::{Candidate, lock_entries};
-use super::paging::{Pager, check_size, goes_on, next_key, shrink};
+use super::paging::{Pager, check_size, next_key, until_complete};
 use crate::api::lock_entry::named_lease;
-use crate::api::page::{Entry, Page};
-use crate::api::range::{Keys, Range, after_prefix, revision, signed};
+use crate::api::messages::RangeRequest;
+use crate::api::page::Entry;
+use crate::api::range::{Keys, Range, after_prefix};
 use crate::error::Failed;
 use crate::transport::client::Client;
+use bytes::Bytes;
 
-/// How many keys the first page has, and how many a later one at most.
+/// How many keys the first page has, and how many a later page has at most.
 ///
-/// Pages grow because etcd counts the rest of the range for each of them.
+/// Pages grow, because etcd counts the rest of the range for each page.
 const FIRST_KEYS: i64 = 1_000;
 const MOST_KEYS: i64 = 50_000;
 
 /// The children of a directory; `prefix` is empty or ends in `/`.
 ///
-/// From page to page, what is left below a child is skipped.
-pub(super) async fn keys(pager: &Pager, prefix: &str) -> Result<Vec<String>> {
-    loop {
-        match try_keys(pager, prefix).await {
-            Err(failed) if failed.is_compacted() => tracing::debug!("a listing was compacted while it was read"),
-            result => return Ok(result?),
-        }
-    }
+/// The next page begins behind the child with which a page ended: the rest below that child is skipped.
+pub(super) async fn keys(pager: &Pager, prefix: &str) -> Result<Vec<String>, Failed> {
+    until_complete(|| try_keys(pager, prefix)).await
 }
 
 async fn try_keys(pager: &Pager, prefix: &str) -> Result<Vec<String>, Failed> {
     let (mut children, mut keys) = (Children::of(prefix), Keys::default());
-    let mut request = Range::prefix(prefix).request();
-    request.keys_only = true;
-    request.limit = FIRST_KEYS;
+    let range = Range::prefix(prefix).request();
+    let mut listing = pager.pages(RangeRequest { keys_only: true, limit: FIRST_KEYS, ..range });
     loop {
-        let message = match pager.page(&request).await {
-            Err(failed) if shrink(&mut request.limit, &failed) => continue,
-            result => result?,
-        };
-        let mut last = None;
-        let page = Page::read(&message, |entry| {
-            last = Some(entry.key);
-            children.add(keys.text(entry.key), &entry)
-        })?;
-        if request.revision == 0 {
-            request.revision = signed(revision(page.header.as_ref())?);
-        }
-        children.settle(&pager.client, request.revision).await?;
-        let Some(last) = last.filter(|_| page.more) else {
+        let message = listing.fetch().await?;
+        let last = listing.read(&message, |entry| children.add(keys.text(entry.key), &entry))?;
+        children.settle(&pager.client, listing.revision()).await?;
+        let Some(last) = last else {
             keys.done();
             return Ok(children.shown());
         };
-        goes_on(&request, last)?;
-        request.limit = (request.limit * 4).min(MOST_KEYS);
-        request.key = children.next(last);
+        let limit = (listing.limit() * 4).min(MOST_KEYS);
+        listing.go_on(children.next(last), limit);
     }
 }
 
-/// The children that were met so far, in order.
+/// The children found so far, in order.
 struct Children<'a> {
-    /// The directory's path.
+    /// The path of the directory.
     prefix: &'a str,
     found: Vec<Child>,
-    /// What they take.
+    /// Their size in memory.
     bytes: usize,
-    /// Keys that may be entries of locks, with the places of their children, as long as a child may be nothing else.
+    /// Keys that may be entries of locks, each with the position of its child. A child that is known to be data has
+    /// none.
     pending: Vec<(Candidate, usize)>,
-    /// The key before was the last of these.
+    /// Whether the previous key is the last of `pending`.
     just_pended: bool,
 }
 
 struct Child {
     path: String,
-    /// It is data, or has data below it. A child that has only entries of locks is not shown.
+    /// Whether it is data, or has data below it. A child with nothing but entries of locks is not shown.
     data: bool,
 }
 
@@ -84,7 +67,7 @@ impl<'a> Children<'a> {
 
     fn add(&mut self, key: Option<&str>, entry: &Entry<'_>) -> Result<(), Failed> {
         let follows = std::mem::take(&mut self.just_pended);
-        // A key that is the directory's own path, `/` included, is the directory itself and no child.
+        // A key that equals the directory's path, with its `/`, is no child of the directory.
         let below = |key: &&str| key.len() > self.prefix.len() && key.starts_with(self.prefix);
         let Some(key) = key.filter(below) else { return Ok(()) };
         let path = child(key, self.prefix.len());
@@ -108,7 +91,7 @@ impl<'a> Children<'a> {
         Ok(())
     }
 
-    /// Asks about the keys that may be entries of locks; those that are none are data.
+    /// Asks the store which pending keys are entries of locks. The others are data.
     async fn settle(&mut self, client: &Client, revision: i64) -> Result<(), Failed> {
         self.just_pended = false;
         let (candidates, places): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending).into_iter().unzip();
@@ -119,7 +102,8 @@ impl<'a> Children<'a> {
         Ok(())
     }
 
-    /// Where the next page begins after this key: behind its child, if that is shown already.
+    /// The first key of the page after this key. It skips the rest of the child that the key belongs to, if that child
+    /// is known to be shown.
     fn next(&self, last: &[u8]) -> Bytes {
         match self.found.last() {
             Some(Child { path, data: true }) if path.ends_with('/') && last.starts_with(path.as_bytes()) => {
@@ -134,7 +118,7 @@ impl<'a> Children<'a> {
     }
 }
 
-/// The child of a directory that a key is or lies below; `directory` is the length of the directory's path.
+/// The child of a directory that a key belongs to; `directory` is the length of the directory's path.
 fn child(key: &str, directory: usize) -> &str {
     let end = key[directory..].find('/').map_or(key.len(), |slash| directory + slash + 1);
     &key[..end]
@@ -158,7 +142,7 @@ mod tests {
         assert_eq!(child("a/b/c", 0), "a/");
         assert_eq!(child("a/b/c", 2), "a/b/");
         assert_eq!(child("a/b", 2), "a/b");
-        // Foreign keys are shown as they are.
+        // A key of another program may have an empty segment.
         assert_eq!(child("a//b", 2), "a//");
     }
 
@@ -169,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_asked_about_only_where_they_decide() {
+    fn the_store_is_asked_only_about_keys_that_decide_whether_a_child_is_shown() {
         let children =
             met("d/", &["d/1", "d/2", "d/a", "d/job/1f", "d/job/2f", "d/mixed/1f", "d/mixed/x", "d/mixed/y"]);
         let asked: Vec<_> =
@@ -181,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_below_a_child_is_skipped() {
+    fn the_next_page_skips_the_rest_of_a_child_that_is_shown() {
         assert_eq!(met("d/", &["d/sub/x"]).next(b"d/sub/x"), &b"d/sub0"[..]);
         assert_eq!(met("d/", &["d/sub/1f"]).next(b"d/sub/1f"), &b"d/sub/1f\0"[..]);
         assert_eq!(met("d/", &["d/x"]).next(b"d/x"), &b"d/x\0"[..]);

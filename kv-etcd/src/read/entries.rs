@@ -1,8 +1,7 @@
 //! Which of some keys are entries of locks at a revision ([clause L10](kv_core::contract::CLAUSES#L10)).
 //!
-//! A range with `keys_only` does not tell the leases, and a full range costs the values, which may be large where the
-//! keys are data. So the store is asked first to compare the leases with none; then the usual answer for data, that no
-//! key has a lease, needs no values.
+//! A range with `keys_only` has no leases. A full range has the values too, which may be large if the keys are data. So
+//! a transaction first compares the leases with 0. If the keys are data, no key has a lease, and no value is sent.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,21 +15,21 @@ use crate::api::range::Range;
 use crate::error::Failed;
 use crate::transport::client::Client;
 
-/// How many runs of keys one transaction asks about at most: etcd takes 128 comparisons and operations.
+/// The most runs of keys in one transaction: etcd accepts 128 comparisons and operations.
 const MOST_RUNS: usize = 64;
-/// How many keys one transaction asks about at most.
+/// The most keys in one transaction.
 const MOST_KEYS: usize = 2_000;
 
-/// A key that a listing met and that may be an entry of a lock.
+/// A key in a listing that may be an entry of a lock.
 #[derive(Clone)]
 pub(crate) struct Candidate {
     pub(crate) key: Bytes,
     pub(crate) mod_revision: i64,
-    /// No other key lies between it and the candidate before it, so that one range has both.
+    /// Whether no other key lies between it and the candidate before it, so that one range has both.
     pub(crate) follows: bool,
 }
 
-/// The keys of those candidates, which are in order, that were entries of locks at `revision`.
+/// The keys of the candidates that were entries of locks at `revision`. The candidates are in order.
 pub(crate) async fn lock_entries(
     client: &Client,
     candidates: &[Candidate],
@@ -63,7 +62,7 @@ async fn ask(client: &Client, group: &[Candidate], revision: i64) -> Result<Vec<
     if !answer.succeeded {
         return Ok(entries(answer));
     }
-    // No key has a lease now. That was so at the revision, too, if every candidate is still as it was.
+    // No key has a lease now. Had no key one at the revision either? Yes, if no candidate has changed since.
     let unchanged: HashMap<Bytes, i64> = kvs(answer).map(|kv| (kv.key, kv.mod_revision)).collect();
     if group.iter().all(|candidate| unchanged.get(&candidate.key) == Some(&candidate.mod_revision)) {
         return Ok(Vec::new());
@@ -86,7 +85,7 @@ fn kvs(answer: TxnResponse) -> impl Iterator<Item = KeyValue> {
     })
 }
 
-/// The candidates in portions that one transaction can ask about.
+/// Cuts the candidates into groups, each for one transaction.
 fn groups(mut candidates: &[Candidate]) -> Vec<&[Candidate]> {
     let mut groups = Vec::new();
     while !candidates.is_empty() {
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_asks_about_no_more_than_etcd_takes() {
+    fn a_group_is_no_larger_than_a_transaction_may_be() {
         let sizes = |candidates: &[Candidate]| groups(candidates).iter().map(|group| group.len()).collect::<Vec<_>>();
         assert_eq!(sizes(&[]), []);
         assert_eq!(sizes(&candidates(1, false)), [1]);

@@ -13,10 +13,10 @@ use crate::error::{Failed, Unresponsive};
 use crate::transport::connection::Connection;
 use crate::transport::health::Health;
 
-/// The token that calls carry, fetched when the first call needs it and again when the server has forgotten it.
+/// The token of calls. It is fetched when the first call needs it, and again after the server refused it.
 ///
 /// Simple tokens live some minutes from their last use, signed ones until they lapse or the users change:
-/// <https://etcd.io/docs/latest/learning/design-auth-v3/>. Neither tells in advance, so the server's refusal does.
+/// <https://etcd.io/docs/latest/learning/design-auth-v3/>. A client cannot know in advance when a token ends.
 pub(crate) struct Auth {
     credentials: Credentials,
     state: Mutex<State>,
@@ -25,13 +25,13 @@ pub(crate) struct Auth {
 #[derive(Default)]
 struct State {
     known: Option<Known>,
-    /// How many logins there have been, so that of many calls that were refused only the first forgets the token.
+    /// The number of logins so far. If many calls with one token are refused, only the first of them drops the token.
     generation: u64,
 }
 
 enum Known {
     Token(AsciiMetadataValue),
-    /// The server has no users: it serves anybody.
+    /// The server has no users, so it needs no token.
     NotNeeded,
 }
 
@@ -51,10 +51,10 @@ impl Known {
     }
 }
 
-/// What a call carries, and which login it is from.
+/// The token of one call, and the login that it is from.
 #[derive(Clone, Default)]
 pub(crate) struct Token {
-    /// None where the server wants none.
+    /// `None` if the server needs no token.
     pub(crate) value: Option<AsciiMetadataValue>,
     pub(crate) generation: u64,
 }
@@ -66,8 +66,8 @@ impl Auth {
 
     /// The current token, or a new one.
     ///
-    /// A login takes the server longer than other calls, so it goes on in a task when the caller gives up, and the next
-    /// caller has its token. It is left when the connection is in the state `left_at`.
+    /// A login takes the server longer than other calls. It runs in a task, so that it continues when the caller gives
+    /// up, and the next caller gets its token. It ends when the connection reaches the state `left_at`.
     pub(crate) async fn token(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
@@ -108,7 +108,7 @@ impl Auth {
         }
     }
 
-    /// Drops the token, whichever it is.
+    /// Drops the current token.
     pub(crate) async fn forget_any(&self) {
         self.state.lock().await.known = None;
     }
@@ -118,7 +118,8 @@ impl Auth {
         let failed = match connection.unary(Arc::new(AuthenticateRequest { name: user, password }), None).await {
             Ok(answer) => {
                 let token = AsciiMetadataValue::try_from(answer.token);
-                let mut token = token.map_err(|_| Failed::unexpected("the token is not one that can be sent back"))?;
+                let mut token =
+                    token.map_err(|_| Failed::unexpected("the token has a character that no header may have"))?;
                 token.set_sensitive(true);
                 return Ok(Known::Token(token));
             }

@@ -1,4 +1,4 @@
-//! Calls to the cluster: on which connection, with which token, and what is tried again
+//! Calls to the cluster: the connection and the token of each, and which calls are repeated
 //! ([clause S5](kv_core::contract::CLAUSES#S5)).
 
 use std::slice;
@@ -30,21 +30,21 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How many new tokens one call asks for.
 const LOGINS: usize = 2;
 
-/// The cluster, as seen by one backend, from whatever runtime.
+/// The cluster, for all parts of one backend, on any runtime.
 pub(crate) struct Client {
     pub(crate) config: Arc<Config>,
     members: PerRuntime<Members>,
 }
 
-/// The cluster as seen from one runtime.
+/// The connections and the login of one runtime.
 struct Members {
     auth: Option<Arc<Auth>>,
     /// The connection that most calls and all streams share.
     connector: Connector,
-    /// The connection for calls that send or receive much, made when the first of them needs it. Bytes that are on
-    /// their way cannot be overtaken, so on one connection small answers would come as late as large ones.
+    /// The connection for calls that send or receive much, made when the first of them needs it. On a shared
+    /// connection, small answers would wait for the bytes of large ones before them.
     bulk: Connector,
-    /// A connection in this state is left for another.
+    /// A connection in this state is replaced by another.
     left_at: Health,
 }
 
@@ -53,8 +53,8 @@ impl Client {
         Self { config: Arc::new(config), members: PerRuntime::new() }
     }
 
-    /// Sends the request of the current call, and again for as long as the caller waits and nothing was applied, or
-    /// repeating it does not matter.
+    /// Sends the request of the current call. Repeats it while the caller waits, if nothing was applied or if the
+    /// request is idempotent.
     ///
     /// Boxed to keep the futures of queued operations small.
     pub(crate) fn call<C: Call>(&self, request: C) -> BoxFuture<'_, Result<C::Answer, Failed>> {
@@ -64,7 +64,7 @@ impl Client {
         })
     }
 
-    /// As [`call`](Self::call), for a request of some size, and callers that may wait elsewhere.
+    /// As [`call`](Self::call), for a request of this size and for callers that may wait in other tasks.
     pub(crate) fn call_for<'a, C: Call>(
         &'a self,
         callers: &'a [call::Call],
@@ -82,7 +82,7 @@ impl Client {
         Ok(Ready { members, connection, token })
     }
 
-    /// Opens a stream, on the connection that is returned with it.
+    /// Opens a stream, and returns it with its connection.
     pub(crate) async fn stream<Q, A>(
         &self,
         method: &'static str,
@@ -92,7 +92,26 @@ impl Client {
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        self.members().stream(method, requests).await
+        let members = self.members();
+        let connection = members.connection(&[], Volume::Small).await?;
+        let token = members.token(&connection).await?;
+        let due = connection.expect_answer();
+        let opened = tokio::select! {
+            biased;
+            opened = connection.stream(method, requests, token.value) => opened,
+            () = connection.worsens_to(members.left_at) => Err(Status::from_error(Unresponsive.into())),
+        };
+        drop(due);
+        match opened {
+            Ok(stream) => {
+                let answers = Answers { stream, connection: Arc::clone(&connection), left_at: members.left_at };
+                Ok((connection, answers))
+            }
+            Err(status) => {
+                members.abandon(&connection);
+                Err(Failed::stream(&connection.address, status))
+            }
+        }
     }
 
     /// Makes sure that there is a connection.
@@ -101,7 +120,7 @@ impl Client {
         self.members().connection(slice::from_ref(&caller), Volume::Small).await.map(drop)
     }
 
-    /// Makes the next call or stream log in anew.
+    /// Makes the next call or stream log in again.
     pub(crate) async fn forget_token(&self) {
         if let Some(auth) = &self.members().auth {
             auth.forget_any().await;
@@ -113,7 +132,7 @@ impl Client {
         self.config.credentials.is_some()
     }
 
-    /// Makes the next call connect anew, to another endpoint first; what is in flight on the connection goes on.
+    /// Gives up a connection: the next call connects again, to another endpoint first. Calls in flight continue.
     pub(crate) fn abandon(&self, connection: &Arc<Connection>) {
         self.members().abandon(connection);
     }
@@ -159,7 +178,7 @@ impl Ready {
 /// An attempt that failed.
 struct Attempt {
     connection: Arc<Connection>,
-    /// The login that it was made under.
+    /// The login whose token it used.
     generation: u64,
     failed: Failed,
 }
@@ -212,8 +231,8 @@ impl Members {
         }
     }
 
-    /// Waits for the answer to a request that may be repeated. Where its server answers nobody, the request is sent to
-    /// another endpoint, too, and the first answer counts: the server may be cut off from its cluster, or just slow.
+    /// Waits for the answer to a request that may be repeated. If the server answers no call, it may be isolated from
+    /// its cluster, or slow. So the request is also sent to another endpoint, and the first answer counts.
     async fn insist<'a, C: Call>(
         &'a self,
         first: BoxFuture<'a, Result<C::Answer, Attempt>>,
@@ -273,7 +292,7 @@ impl Members {
             Ok(token) => token,
             Err(failed) => return Err(Attempt { connection, generation: 0, failed }),
         };
-        // Of a write that is still waited for, the caller is told from now on that it may have been applied.
+        // From here on the write may be applied. It is not sent if every caller has already given up.
         if !idempotence.is_repeatable() && !callers.iter().fold(false, |any, caller| caller.sent() | any) {
             return Err(Attempt { connection, generation: 0, failed: Failed::withdrawn() });
         }
@@ -282,36 +301,6 @@ impl Members {
             let failed = Failed::at(&connection.address, idempotence, status);
             Attempt { connection, generation: token.generation, failed }
         })
-    }
-
-    async fn stream<Q, A>(
-        &self,
-        method: &'static str,
-        requests: impl futures_core::Stream<Item = Q> + Send + 'static,
-    ) -> Result<(Arc<Connection>, Answers<A>), Failed>
-    where
-        Q: prost::Message + 'static,
-        A: prost::Message + Default + 'static,
-    {
-        let connection = self.connection(&[], Volume::Small).await?;
-        let token = self.token(&connection).await?;
-        let due = connection.expect_answer();
-        let opened = tokio::select! {
-            biased;
-            opened = connection.stream(method, requests, token.value) => opened,
-            () = connection.worsens_to(self.left_at) => Err(Status::from_error(Unresponsive.into())),
-        };
-        drop(due);
-        match opened {
-            Ok(stream) => {
-                let answers = Answers { stream, connection: Arc::clone(&connection), left_at: self.left_at };
-                Ok((connection, answers))
-            }
-            Err(status) => {
-                self.abandon(&connection);
-                Err(Failed::stream(&connection.address, status))
-            }
-        }
     }
 
     fn abandon(&self, connection: &Arc<Connection>) {
@@ -346,21 +335,21 @@ pub(crate) struct Answers<A> {
 }
 
 impl<A> Answers<A> {
-    /// The next answer, which is due. Dropping the future loses none.
+    /// The next answer, where the server owes one. Dropping the future loses no answer.
     ///
     /// # Errors
-    /// As for [`message`](Self::message); also if the server answers nobody, and there are other endpoints.
+    /// As for [`message`](Self::message). Also if the server answers no call and there are other endpoints.
     pub(crate) async fn due(&mut self) -> Result<Option<A>, Status> {
         let _due = self.connection.expect_answer();
         let left_at = self.left_at;
         self.until(left_at).await
     }
 
-    /// The next answer. Dropping the future loses none.
+    /// The next answer, however long that takes. Dropping the future loses no answer.
     ///
     /// # Errors
-    /// The status with which the stream ended; also if the server gives no sign of life, so that a stream that is quiet
-    /// by nature is not waited on for ever.
+    /// The status with which the stream ended. Also if the server does not answer pings any more, so that a stream
+    /// without answers does not wait for a dead server.
     pub(crate) async fn message(&mut self) -> Result<Option<A>, Status> {
         self.until(Health::Silent).await
     }
@@ -374,7 +363,8 @@ impl<A> Answers<A> {
     }
 }
 
-/// Tells callers why an attempt failed, and those of a write that nothing was applied, where that is certain.
+/// Notes in the calls why an attempt failed. In those of a write it also notes that nothing was applied, if that is
+/// certain.
 pub(crate) fn note(callers: &[call::Call], failed: Failed, is_write: bool) -> Error {
     let is_not_applied = failed.is_not_applied();
     let error = Error::from(failed);

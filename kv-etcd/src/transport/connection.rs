@@ -1,7 +1,7 @@
-//! One connection to one endpoint: TCP, TLS, HTTP/2, and the first call that proves it.
+//! One connection to one endpoint: TCP, TLS, HTTP/2, and a first call that checks the server.
 //!
-//! The connection is made here rather than by a channel that reconnects in secret, so that it is known of every
-//! request whether it was sent (clause W6).
+//! This module makes the connection itself. A tonic channel would reconnect on its own, and then it would be unknown
+//! whether a request was sent ([clause W6](kv_core::contract::CLAUSES#W6)).
 
 use std::error::Error as _;
 use std::marker::PhantomData;
@@ -18,27 +18,27 @@ use tonic_prost::ProstCodec;
 
 use crate::api::messages::{Call, StatusRequest};
 use crate::config::Endpoint;
-use crate::error::{Attempt, Unreachable};
+use crate::error::{FirstCall, Unreachable};
 use crate::transport::health::{Health, Waiting};
 use crate::transport::http2::{Driver, Sender, Volume, handshake};
 
-/// The most bytes of one message: memory for it is set aside as soon as its length is known, and what it says may take
-/// many times as much. What etcd sends at a time is either small or asked for in smaller parts when it is refused.
+/// The most bytes of one message. The decoder allocates them as soon as it knows the length, and the decoded message
+/// may take many times as much. An answer over the limit is requested again in smaller parts.
 const MESSAGE: usize = 64 << 20;
 
 /// A connection to an etcd member that had a leader when it was made.
 pub(crate) struct Connection {
     sender: Sender,
     origin: http::Uri,
-    /// Which of the configured endpoints it leads to.
+    /// The number of its endpoint, in the order of the configuration.
     pub(crate) endpoint: usize,
-    /// That endpoint, as errors name it.
+    /// The address of its endpoint, for errors.
     pub(crate) address: Arc<str>,
     driver: Driver,
 }
 
 impl Connection {
-    /// Connects, and asks the member who leads. `worked_before`: an earlier connection to the endpoint worked.
+    /// Connects, and checks that the member has a leader. `worked_before`: an earlier connection to it worked.
     pub(crate) async fn open(
         endpoint: &Endpoint,
         index: usize,
@@ -52,7 +52,7 @@ impl Connection {
             Some(tls) => handshake(tls.handshake(tcp).await?, volume).await,
             None => handshake(tcp, volume).await,
         }
-        .map_err(|error| Unreachable::for_now(format!("HTTP/2 could not be begun: {error}")))?;
+        .map_err(|error| Unreachable::for_now(format!("HTTP/2 could not be started: {error}")))?;
         let (origin, address) = (endpoint.origin.clone(), Arc::clone(&endpoint.address));
         let mut connection = Self { sender, origin, endpoint: index, address, driver };
         match connection.prove().await {
@@ -61,7 +61,7 @@ impl Connection {
             Err(status) => {
                 let ended = connection.driver.reason().await;
                 let encrypted = endpoint.tls.is_some();
-                let attempt = Attempt { ended: ended.as_deref(), encrypted, worked_before };
+                let attempt = FirstCall { ended: ended.as_deref(), encrypted, worked_before };
                 Err(Unreachable::from_first_call(&status, &attempt))
             }
         }
@@ -76,17 +76,17 @@ impl Connection {
         self.driver.health()
     }
 
-    /// Waits until the server is in this state, or in a worse one.
+    /// Waits until the server is in this state or in a worse one.
     pub(crate) async fn worsens_to(&self, health: Health) {
         self.driver.worsens_to(health).await;
     }
 
-    /// Notes that an answer is due on a stream, until the guard is dropped.
+    /// Notes that the server owes an answer on a stream, until the guard is dropped.
     pub(crate) fn expect_answer(&self) -> Waiting {
         self.driver.expect_answer()
     }
 
-    /// One request, one answer.
+    /// Sends one request and returns its one answer.
     pub(crate) async fn unary<C: Call>(
         &self,
         request: Arc<C>,
@@ -98,7 +98,7 @@ impl Connection {
         Ok(answer.into_inner())
     }
 
-    /// A stream of requests, a stream of answers.
+    /// Sends a stream of requests and returns the stream of answers.
     pub(crate) async fn stream<Q, A>(
         &self,
         method: &'static str,
@@ -129,7 +129,7 @@ impl Connection {
                 Err(Status::unavailable("it is a learner, which does not serve clients"))
             }
             Ok(member) => Ok(member.leader != 0),
-            // It is etcd all right, and keeps its status to those who are logged in.
+            // The server is etcd, and shows its status only after a login.
             Err(status) if status.source().is_some() => Err(status),
             Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) => Ok(true),
             Err(status) if status.message().ends_with("user name is empty") => Ok(true),
@@ -167,7 +167,7 @@ impl<C: Call> Encoder for Kept<C> {
 
 fn with_metadata<T>(message: T, token: Option<AsciiMetadataValue>) -> Request<T> {
     let mut request = Request::new(message);
-    // A member cut off from its cluster refuses at once instead of letting the caller wait.
+    // With this, a member without a leader refuses the request at once.
     request.metadata_mut().insert("hasleader", AsciiMetadataValue::from_static("true"));
     if let Some(token) = token {
         request.metadata_mut().insert("token", token);

@@ -1,8 +1,7 @@
-//! Which connection calls use, and the task that makes the next one.
+//! The connection that calls use, and the task that makes the next one.
 //!
-//! Finding an endpoint that serves is the work of the handle, and not of a call
-//! ([clause S3](kv_core::contract::CLAUSES#S3)): the task goes on when the call that began it has given up, and
-//! whoever waits next profits.
+//! The handle finds an endpoint that serves, not the single call ([clause S3](kv_core::contract::CLAUSES#S3)): the task
+//! continues when the call that started it has given up, and the next call uses its connection.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,14 +19,14 @@ use crate::transport::connection::Connection;
 use crate::transport::health::Health;
 use crate::transport::http2::Volume;
 
-/// An endpoint that has not answered for this long gets company: the next one is tried beside it.
+/// If an endpoint has not answered for this long, the next one is tried as well.
 const STAGGER: Duration = Duration::from_millis(300);
-/// How long an endpoint has to answer before it is connected to anew.
+/// How long an attempt to connect to an endpoint may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The pauses before an endpoint that failed is tried again. They are short, because an election takes a second or two.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// The task goes on for so long when nobody waits: callers may come back after a pause.
+/// The task continues for this long after the last call asked, because callers may come back after a pause.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A connection that the calls of one runtime share. Dropping it ends the task.
@@ -44,11 +43,11 @@ struct Shared {
 struct State {
     current: Option<Arc<Connection>>,
     endpoints: Vec<Tries>,
-    /// What the task that connects reports, and how to end it.
+    /// The reports of the task that connects, and the handle that ends it.
     task: Option<(watch::Receiver<Report>, AbortHandle)>,
-    /// When somebody last asked for a connection.
+    /// When a call last asked for a connection.
     last_asked: Instant,
-    /// There was a connection before.
+    /// Whether there was a connection before.
     again: bool,
     recovery: Recovery,
 }
@@ -59,7 +58,7 @@ type Report = Option<Unreachable>;
 /// What is remembered of an endpoint.
 struct Tries {
     pauses: Backoff,
-    /// Not to be tried before.
+    /// The endpoint is not tried before.
     ready: Instant,
     worked: bool,
     failure: Report,
@@ -94,9 +93,9 @@ impl Connector {
         Self(Arc::new(Shared { config: Arc::clone(config), volume, rotation, state: Mutex::new(state) }))
     }
 
-    /// The current connection, or the next one, waiting for it as long as the caller does.
+    /// Returns the current connection, or waits for the next one.
     ///
-    /// Fails only if no endpoint will ever serve. What else goes wrong is told to `note`.
+    /// Fails only if every endpoint has failed permanently. Other failures are passed to `note`.
     pub(super) async fn connection(&self, note: impl Fn(&Unreachable)) -> Result<Arc<Connection>, Unreachable> {
         loop {
             let mut reports = {
@@ -106,11 +105,11 @@ impl Connector {
                 }
                 self.0.seek(&mut state)
             };
-            // What was reported before may not be true any more.
+            // This report may be outdated, so it is noted but ends nothing.
             if let Some(failure) = &*reports.borrow_and_update() {
                 note(failure);
             }
-            // An error means that the task is done.
+            // An error means that the task has ended.
             while reports.changed().await.is_ok() {
                 let Some(failure) = reports.borrow_and_update().clone() else { continue };
                 if failure.is_permanent() {
@@ -141,13 +140,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The current connection, unless another one is to be preferred.
+    /// The current connection, unless it has ended or its server does not respond.
     fn usable(&self, state: &State) -> Option<Arc<Connection>> {
         let best_left = left_at(self.config.endpoints.len());
         state.current.clone().filter(|current| !current.is_closed() && current.health() < best_left)
     }
 
-    /// The reports of the task that connects, which is started unless it runs.
+    /// Starts the task that connects, unless it runs, and returns its reports.
     fn seek(self: &Arc<Self>, state: &mut State) -> watch::Receiver<Report> {
         state.last_asked = Instant::now();
         if let Some((reports, task)) = &state.task
@@ -173,7 +172,8 @@ impl Shared {
         reports
     }
 
-    /// Tries the endpoints in turn, each a little after the one before unless that has failed; the first wins.
+    /// Tries the endpoints in turn until one connects. The next one is tried at once after a failure, and after
+    /// [`STAGGER`] without an answer.
     async fn run(self: Arc<Self>, reports: watch::Sender<Report>) {
         let mut trying = FuturesUnordered::new();
         let mut tried: Vec<usize> = Vec::new();
@@ -188,7 +188,7 @@ impl Shared {
                         tried.retain(|one| *one != index);
                         next = Instant::now();
                         reports.send_replace(Some(self.failed(index, failure)));
-                        // One receiver is the one that is kept for those who come later.
+                        // The state itself keeps one receiver, so with one receiver no call waits.
                         if reports.receiver_count() <= 1 && self.state().last_asked.elapsed() >= LINGER {
                             return;
                         }
@@ -208,7 +208,8 @@ impl Shared {
         }
     }
 
-    /// The endpoint that is tried next, and when: the first in the order whose pause is over, or else is over first.
+    /// The endpoint that is tried next, and when: the first in the order whose pause is over, or else the one whose
+    /// pause ends first.
     fn next_to_try(&self, trying: &[usize], earliest: Instant) -> Option<(usize, Instant)> {
         let order = self.rotation.order();
         let state = self.state();
@@ -263,10 +264,10 @@ impl Shared {
     }
 }
 
-/// A connection in this state is left for another, where there are so many endpoints.
+/// A connection in this state is replaced by another, with this number of endpoints.
 ///
-/// Where there are others, one is left that answers no call: another may serve, while the same endpoint would hardly do
-/// better on a new connection.
+/// With several endpoints, a connection is replaced as soon as its server answers no call, because another endpoint may
+/// serve. With one endpoint, a new connection would hardly do better.
 pub(super) fn left_at(endpoints: usize) -> Health {
     if endpoints > 1 { Health::Unresponsive } else { Health::Silent }
 }

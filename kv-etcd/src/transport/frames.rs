@@ -1,4 +1,4 @@
-//! What comes from the server, looked at as it passes: whether it answers, and what it says when it leaves.
+//! Observes the bytes from the server: whether it answers, and its GOAWAY.
 
 use std::io;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::transport::health::Signs;
 
-/// The bytes of a connection, with the server's frames noted.
+/// The bytes of a connection. It notes the frames of the server.
 pub(super) struct Observed<T> {
     io: T,
     frames: Frames,
@@ -64,15 +64,15 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const GOAWAY: u8 = 7;
 
-/// How far the frames have come.
+/// How much of the current frame has been read.
 #[derive(Default)]
 struct Frames {
     head: [u8; HEAD],
-    /// How many bytes of the head are there.
+    /// How many bytes of the head have been read.
     filled: usize,
     /// How many bytes of the payload are still to come.
     left: usize,
-    /// What a GOAWAY names as the last stream, and how many of its four bytes have come.
+    /// The last stream that a GOAWAY names, and how many of its four bytes have been read.
     last_stream: u32,
     taken: usize,
 }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goodbye_is_understood_however_it_is_cut() {
+    fn a_goaway_is_understood_in_pieces_of_any_size() {
         let bytes =
             [frame(4, &[]), frame(DATA, &[7; 300]), frame(GOAWAY, &[0, 0, 0, 5, 0, 0, 0, 0, b'x']), frame(6, &[0; 8])]
                 .concat();

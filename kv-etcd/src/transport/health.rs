@@ -1,7 +1,7 @@
 //! Whether the server at the other end of a connection still responds.
 //!
-//! Callers give up after any time they like, and may do so long before an answer is due. So nothing here depends on
-//! their timeouts: a task of the connection looks at what came from the server while somebody waits.
+//! A caller may give up after any time, perhaps long before the server can answer. So this does not depend on timeouts
+//! of callers: a task of the connection checks what the server sends while callers wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -12,43 +12,43 @@ use h2::{Ping, PingPong};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-/// How often the task looks.
+/// How often the task checks.
 const TICK: Duration = Duration::from_millis(500);
-/// So many looks in a row find a call waiting and no answer to any call.
+/// After this many checks in a row with a waiting call and without any answer, the server is unresponsive.
 const UNRESPONSIVE: u32 = 2;
-/// A connection that somebody waits on is asked for a sign of life after so much silence. etcd closes connections that
-/// ask more often than every 5 s (`--grpc-keepalive-min-time`).
+/// After this much silence, a connection with waiting callers sends a ping. etcd closes connections that send one more
+/// often than every 5 s (`--grpc-keepalive-min-time`).
 const KEEP_ALIVE: Duration = Duration::from_secs(6);
-/// How long the sign of life may take.
+/// How long the answer to a ping may take before the server is silent.
 const SILENT: Duration = Duration::from_secs(4);
-/// How long it may take until the connection is ended. Writes wait until then: an answer is worth more to them than
-/// another connection.
+/// How long the answer to a ping may take before the connection ends. Writes wait until then, because without an answer
+/// their outcome is unknown, and another connection does not help.
 const DEAD: Duration = Duration::from_secs(30);
 
-/// What is known of the server.
+/// The state of the server, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Health {
     Good,
-    /// A call waits, and no call is answered. The server may be cut off from its cluster, or the work may take long.
+    /// A call waits, and no call is answered. The server may be isolated from its cluster, or the work may take long.
     Unresponsive,
-    /// It does not even answer a ping.
+    /// The server does not answer a ping.
     Silent,
 }
 
-/// What came from the server, and who waits for it.
+/// Counts what the server sent, and who waits for it.
 pub(super) struct Signs {
     bytes: AtomicU32,
     answers: AtomicU32,
-    /// The server has said that it processes no stream after this one.
+    /// The last stream that the server processes, from its GOAWAY.
     last_stream: AtomicU32,
-    /// Who waits for anything.
+    /// How many wait for anything from the server.
     users: AtomicUsize,
-    /// Who waits for an answer that is due now.
+    /// How many of them wait for an answer that the server owes now.
     calls: AtomicUsize,
     health: watch::Sender<Health>,
 }
 
-/// Counters at one moment.
+/// The counters at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) bytes: u32,
@@ -81,7 +81,7 @@ impl Signs {
         self.last_stream.fetch_min(last_stream, Ordering::Release);
     }
 
-    /// Whether the server has said that it does not process this stream.
+    /// Whether the server has announced that it does not process this stream.
     pub(super) fn is_unprocessed(&self, stream: u32) -> bool {
         stream > self.last_stream.load(Ordering::Acquire)
     }
@@ -94,7 +94,7 @@ impl Signs {
         *self.health.borrow()
     }
 
-    /// Waits until the server is in this state, or in a worse one.
+    /// Waits until the server is in this state or in a worse one.
     pub(super) async fn worsens_to(&self, health: Health) {
         let mut states = self.health.subscribe();
         let _ = states.wait_for(|now| *now >= health).await;
@@ -105,10 +105,10 @@ impl Signs {
     }
 }
 
-/// Somebody waits for the server, until this is dropped.
+/// Counts one who waits for the server, until it is dropped.
 pub(crate) struct Waiting {
     signs: Arc<Signs>,
-    /// For an answer that is due now, and not for events that may come at any time.
+    /// Whether the server owes an answer now, unlike events, which may come at any time.
     is_call: bool,
 }
 
@@ -127,7 +127,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Looks after a connection; ends when the server has given no sign of life for so long that it is given up.
+/// Monitors a connection. It ends when the server has not answered a ping for [`DEAD`].
 pub(super) async fn look_after(pings: Option<PingPong>, signs: Arc<Signs>) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     let (mut seen, mut quiet) = (signs.seen(), 0);
@@ -141,7 +141,7 @@ pub(super) async fn look_after(pings: Option<PingPong>, signs: Arc<Signs>) {
             (last_sign, pinged) = (Instant::now(), None);
         }
         seen = now;
-        // The answer to a ping counts as any other byte does; it only has to be taken before the next ping.
+        // The answer to a ping was counted with the other bytes. h2 needs it to be taken before the next ping.
         let _ = poll!(std::future::poll_fn(|cx| pings.poll_pong(cx)));
         let used = signs.users.load(Ordering::Relaxed) > 0;
         if used && pinged.is_none() && last_sign.elapsed() >= KEEP_ALIVE && pings.send_ping(Ping::opaque()).is_ok() {

@@ -1,8 +1,8 @@
-//! HTTP/2 to one server: requests out, answers back, and signs of life in between.
+//! HTTP/2 to one server: sends requests, receives answers, and detects a dead server.
 //!
-//! This speaks to h2 itself. A client on top of it sends the head of a request, its body and its end one after the
-//! other, and each of the three packets wakes the server; here they leave in one. It is also known of every request
-//! whether it was sent (clause W6).
+//! This module uses the crate h2 directly. Clients on top of it send the head, the body and the end of a request in
+//! three packets, each of which wakes the server. This module sends them in one. It also knows whether a request was
+//! sent ([clause W6](kv_core::contract::CLAUSES#W6)).
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -32,15 +32,15 @@ use crate::transport::health::{Health, Signs, Waiting, look_after};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Volume {
     Small,
-    /// So much that others would wait for it on the same connection.
+    /// So much that other calls on the same connection would wait for it.
     Large,
 }
 
 impl Volume {
     /// The windows of one stream and of the connection: how many bytes the server may send ahead.
     ///
-    /// For large answers, so many that they do not wait for window updates. For small ones, few: an answer that turns
-    /// out to be large must not fill the line, because nothing overtakes what is on its way.
+    /// The connection for large answers has large windows, so that an answer does not wait for window updates. The
+    /// other one has small windows: an unexpectedly large answer must not delay the small ones behind it for long.
     fn windows(self) -> (u32, u32) {
         match self {
             Self::Small => (256 << 10, 1 << 20),
@@ -49,16 +49,16 @@ impl Volume {
     }
 }
 
-/// The most that the head of an answer may take, in bytes.
+/// The most bytes of the head of an answer.
 const HEAD: u32 = 16 << 10;
-/// So many streams of cancelled calls are remembered, for so long, so that what the server still sends for them is
-/// dropped instead of being answered.
+/// This many streams of cancelled calls are remembered, for this long. What the server still sends on them is dropped;
+/// on a forgotten stream, the client would answer it with a reset.
 const RESET_STREAMS: usize = 1024;
 const RESET_STREAM_DURATION: Duration = Duration::from_secs(10);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Begins HTTP/2.
+/// Starts HTTP/2 on a connection.
 pub(crate) async fn handshake<T>(io: T, volume: Volume) -> Result<(Sender, Driver), h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -72,7 +72,7 @@ where
         .max_header_list_size(HEAD)
         .max_concurrent_reset_streams(RESET_STREAMS)
         .reset_stream_duration(RESET_STREAM_DURATION)
-        // Without a limit for the life of the connection, or the cancelled calls of one caller would end it for all.
+        // No limit: h2 counts these over the life of the connection, so that one caller's cancelled calls would end it.
         .max_local_error_reset_streams(None)
         .handshake(Observed::new(io, Arc::clone(&signs)))
         .await?;
@@ -80,7 +80,7 @@ where
     Ok((Sender { requests, signs: Arc::clone(&signs), is_call: true }, Driver { task, signs }))
 }
 
-/// Moves the bytes; dropping it ends the connection.
+/// The task that sends and receives. Dropping it ends the connection.
 pub(crate) struct Driver {
     task: JoinHandle<Option<String>>,
     signs: Arc<Signs>,
@@ -101,12 +101,12 @@ impl Driver {
         self.signs.health()
     }
 
-    /// Waits until the server is in this state, or in a worse one.
+    /// Waits until the server is in this state or in a worse one.
     pub(crate) async fn worsens_to(&self, health: Health) {
         self.signs.worsens_to(health).await;
     }
 
-    /// Notes that an answer is due, until the guard is dropped.
+    /// Notes that the server owes an answer, until the guard is dropped.
     pub(crate) fn expect_answer(&self) -> Waiting {
         Waiting::new(&self.signs, true)
     }
@@ -124,7 +124,7 @@ where
 {
     let pings = connection.ping_pong();
     let reason = tokio::select! {
-        // What has arrived is taken before anything is concluded from silence.
+        // Bytes that have arrived count before silence does.
         biased;
         ended = connection => ended.err()?.to_string(),
         () = look_after(pings, signs) => "no sign of life".to_owned(),
@@ -138,12 +138,12 @@ where
 pub(crate) struct Sender {
     requests: SendRequest<Bytes>,
     signs: Arc<Signs>,
-    /// Whether its requests are answered as soon as the server can, unlike streams of events.
+    /// Whether the server owes an answer to each request, unlike on streams of events.
     is_call: bool,
 }
 
 impl Sender {
-    /// For streams whose answers may come at any time.
+    /// A sender for streams whose answers may come at any time.
     pub(crate) fn for_streams(&self) -> Self {
         Self { is_call: false, ..self.clone() }
     }
@@ -167,7 +167,7 @@ impl tower_service::Service<Request<Body>> for Sender {
         Box::pin(async move {
             let (answer, stream) = sent.map_err(NotSent)?;
             let number = stream.stream_id().as_u32();
-            // What is there already leaves with the head; a body that goes on is sent beside the answer.
+            // The part of the body that is ready leaves with the head. The rest is sent while the answer arrives.
             let mut sending = Box::pin(send_body(body, stream));
             if sending.as_mut().now_or_never().is_none() {
                 tokio::spawn(sending);
@@ -179,14 +179,14 @@ impl tower_service::Service<Request<Body>> for Sender {
     }
 }
 
-/// The error of a request that has no answer. The server may have said that it did not process the request: by refusing
-/// its stream, or by leaving and naming an earlier one as its last (RFC 9113, sections 6.8 and 8.7).
+/// The error of a request without an answer. The server can state that it did not process the request: it refuses the
+/// stream, or sends a GOAWAY that names an earlier stream as the last one (RFC 9113, sections 6.8 and 8.7).
 fn unanswered(error: h2::Error, stream: u32, signs: &Signs) -> BoxError {
     let refused = error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
     if refused || signs.is_unprocessed(stream) { NotSent(error).into() } else { error.into() }
 }
 
-/// Refuses an answer that is not gRPC, before anything in it is taken for the server's word.
+/// Refuses an answer that is not gRPC, before anything in it counts as an answer from etcd.
 fn check_protocol(answer: &Response<RecvStream>) -> Result<(), NotGrpc> {
     let kind = answer.headers().get(CONTENT_TYPE);
     if answer.status() == StatusCode::OK && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
@@ -196,7 +196,7 @@ fn check_protocol(answer: &Response<RecvStream>) -> Result<(), NotGrpc> {
     Err(NotGrpc { status: answer.status(), kind })
 }
 
-/// Sends a body, its end together with its last piece if that is known by then.
+/// Sends a body. Its end is sent with its last piece, if it is known by then that the piece is the last.
 async fn send_body(body: Body, mut stream: SendStream<Bytes>) {
     let mut pieces = pin!(body.into_data_stream().peekable());
     while let Some(piece) = pieces.next().await {
@@ -205,7 +205,7 @@ async fn send_body(body: Body, mut stream: SendStream<Bytes>) {
         if stream.send_data(piece, is_last).is_err() || is_last {
             return;
         }
-        // The next piece is not taken before this one has left.
+        // Wait until this piece has left before the next one is taken.
         stream.reserve_capacity(1);
         if !matches!(std::future::poll_fn(|cx| stream.poll_capacity(cx)).await, Some(Ok(_))) {
             return;
@@ -214,7 +214,7 @@ async fn send_body(body: Body, mut stream: SendStream<Bytes>) {
     let _ = stream.send_data(Bytes::new(), true);
 }
 
-/// The body of an answer, as it comes.
+/// The body of an answer, as it arrives.
 pub(crate) struct Answer {
     stream: RecvStream,
     _waiting: Waiting,
@@ -236,7 +236,7 @@ impl http_body::Body for Answer {
             Some(Err(error)) => Some(Err(error)),
             None => ready!(self.stream.poll_trailers(cx)).transpose().map(|trailers| trailers.map(Frame::trailers)),
         };
-        // A server that has answered in full may cut off the rest of the request in this way.
+        // With this code a server that has answered completely stops the rest of the request.
         let cut_off = matches!(&frame, Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR));
         Poll::Ready(if cut_off { None } else { frame })
     }
@@ -247,197 +247,4 @@ impl http_body::Body for Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-    use std::sync::{Mutex, PoisonError};
-
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex};
-    use tokio::time::sleep;
-    use tower_service::Service as _;
-
-    use super::*;
-
-    const DATA: u8 = 0;
-    const END_STREAM: u8 = 1;
-    const HEADERS: u8 = 1;
-    const END_HEADERS: u8 = 4;
-
-    /// One end of a connection, with what was written to it, each write by itself.
-    struct Recorded {
-        end: DuplexStream,
-        writes: Arc<Mutex<Vec<Vec<u8>>>>,
-    }
-
-    impl AsyncRead for Recorded {
-        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.end).poll_read(cx, buf)
-        }
-    }
-
-    impl AsyncWrite for Recorded {
-        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            let written = ready!(Pin::new(&mut self.end).poll_write(cx, buf))?;
-            self.writes.lock().unwrap_or_else(PoisonError::into_inner).push(buf[..written].to_vec());
-            Poll::Ready(Ok(written))
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.end).poll_flush(cx)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.end).poll_shutdown(cx)
-        }
-    }
-
-    fn request(body: impl http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static) -> Request<Body> {
-        let mut request = Request::new(Body::new(body));
-        *request.uri_mut() = http::Uri::from_static("http://server/method");
-        request
-    }
-
-    fn head() -> Response<()> {
-        Response::builder().header(CONTENT_TYPE, "application/grpc").body(()).expect("a head")
-    }
-
-    /// Answers each request with its own body, piece by piece.
-    async fn echo(end: DuplexStream) {
-        let mut server = h2::server::handshake(end).await.expect("HTTP/2");
-        while let Some(Ok((request, mut respond))) = server.accept().await {
-            tokio::spawn(async move {
-                let mut body = request.into_body();
-                let mut answer = respond.send_response(head(), false).expect("an answer");
-                while let Some(Ok(piece)) = body.data().await {
-                    let _ = answer.send_data(piece, false);
-                }
-                let _ = answer.send_trailers(http::HeaderMap::new());
-            });
-        }
-    }
-
-    /// The types and flags of the frames in one write.
-    fn frames(mut write: &[u8]) -> Vec<(u8, u8)> {
-        let mut frames = Vec::new();
-        while let [a, b, c, kind, flags, ..] = *write {
-            frames.push((kind, flags));
-            write = &write[9 + usize::from_be_bytes([0, 0, 0, 0, 0, a, b, c])..];
-        }
-        frames
-    }
-
-    #[tokio::test]
-    async fn a_request_leaves_in_one_write() {
-        let (end, server) = duplex(1 << 16);
-        tokio::spawn(echo(server));
-        let writes = Arc::default();
-        let (mut sender, _driver) =
-            handshake(Recorded { end, writes: Arc::clone(&writes) }, Volume::Small).await.expect("HTTP/2");
-        let body = Bytes::from_static(b"what is asked");
-        let answer = sender.call(request(http_body_util::Full::new(body.clone()))).await.expect("an answer");
-        assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes(), body);
-
-        let writes = writes.lock().unwrap_or_else(PoisonError::into_inner);
-        let with_body: Vec<_> = writes.iter().filter(|write| write.ends_with(&body)).collect();
-        assert_eq!(with_body.len(), 1, "{writes:?}");
-        assert!(frames(with_body[0]).ends_with(&[(HEADERS, END_HEADERS), (DATA, END_STREAM)]), "{writes:?}");
-    }
-
-    #[tokio::test]
-    async fn a_body_that_goes_on_is_sent_as_it_comes() {
-        let (end, server) = duplex(1 << 16);
-        tokio::spawn(echo(server));
-        let (mut sender, _driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
-        let (pieces, body) = tokio::sync::mpsc::channel::<Bytes>(1);
-        let body = futures_util::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
-        let frames = body.map(|piece| Ok::<_, BoxError>(Frame::data(piece)));
-        let answer = sender.call(request(http_body_util::StreamBody::new(frames))).await.expect("an answer");
-        let mut answer = answer.into_body();
-        for piece in ["one", "two"] {
-            pieces.send(piece.into()).await.expect("somebody sends it");
-            let frame = answer.frame().await.expect("a frame").expect("a piece");
-            assert_eq!(frame.into_data().expect("data"), piece);
-        }
-        drop(pieces);
-        assert!(answer.frame().await.expect("a frame").expect("trailers").is_trailers());
-        assert!(answer.frame().await.is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_server_that_gives_no_sign_of_life_is_left_once_somebody_waits() {
-        let (end, _silent) = duplex(1 << 16);
-        let (mut sender, mut driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
-        sleep(Duration::from_secs(60)).await;
-        assert!(!driver.has_ended() && driver.health() == Health::Good, "nobody waits");
-
-        let began = tokio::time::Instant::now();
-        let waiting = sender.call(request(http_body_util::Empty::new()));
-        let noticing = async {
-            driver.worsens_to(Health::Unresponsive).await;
-            assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-            driver.worsens_to(Health::Silent).await;
-            assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
-        };
-        let (answer, ()) = tokio::join!(waiting, noticing);
-        let error = answer.err().expect("no answer comes");
-        assert!(!error.is::<NotSent>(), "{error}");
-        assert_eq!(driver.reason().await.as_deref(), Some("no sign of life"));
-        let error = sender.call(request(http_body_util::Empty::new())).await.err().expect("the connection has ended");
-        assert!(error.is::<NotSent>(), "{error}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stream_that_is_quiet_for_long_is_not_unresponsive() {
-        let (end, server) = duplex(1 << 16);
-        let silent = tokio::spawn(async move {
-            let mut server = h2::server::handshake(server).await.expect("HTTP/2");
-            let mut kept = Vec::new();
-            while let Some(request) = server.accept().await {
-                kept.push(request);
-            }
-        });
-        let (sender, driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
-        let waiting = sender.for_streams().call(request(http_body_util::Empty::new()));
-        let quiet = timeout(Duration::from_secs(120), waiting).await;
-        assert!(quiet.is_err() && driver.health() == Health::Good);
-        silent.abort();
-    }
-
-    /// Greets, and leaves as soon as it was asked something, with a goodbye that names this as the last stream.
-    async fn says_goodbye(mut end: DuplexStream, last_stream: u8) {
-        const GREETING: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-        let goodbye = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last_stream, 0, 0, 0, 0];
-        end.write_all(GREETING).await.expect("a client");
-        let mut heard = Vec::new();
-        while !heard.windows(b"what is asked".len()).any(|part| part == b"what is asked") {
-            end.read_buf(&mut heard).await.expect("a client");
-        }
-        end.write_all(&goodbye).await.expect("a client");
-        end.shutdown().await.expect("a client");
-    }
-
-    #[tokio::test]
-    async fn a_goodbye_tells_what_was_not_processed() {
-        for (last_stream, processed) in [(0, false), (1, true)] {
-            let (end, server) = duplex(1 << 16);
-            tokio::spawn(says_goodbye(server, last_stream));
-            let (mut sender, _driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
-            let body = http_body_util::Full::new(Bytes::from_static(b"what is asked"));
-            let error = sender.call(request(body)).await.err().expect("no answer comes");
-            assert_eq!(!error.is::<NotSent>(), processed, "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn cancelled_calls_do_not_end_the_connection() {
-        let (end, server) = duplex(1 << 16);
-        tokio::spawn(echo(server));
-        let (mut sender, driver) = handshake(end, Volume::Small).await.expect("HTTP/2");
-        for _ in 0..3000 {
-            let call = sender.call(request(http_body_util::Full::new(Bytes::from_static(&[0; 100]))));
-            drop(timeout(Duration::ZERO, call).await);
-            tokio::task::yield_now().await;
-        }
-        sender.call(request(http_body_util::Empty::new())).await.expect("it still answers");
-        assert!(!driver.has_ended());
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The way to the cluster: a connection, which endpoint it leads to, who is logged in on it, and its encryption.
+//! The transport: calls, connections, the choice of the endpoint, login and TLS.
 
 mod auth;
 pub(crate) mod client;

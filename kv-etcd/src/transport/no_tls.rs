@@ -1,4 +1,4 @@
-//! What stands for TLS in a build without it: an error that names the feature.
+//! The replacement for TLS in a build without the feature: an error that names it.
 #![expect(
     clippy::needless_pass_by_value,
     clippy::unused_async,

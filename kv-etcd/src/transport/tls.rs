@@ -12,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::error::Unreachable;
 
-/// How to encrypt the connection to one endpoint.
+/// The settings of TLS for one endpoint.
 pub(crate) struct Tls {
     connector: TlsConnector,
     /// The name that the server's certificate must have.
@@ -21,7 +21,7 @@ pub(crate) struct Tls {
 
 impl Tls {
     pub(crate) fn new(config: Arc<ClientConfig>, name: &str) -> Result<Self> {
-        // An IPv6 address comes in brackets.
+        // An IPv6 address is in brackets.
         let bare = name.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(bare.to_owned())
             .map_err(|_| Error::invalid_address(format!("{bare} is not a name that a certificate can have")))?;
@@ -46,7 +46,7 @@ pub(crate) fn client_config(address: &Address) -> Result<Arc<ClientConfig>> {
         key: address.setting("key", "ETCDCTL_KEY"),
     };
     let mut config = files.client_config()?;
-    // gRPC is HTTP/2, and a server may insist on being told.
+    // gRPC uses HTTP/2, and a server may require that the client says so.
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
 }
@@ -58,7 +58,7 @@ fn failed(error: &std::io::Error) -> Unreachable {
         Some(Tls::InvalidCertificate(why)) => Unreachable::wrong(format!("its certificate is not accepted: {why}")),
         Some(Tls::AlertReceived(alert)) => Unreachable::denied(format!("it refused the TLS handshake: {alert:?}")),
         Some(other) => Unreachable::wrong(format!("the TLS handshake failed: {other}")),
-        // What a server that stops does, and one that takes the handshake for broken plain text.
+        // A server that stops hangs up, and so does one that expects plain text.
         None => Unreachable::for_now(format!("it hung up during the TLS handshake (does it speak TLS?): {error}")),
     }
 }

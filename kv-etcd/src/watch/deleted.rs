@@ -15,7 +15,7 @@ use crate::config::NAME;
 use crate::error::Failed;
 use crate::transport::client::Client;
 
-/// How many keys one transaction asks about at most; etcd takes 128 operations.
+/// The most keys that one transaction reads. etcd accepts 128 operations.
 const MOST: usize = 64;
 
 /// The deletion of a key.
@@ -25,10 +25,10 @@ pub(super) struct Deletion {
     pub(super) index: u64,
 }
 
-/// Those of the deletions that removed entries of locks; waits through any disconnect, as a watch does.
+/// Returns those deletions that removed entries of locks. Like a watch, it retries across disconnects.
 ///
 /// # Errors
-/// `Compacted` if a revision before a deletion is gone: then it cannot be known any more.
+/// `Compacted` if the revision before a deletion is gone: then it is unknown what the key was.
 pub(super) async fn lock_entries(client: &Client, deletions: Vec<Deletion>) -> Result<HashSet<Deletion>> {
     let mut recovery = Recovery::new(NAME, "watch", Backoff::new(Duration::from_millis(50), Duration::from_secs(2)));
     let mut found = HashSet::new();

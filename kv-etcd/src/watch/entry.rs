@@ -1,4 +1,4 @@
-//! One watch as the hub and its stream know it, and the commands of its consumer.
+//! The state of one watch in the hub, and the commands of its consumer.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::reassembly::{Batch, Reassembly};
 use crate::api::messages::ResponseHeader;
 use crate::api::range::{Range, index};
 
-/// What consumers ask of the hub.
+/// The commands of consumers to the hub, with the number of the watch.
 pub(super) enum Command {
     /// A new watch.
     Open(u64, Watch),
@@ -20,14 +20,14 @@ pub(super) enum Command {
     Close(u64),
 }
 
-/// One watch, as the hub keeps it.
+/// The state of one watch in the hub.
 pub(super) struct Watch {
     pub(super) range: Range,
-    /// The first revision that has not been delivered; 0: the one after what the server has when it confirms the watch.
+    /// The first revision that has not been delivered; 0: the one after the server's when it confirms the watch.
     pub(super) next: i64,
-    /// The cluster that confirmed it first; 0: not known.
+    /// The id of the cluster that confirmed it first; 0: unknown.
     cluster: u64,
-    /// The revision of a server that is known to lag behind the cluster; 0: of none.
+    /// The revision of a server that is known to lag behind the cluster; 0: no such server.
     lag: i64,
     pub(super) reassembly: Reassembly,
     sink: Sink,
@@ -35,18 +35,17 @@ pub(super) struct Watch {
     opened: Option<oneshot::Sender<Result<()>>>,
     /// Its consumer is behind, so the watch was ended at the server.
     pub(super) stopped: bool,
-    /// The server has refused it once, perhaps only because the token had lapsed.
+    /// Whether the server has refused it once, perhaps only because the token had lapsed.
     pub(super) refused: bool,
 }
 
-/// How an answer's header fits what a watch has delivered
-/// ([clause E8](kv_core::contract::CLAUSES#E8)).
+/// How the history of a server continues what a watch has delivered ([clause E8](kv_core::contract::CLAUSES#E8)).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum History {
     Same,
-    /// The server is at an older revision: its history was replaced, or it is a member that lags behind.
+    /// The server is at an older revision: its history was replaced, or the member lags behind.
     Older,
-    /// It is another cluster.
+    /// The server belongs to another cluster.
     Replaced,
 }
 
@@ -74,12 +73,12 @@ impl Watch {
         if self.is_behind(revision) { History::Older } else { History::Same }
     }
 
-    /// The server at this revision only lags behind the cluster. Some proxies do so for ever.
+    /// Notes that a server at this revision only lags behind the cluster. Some proxies always do.
     pub(super) fn lags(&mut self, revision: i64) {
         self.lag = revision;
     }
 
-    /// The stream has ended.
+    /// Notes that the stream has ended.
     pub(super) fn interrupted(&mut self) {
         self.reassembly.clear();
         self.lag = 0;
@@ -90,7 +89,7 @@ impl Watch {
         revision < self.next.saturating_sub(1)
     }
 
-    /// The server watches, from its revision on.
+    /// Notes that the server has confirmed the watch.
     pub(super) fn confirmed(&mut self, header: Option<&ResponseHeader>) {
         self.refused = false;
         if self.next == 0 {
@@ -101,7 +100,7 @@ impl Watch {
         }
     }
 
-    /// Delivers events. If the consumer is behind, they are dropped, and the watch has to be stopped.
+    /// Delivers events. If the consumer is behind, drops them instead and marks the watch as stopped.
     pub(super) fn deliver(&mut self, batch: Batch) {
         if self.sink.gauge.is_full() {
             self.stopped = true;
@@ -113,14 +112,15 @@ impl Watch {
         let _ = self.sink.batches.send(Ok(batch));
     }
 
-    /// Leaves a stopped watch to its consumer, unless the consumer has caught up just now.
+    /// Lets the consumer start the stopped watch again when it has caught up. If it has caught up already, the watch is
+    /// not stopped any more.
     pub(super) fn stay_stopped(&mut self) {
         self.reassembly.clear();
         self.sink.gauge.stop();
         self.stopped = !self.sink.gauge.start_again();
     }
 
-    /// Ends it for good.
+    /// Ends the watch with an error.
     pub(super) fn fail(mut self, error: Error) {
         if let Some(opened) = self.opened.take() {
             let _ = opened.send(Err(error));
@@ -129,16 +129,16 @@ impl Watch {
         }
     }
 
-    /// Ends it because the server no longer has every event after the last delivered one.
+    /// Ends the watch because the server no longer has every event after the last delivered one.
     ///
-    /// `oldest` is the revision from which it has them, 0 if there is none that continues this watch.
+    /// `oldest` is the oldest revision from which the server can watch; 0 if no watch can continue this one.
     pub(super) fn compacted(self, oldest: i64) {
         let after = index(self.next.saturating_sub(1));
         self.fail(Error::Compacted { after, oldest: (oldest > 0).then_some(index(oldest)) });
     }
 }
 
-/// Every watch of the backend.
+/// The watches of one hub, by number.
 pub(super) type Watches = HashMap<u64, Watch>;
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_behind_what_was_delivered_is_noticed() {
+    fn a_server_at_an_older_revision_is_noticed() {
         let mut watch = watch(8);
         for (revision, history) in [(7, History::Same), (6, History::Older), (0, History::Same), (900, History::Same)] {
             assert_eq!(watch.history(Some(&header(0, revision))), history, "{revision}");
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_lags_is_trusted_until_it_goes_back_further() {
+    fn a_server_that_lags_is_accepted_until_it_goes_further_back() {
         let mut watch = watch(8);
         assert_eq!(watch.history(Some(&header(0, 5))), History::Older);
         watch.lags(5);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_from_now_begins_where_the_server_is() {
+    fn a_watch_from_now_begins_after_the_servers_revision() {
         let mut watch = watch(0);
         assert_eq!(watch.history(Some(&header(1, 3))), History::Same);
         watch.confirmed(Some(&header(1, 3)));

@@ -1,4 +1,4 @@
-//! What the hub has for the consumer of a watch.
+//! The consumer's end of a watch.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,7 +15,7 @@ use super::reassembly::Batch;
 pub(crate) struct Events {
     id: u64,
     batches: UnboundedReceiver<Result<Batch>>,
-    /// The error that ends the watch was returned.
+    /// Whether the error that ends the watch was returned.
     failed: bool,
     gauge: Arc<Gauge>,
     commands: UnboundedSender<Command>,
@@ -29,7 +29,7 @@ impl Events {
         (Self { id, batches, failed: false, gauge, commands }, sink)
     }
 
-    /// The next changes, those of a revision together; an error is the last item.
+    /// The next changes. Changes of one revision come together, and an error is the last item.
     pub(crate) async fn next(&mut self) -> Option<Result<Batch>> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -39,14 +39,14 @@ impl Events {
             Some(Ok(batch)) => {
                 self.gauge.take(batch.bytes);
                 if self.gauge.start_again() {
-                    // Without a hub there is nothing to start.
+                    // If the hub has ended, the next item is an error.
                     let _ = self.commands.send(Command::Start(self.id));
                 }
                 return Poll::Ready(Some(Ok(batch)));
             }
             Some(Err(error)) => Some(Err(error)),
             None if self.failed => None,
-            // The hub ended with its runtime or with the backend. Without an error that would look like a normal end.
+            // The hub ended with its runtime or with the backend. Without an error this would look like a normal end.
             None => {
                 let why = "the runtime in which the watch was opened, or the backend, has ended";
                 Some(Err(Error::unavailable(why)))

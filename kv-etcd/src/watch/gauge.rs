@@ -1,4 +1,4 @@
-//! How much waits for a consumer, as both ends of its watch see it.
+//! The bytes that wait for a consumer, counted by both ends of its watch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,16 +8,16 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::reassembly::Batch;
 
-/// How many bytes may wait for a consumer before its watch is stopped until the consumer has caught up
-/// ([clause E5](kv_core::contract::CLAUSES#E5)). One more batch may be added: what etcd sends at a time, at most the size
-/// of a request or one transaction.
+/// If this many bytes wait for a consumer, its watch is stopped until the consumer has caught up
+/// ([clause E5](kv_core::contract::CLAUSES#E5)). One more batch may be added, which is as large as a request to etcd or
+/// as one transaction.
 const READ_AHEAD: usize = 1 << 20;
 
-/// The count that the consumer of a watch and the hub share.
+/// The count that the hub and the consumer of a watch share.
 #[derive(Default)]
 pub(super) struct Gauge {
     bytes: AtomicUsize,
-    /// The hub has stopped the watch. Whoever finds the buffer empty starts it again.
+    /// Whether the hub has stopped the watch. The side that finds the buffer empty starts it again.
     stopped: AtomicBool,
 }
 
@@ -38,7 +38,7 @@ impl Gauge {
         self.stopped.store(true, Ordering::SeqCst);
     }
 
-    /// Whether the caller has to start the watch again; true for only one of several callers.
+    /// Whether the caller must start the watch again; `true` for only one of several callers.
     pub(super) fn start_again(&self) -> bool {
         self.bytes.load(Ordering::SeqCst) == 0 && self.stopped.swap(false, Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! The task that carries every watch of one runtime on one stream, and resumes them after a failure
+//! The task that has all watches of one runtime on one stream, and resumes them after a failure
 //! ([clause E4](kv_core::contract::CLAUSES#E4)).
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::transport::client::Client;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Opens watches; dropping it ends them all.
+/// Opens watches. Dropping it ends them all.
 pub(super) struct Hub {
     commands: UnboundedSender<Command>,
     next_id: AtomicU64,
@@ -43,7 +43,7 @@ impl Hub {
         let (events, sink) = Events::new(id, self.commands.clone());
         let (opened, confirmed) = oneshot::channel();
         let watch = Watch::new(range, next, sink, opened);
-        let gone = || Error::unavailable("the task that keeps the watches has ended");
+        let gone = || Error::unavailable("the task of the watches has ended");
         self.commands.send(Command::Open(id, watch)).map_err(|_| gone())?;
         confirmed.await.map_err(|_| gone())??;
         Ok(events)
@@ -92,7 +92,7 @@ async fn run(client: Arc<Client>, mut commands: UnboundedReceiver<Command>) {
     }
 }
 
-/// Obeys a command while there is no stream.
+/// Carries out a command while there is no stream.
 fn note(watches: &mut Watches, command: Command) {
     match command {
         Command::Open(id, watch) => {

@@ -1,4 +1,4 @@
-//! Watches: opening them, and the events that a consumer sees.
+//! Watches: how they are opened, and the events that a consumer sees.
 
 mod deleted;
 mod entry;
@@ -21,7 +21,7 @@ pub(crate) use visible::Visible;
 use crate::api::range::{Range, signed};
 use crate::transport::client::Client;
 
-/// Opens watches; each runtime has a hub of its own, and a watch ends with the runtime that it was opened in.
+/// Opens watches, with one hub for each runtime. A watch ends with the runtime in which it was opened.
 pub(crate) struct Hubs {
     client: Arc<Client>,
     hubs: PerRuntime<Hub>,
@@ -32,7 +32,7 @@ impl Hubs {
         Self { client: Arc::clone(client), hubs: PerRuntime::new() }
     }
 
-    /// Opens a watch on the data of a range, for everything after `after`; returns once the server has confirmed it.
+    /// Opens a watch on the data of a range, for all changes after `after`; returns once the server has confirmed it.
     pub(crate) async fn open(&self, range: Range, after: u64) -> Result<Visible> {
         let events = self.hub().open(range, signed(after.saturating_add(1))).await?;
         Ok(Visible::new(events, &self.client, after))

@@ -1,4 +1,4 @@
-//! From etcd's events to batches of whole revisions ([clause E2](kv_core::contract::CLAUSES#E2)).
+//! Joins etcd's events to batches of complete revisions ([clause E2](kv_core::contract::CLAUSES#E2)).
 
 use kv_core::{Event, EventType};
 
@@ -6,12 +6,12 @@ use crate::api::messages as proto;
 use crate::api::range::{Keys, index};
 use crate::api::values::Values;
 
-/// What etcd sent for one watch at a time, cut so that the events of a revision are in one batch.
+/// Changes of complete revisions: no revision is split between two batches.
 pub(crate) struct Batch {
     pub(crate) changes: Vec<Change>,
-    /// Their approximate size in memory.
+    /// Their approximate size in memory, in bytes.
     pub(crate) bytes: usize,
-    /// The revision of the last of them.
+    /// The revision of the last one.
     pub(crate) last: i64,
 }
 
@@ -19,42 +19,42 @@ pub(crate) struct Batch {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) event: Event,
-    /// The lease that the key is attached to since; 0: none, or the key was deleted.
+    /// The lease of the key after the change; 0: none, or the key was deleted.
     pub(crate) lease: i64,
 }
 
-/// The most that the events of one revision may take, in bytes, roughly.
+/// The most bytes that the events of one revision may take, approximately.
 ///
-/// etcd sends a revision of any size in fragments. A revision without a last fragment would fill the memory.
+/// etcd sends a large revision in fragments. If the last fragment never came, the others would fill the memory.
 const REVISION: usize = 256 << 20;
 
-/// Why the events that have come cannot be delivered.
+/// Why events cannot be delivered.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unfit {
-    /// They are not in the order of their revisions.
+    /// The events are not in the order of their revisions.
     Disordered,
-    /// One revision is larger than `REVISION`.
+    /// The events of one revision are larger than `REVISION`.
     TooLarge,
 }
 
 /// Joins the fragments of one watch.
 #[derive(Default)]
 pub(crate) struct Reassembly {
-    /// Events of a revision that may go on in the next fragment.
+    /// The events of a revision that may continue in the next fragment.
     held: Vec<proto::Event>,
-    /// Their size.
+    /// Their size in memory, in bytes.
     held_bytes: usize,
 }
 
 impl Reassembly {
-    /// Adds what has come, and returns the events of complete revisions, from revision `next` on.
+    /// Adds events, and returns those of complete revisions, from revision `next` on.
     pub(crate) fn join(
         &mut self,
         mut events: Vec<proto::Event>,
         more_follow: bool,
         next: i64,
     ) -> Result<Option<Batch>, Unfit> {
-        // etcd has been known to repeat events after a reconnect; what was delivered is not delivered again.
+        // etcd may repeat events after a reconnect. Events that were delivered are dropped.
         events.retain(|event| revision(event) >= next);
         if !self.held.last().into_iter().chain(&events).is_sorted_by_key(revision) {
             return Err(Unfit::Disordered);
@@ -77,7 +77,7 @@ impl Reassembly {
         let bytes = std::mem::replace(&mut self.held_bytes, held_bytes) - held_bytes;
         let last = events.last().map_or(last, revision);
         let (mut keys, mut values) = (Keys::default(), Values::default());
-        // The events of one message share its memory; the size of a batch stands for the size of its messages.
+        // The events of one message share its memory. The size of the batch approximates the size of the messages.
         let mut copied = |kv: &mut proto::KeyValue| {
             if let Some(copy) = values.copy(&kv.value, bytes) {
                 kv.value = copy;
@@ -88,7 +88,7 @@ impl Reassembly {
         Ok(Some(Batch { changes, bytes, last }))
     }
 
-    /// Drops what was not complete, because the server sends it again.
+    /// Drops events of incomplete revisions, because the server sends them again.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -98,7 +98,7 @@ fn revision(event: &proto::Event) -> i64 {
     event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
 }
 
-/// What an event takes in memory.
+/// The size of an event in memory, in bytes.
 fn bytes(event: &proto::Event) -> usize {
     size_of::<proto::Event>() + event.kv.as_ref().map_or(0, |kv| kv.key.len() + kv.value.len())
 }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_that_is_split_comes_whole() {
+    fn a_revision_in_fragments_is_delivered_whole() {
         let mut reassembly = Reassembly::default();
         assert_eq!(indices(reassembly.join(vec![put("a", 4), put("b", 5)], true, 1)), [4]);
         assert_eq!(indices(reassembly.join(vec![put("c", 5)], true, 5)), []);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_delivered_is_not_repeated() {
+    fn delivered_events_are_not_delivered_again() {
         let mut reassembly = Reassembly::default();
         assert_eq!(indices(reassembly.join(vec![put("a", 4), put("b", 5)], false, 5)), [5]);
         assert_eq!(indices(reassembly.join(vec![put("a", 4)], false, 6)), []);
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(reassembly.join(vec![put("a", 5), put("b", 4)], false, 1).err(), Some(Unfit::Disordered));
         assert_eq!(indices(reassembly.join(vec![put("a", 5)], true, 1)), []);
         assert_eq!(reassembly.join(vec![put("b", 4)], false, 1).err(), Some(Unfit::Disordered));
-        // Nor are numbers trusted that no revision has.
+        // Negative revisions are dropped, and the largest number is accepted.
         let mut reassembly = Reassembly::default();
         assert_eq!(
             indices(reassembly.join(vec![put("a", i64::MIN), put("b", 0), put("c", i64::MAX)], false, 1)),
@@ -165,17 +165,17 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_without_end_is_given_up() {
+    fn a_revision_without_end_is_refused() {
         let mut reassembly = Reassembly::default();
         let kv = KeyValue { value: vec![0; 1 << 20].into(), mod_revision: 7, ..KeyValue::default() };
         let event = proto::Event { event_type: 0, kv: Some(kv) };
-        // They all share one value here, but are counted.
+        // The events share one value in this test, but each is counted in full.
         let taken = (0..1000).take_while(|_| reassembly.join(vec![event.clone()], true, 1).is_ok()).count();
         assert_eq!(taken, (REVISION >> 20) - 1);
     }
 
     #[test]
-    fn kinds_are_told_by_revisions() {
+    fn the_type_of_an_event_follows_from_its_revisions() {
         let kv = |create_revision| Some(KeyValue { mod_revision: 9, create_revision, ..KeyValue::default() });
         let kind = |event_type, create| {
             let event = proto::Event { event_type, kv: kv(create) };
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_does_not_keep_its_message() {
+    fn a_small_event_does_not_keep_its_message_in_memory() {
         let message = bytes::Bytes::from(vec![0; 1 << 20]);
         let kv = |value, revision| {
             let kv = KeyValue { key: "k".into(), value, mod_revision: revision, ..KeyValue::default() };

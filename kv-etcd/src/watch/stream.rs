@@ -1,4 +1,4 @@
-//! One life of the watch stream: from opening it until it fails or is not needed.
+//! One life of the watch stream: from its opening until it fails or is not needed.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,39 +22,39 @@ use crate::api::range::{revision, signed};
 use crate::error::{Failed, excerpt, is_stale_token};
 use crate::transport::client::Client;
 
-/// Why the stream is over.
+/// Why the stream ended.
 pub(super) enum End {
-    /// No watch is left that the server should send for.
+    /// No watch needs the stream.
     Idle,
-    /// The backend is gone.
+    /// The backend was dropped.
     Gone,
-    /// The server knows who is asking, and refuses.
+    /// The server refuses this user.
     Denied(String),
-    /// Anything that may pass.
+    /// A failure that may pass.
     Failed(String),
 }
 
-/// One life of the watch stream: the watches as the server knows them.
+/// One life of the watch stream: the numbers of the watches at the server.
 ///
-/// No number is used twice. So an answer that is in flight when a watch is stopped is not mistaken for one to the same
-/// watch after it was started again.
+/// No number is used twice. So if a watch is stopped and started again, an answer to its first life is not mistaken for
+/// one to its second.
 struct WatchStream {
     requests: UnboundedSender<WatchRequest>,
     /// The hub's number of each confirmed watch, by the server's.
     ids: HashMap<i64, u64>,
     /// The server's number of each confirmed watch, by the hub's.
     numbers: HashMap<u64, i64>,
-    /// The watches that the server has not confirmed yet, with the numbers asked for; it confirms them in order.
+    /// The watches that the server has not confirmed yet, with the numbers requested. It confirms them in order.
     unconfirmed: VecDeque<(u64, i64)>,
-    /// The watches that are requested once the server has confirmed one more.
+    /// The watches that are not requested yet, because the server has to confirm another one first.
     waiting: VecDeque<u64>,
     numbering: Numbering,
     next_number: i64,
-    /// The watches that a server at an older revision answered.
+    /// Reads of the cluster's revision, for watches whose server is at an older revision than they are.
     verifying: FuturesUnordered<BoxFuture<'static, Verified>>,
 }
 
-/// A server was behind what a watch has delivered.
+/// The cluster's revision, for a watch whose server was behind what the watch has delivered.
 struct Verified {
     id: u64,
     /// The revision of the server.
@@ -63,11 +63,11 @@ struct Verified {
     present: Result<i64, Failed>,
 }
 
-/// Who numbers the watches.
+/// Which side numbers the watches.
 ///
-/// etcd uses the numbers of the requests, and confirms watches in the order of the requests. `etcd grpc-proxy` does
-/// neither. Behind it only one watch at a time is requested, and is known by the number in the answer. Until the first
-/// answer it is unknown which of the two serves.
+/// etcd uses the numbers in the requests, and confirms watches in the order of the requests. `etcd grpc-proxy` does
+/// neither. Through it only one watch is requested at a time, and the number in the answer counts. Until the first
+/// answer it is unknown which of the two the server is.
 #[derive(PartialEq, Eq)]
 enum Numbering {
     Unknown,
@@ -75,7 +75,7 @@ enum Numbering {
     Theirs,
 }
 
-/// Carries the watches until something happens to the stream.
+/// Opens a stream with all watches that are not stopped, and serves them until it ends.
 pub(super) async fn run(
     client: &Arc<Client>,
     watches: &mut Watches,
@@ -96,7 +96,7 @@ pub(super) async fn run(
     for (id, watch) in watches.iter().filter(|(_, watch)| !watch.stopped) {
         watching.create(*id, watch);
     }
-    // etcd answers the opening together with the first watch, so the first request must be sent already.
+    // etcd answers the opening together with the first watch, so the first request is sent before.
     let opening = client.stream(WATCH, poll_fn(move |cx| receiver.poll_recv(cx)));
     let (connection, mut answers) = match timeout(client.config.timeout, opening).await {
         Ok(Ok(opened)) => opened,
@@ -138,7 +138,7 @@ pub(super) async fn run(
 }
 
 impl WatchStream {
-    /// Whether the server has no watch that somebody still wants.
+    /// Whether no watch on this stream has a consumer any more.
     fn is_idle(&self, watches: &Watches) -> bool {
         let mut coming = self.unconfirmed.iter().map(|(id, _)| id).chain(&self.waiting);
         self.numbers.is_empty() && self.verifying.is_empty() && !coming.any(|id| watches.contains_key(id))
@@ -161,17 +161,17 @@ impl WatchStream {
         }));
     }
 
-    /// Handles the confirmation, or refusal, of the oldest request; returns its watch.
+    /// Handles the confirmation or the refusal of the oldest request; returns the hub's number of its watch.
     fn confirm(&mut self, watches: &Watches, answer: &WatchResponse) -> Option<u64> {
         let (id, number) = self.unconfirmed.pop_front()?;
-        // A watch that is refused may be answered without its number.
+        // The refusal of a watch may have no number.
         if !answer.canceled {
             self.numbering = if answer.watch_id == number { Numbering::Ours } else { Numbering::Theirs };
             if watches.contains_key(&id) {
                 self.ids.insert(answer.watch_id, id);
                 self.numbers.insert(id, answer.watch_id);
             } else {
-                // It was closed meanwhile.
+                // The consumer closed it meanwhile.
                 self.send(WatchCommand::Cancel(WatchCancelRequest { watch_id: answer.watch_id }));
             }
         }
@@ -184,7 +184,7 @@ impl WatchStream {
         Some(id)
     }
 
-    /// Ends a watch at the server; one that is not confirmed yet is ended once it is.
+    /// Cancels a watch at the server. One that is not confirmed yet is cancelled when it is.
     fn cancel(&mut self, id: u64) {
         if let Some(number) = self.numbers.remove(&id) {
             self.ids.remove(&number);
@@ -192,7 +192,7 @@ impl WatchStream {
         }
     }
 
-    /// A stream that has failed is noticed where its answers are read.
+    /// Sends a request. If the stream has failed, reading its answers reports that.
     fn send(&self, command: WatchCommand) {
         let _ = self.requests.send(WatchRequest { command: Some(command) });
     }
@@ -218,7 +218,7 @@ impl WatchStream {
 
     async fn take(&mut self, client: &Arc<Client>, watches: &mut Watches, answer: WatchResponse) -> Result<(), End> {
         let confirmed = if answer.created { self.confirm(watches, &answer) } else { None };
-        // Otherwise the watch was closed or stopped while the answer was in flight.
+        // Without a number, the watch was closed or stopped while the answer was in flight.
         let Some(id) = confirmed.or_else(|| self.ids.get(&answer.watch_id).copied()) else { return Ok(()) };
         let Some(watch) = watches.get_mut(&id) else { return Ok(()) };
         if answer.canceled {
@@ -248,7 +248,7 @@ impl WatchStream {
             Err(Unfit::TooLarge) => {
                 self.cancel(id);
                 if let Some(watch) = watches.remove(&id) {
-                    watch.fail(Error::unexpected_answer("the events of one revision are more than can be held"));
+                    watch.fail(Error::unexpected_answer("the events of one revision take more than 256 MiB"));
                 }
                 return Ok(());
             }
@@ -266,7 +266,7 @@ impl WatchStream {
         Ok(())
     }
 
-    /// Ends a watch whose history the server does not have.
+    /// Ends a watch because the server does not have its history.
     fn compacted(&mut self, watches: &mut Watches, id: u64) {
         self.cancel(id);
         if let Some(watch) = watches.remove(&id) {
@@ -274,9 +274,8 @@ impl WatchStream {
         }
     }
 
-    /// Asks the cluster for its revision, because the server of the stream is behind what a watch has delivered.
-    ///
-    /// The server may be a member that lags behind. Meanwhile the watch is ended at the server.
+    /// Reads the cluster's revision, because the server of the stream is behind what a watch has delivered: it may be a
+    /// member that lags behind. The watch is cancelled at the server meanwhile.
     fn verify(&mut self, client: &Arc<Client>, id: u64, watch: &mut Watch, behind: i64) {
         self.cancel(id);
         watch.reassembly.clear();
@@ -292,7 +291,7 @@ impl WatchStream {
         }));
     }
 
-    /// Opens a watch again whose server only lagged behind, and ends one whose history is gone.
+    /// Opens the watch again if its server only lagged behind, or ends it if its history is gone.
     fn verified(&mut self, watches: &mut Watches, Verified { id, behind, present }: Verified) -> Result<(), End> {
         let present = present.map_err(|failed| End::Failed(Error::from(failed).to_string()))?;
         let Some(watch) = watches.get_mut(&id) else { return Ok(()) };
@@ -317,7 +316,7 @@ async fn cannot_open(client: &Client, failed: Failed) -> End {
     }
 }
 
-/// The server has ended one watch, and the others go on unless a new token is needed.
+/// Handles the end of one watch by the server. The others continue, unless a new token is needed.
 async fn end_of_watch(client: &Client, watches: &mut Watches, id: u64, answer: WatchResponse) -> Result<(), End> {
     let reason = excerpt(&answer.cancel_reason);
     if answer.compact_revision != 0 {
@@ -330,7 +329,7 @@ async fn end_of_watch(client: &Client, watches: &mut Watches, id: u64, answer: W
     if !denied {
         return Err(End::Failed(format!("the server ended a watch: {reason}")));
     }
-    // A stream keeps the token it was opened with, and older servers call one that has lapsed a lack of permission.
+    // A stream keeps the token with which it was opened. Older servers report a lapsed token as a lack of permission.
     let again = client.has_credentials() && watches.get(&id).is_some_and(|watch| !watch.refused);
     if again {
         if let Some(watch) = watches.get_mut(&id) {

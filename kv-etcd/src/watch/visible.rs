@@ -1,9 +1,9 @@
 //! The events that the user of a watch sees: those of data, without the entries of locks
 //! ([clause L10](kv_core::contract::CLAUSES#L10)).
 //!
-//! The event of a put tells the lease of the key. The event of a deletion does not, so the watch remembers what keys that
-//! look like entries of locks were. For a deletion of a key that it has not seen, it reads the key at the revision
-//! before. This is done on the consumer's side, so that no other watch waits for it.
+//! The event of a put has the lease of the key. The event of a deletion has none. So the watch remembers which keys
+//! with the name of a lock's entry were one. For the deletion of such a key that it has not seen, it reads the key at
+//! the revision before. It does so on the consumer's side, so that no other watch waits.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use crate::api::lock_entry::{is_lock_entry, named_lease};
 use crate::api::range::index;
 use crate::transport::client::Client;
 
-/// How many keys a watch remembers at most. Forgetting one costs a read when the key is deleted.
+/// The most keys that a watch remembers. The deletion of a forgotten key costs a read.
 const REMEMBERED: usize = 10_000;
 
 /// The stream of events that a user sees.
@@ -31,7 +31,7 @@ pub(crate) struct Visible {
     client: Arc<Client>,
     seen: Seen,
     ready: IntoIter<Event>,
-    /// Events whose deletions are being looked up.
+    /// Events with deletions that are being looked up.
     asking: Option<BoxFuture<'static, Result<Vec<Event>>>>,
     /// The index up to which everything was delivered.
     position: u64,
@@ -102,7 +102,7 @@ impl Stream for Visible {
     }
 }
 
-/// What the keys that look like entries of locks were when they were last seen.
+/// Which keys with the name of a lock's entry were one when they were last seen.
 #[derive(Default)]
 struct Seen(HashMap<String, Kind>);
 
@@ -112,10 +112,10 @@ enum Kind {
     Data,
 }
 
-/// The events of a batch that are shown, or may be.
+/// The events of a batch that are shown or may be shown.
 struct Judged {
     events: Vec<Event>,
-    /// The deletions among them of keys that may have been entries of locks, by their places.
+    /// The positions of deletions whose keys may have been entries of locks.
     unknown: Vec<usize>,
 }
 
@@ -139,7 +139,7 @@ impl Seen {
         judged
     }
 
-    /// What is shown of a put to a key that looks like an entry of a lock.
+    /// The event that is shown for a put to a key with the name of a lock's entry.
     fn put(&mut self, mut event: Event, lease: i64) -> Option<Event> {
         let kind = if is_lock_entry(event.key.as_bytes(), lease) { Kind::Lock } else { Kind::Data };
         if self.0.len() >= REMEMBERED {
@@ -147,9 +147,9 @@ impl Seen {
         }
         let before = self.0.insert(event.key.clone(), kind);
         match (before, kind) {
-            // Another client wrote the entry of a lock, which detached it from its lease: now it is data.
+            // Another client wrote to the entry of a lock. That detached the key from its lease, so now it is data.
             (Some(Kind::Lock), Kind::Data) => event.event_type = EventType::Create,
-            // The other way round: the data is gone.
+            // The data became the entry of a lock, so the data is gone.
             (Some(Kind::Data), Kind::Lock) if event.event_type == EventType::Update => {
                 let Event { key, index, .. } = event;
                 return Some(Event { key, event_type: EventType::Delete, index, data: bytes::Bytes::new() });
@@ -166,7 +166,7 @@ impl Judged {
         self.events.into_iter()
     }
 
-    /// Leaves out the deletions of entries of locks. `position` is what was delivered before these events.
+    /// Removes the deletions of entries of locks. `position` is the index up to which events were delivered before.
     async fn ask(mut self, client: &Client, position: u64) -> Result<Vec<Event>> {
         let unknown = self.unknown.iter().filter_map(|place| self.events.get(*place));
         let deletions: Vec<_> =
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_entries_of_locks_are_left_out() {
+    fn entries_of_locks_are_left_out() {
         use EventType::{Create, Delete, Update};
         let mut seen = Seen::default();
         let changes = vec![
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_is_asked_about_if_nothing_is_known_of_the_key() {
+    fn a_deletion_of_an_unknown_key_is_looked_up() {
         let mut seen = Seen::default();
         let changes = vec![
             change("a", EventType::Delete, 0),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_becomes_data_is_created_and_the_other_way_round_deleted() {
+    fn an_entry_that_becomes_data_is_created_and_data_that_becomes_an_entry_is_deleted() {
         use EventType::{Create, Delete, Update};
         let mut seen = Seen::default();
         let changes = vec![
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_number_of_remembered_keys_is_bounded() {
         let mut seen = Seen::default();
         for number in 1..=2 * REMEMBERED {
             seen.judge(vec![change(&format!("job/{number:x}"), EventType::Create, 1)]);

@@ -28,11 +28,11 @@ async fn the_wrong_user_is_refused_without_telling_the_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_does_what_the_user_may() {
+async fn a_user_with_few_permissions_can_use_them() {
     let cluster = servers(1, protected()).await;
     let admin = connect(&cluster.address_as(cluster.admin().expect("an administrator"))).await;
     let user = cluster.grant("app/", Access::Read).await.expect("a user");
-    // Its ping may not read the key that it asks for, and yet tells that the cluster serves.
+    // The user may not read the key of `ping`, and yet `ping` succeeds.
     let kv = connect(&cluster.address_as(&user)).await;
     admin.set("app/key", "value").await.expect("a write");
     let mut watch = kv.watch("app/", 0).await.expect("a watch");
@@ -50,7 +50,7 @@ async fn a_user_does_what_the_user_may() {
         let error = result.expect_err("not permitted");
         assert!(matches!(error, Error::PermissionDenied { .. }), "{error}");
     }
-    // The watch beside those that were refused goes on.
+    // The watch continues, although others on the same stream were refused.
     admin.set("app/key", "again").await.expect("a write");
     let event = soon("an event", watch.next()).await.expect("the watch goes on").expect("an event");
     assert_eq!(event.data, "again");
@@ -63,7 +63,7 @@ async fn a_token_that_the_server_forgot_is_renewed() {
     let kv = connect(&cluster.address_as(cluster.admin().expect("an administrator"))).await;
     let mut watch = kv.watch("w/", 0).await.expect("a watch");
     kv.set("w/a", "").await.expect("a write");
-    // Tokens live in memory only.
+    // The server keeps simple tokens in memory, so a restart forgets them.
     cluster.kill(0).await.expect("a fault");
     cluster.start_again(0).await.expect("a healed fault");
     until("a write", || async { kv.set("w/b", "").await.is_ok() }).await;
@@ -83,9 +83,9 @@ async fn a_token_that_lapsed_is_renewed() {
     let kv = connect(&cluster.address_as(cluster.admin().expect("an administrator"))).await;
     let mut watch = kv.watch("w/", 0).await.expect("a watch");
     for key in ["w/a", "w/b"] {
-        // Only time makes a token lapse, and nothing but a use of it would show that it has, which makes it last.
+        // Only time makes a token lapse. Using it would show whether it has lapsed, but each use extends it.
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-        // A stream keeps the token that it was opened with.
+        // A stream keeps the token with which it was opened.
         let mut other = kv.watch("w/", 0).await.expect("another watch");
         kv.set(key, "").await.expect("a write");
         for watch in [&mut watch, &mut other] {
@@ -102,7 +102,7 @@ async fn a_signed_token_is_renewed_when_it_lapses_and_when_the_users_change() {
     let cluster = servers(1, options).await;
     let kv = connect(&cluster.address_as(cluster.admin().expect("an administrator"))).await;
     let mut watch = kv.watch("w/", 0).await.expect("a watch");
-    // Longer than a token lasts, and with another user every time, which makes all tokens stale.
+    // The rounds together last longer than a token. Each adds a user, which makes all tokens stale.
     for number in 0..5 {
         cluster.grant(&format!("app-{number}/"), Access::Read).await.expect("a user");
         let key = format!("w/{number}");

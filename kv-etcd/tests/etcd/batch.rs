@@ -8,7 +8,7 @@ use crate::support::{connect, server, servers, soon, until};
 
 const CALLERS: usize = 300;
 
-/// Makes calls at the same time, and gives their results in the order of the callers.
+/// Makes calls at the same time, and returns their results in the order of the callers.
 async fn at_once<T, F>(kv: &Kv, call: impl Fn(Kv, usize) -> F) -> Vec<Result<T>>
 where
     T: Send + 'static,
@@ -25,7 +25,7 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_caller_gets_the_answer_to_its_own_question() {
+async fn each_caller_gets_its_own_answer() {
     let cluster = server().await;
     let kv = connect(&cluster.address()).await;
     let written =
@@ -46,7 +46,7 @@ async fn conditions_hold_or_fail_one_by_one() {
     let kv = connect(&cluster.address()).await;
     let created = at_once(&kv, |kv, caller| async move { kv.update(&format!("k/{caller}"), Value::new("1", 0)).await });
     let created: Vec<u64> = created.await.into_iter().map(|result| result.expect("it is new")).collect();
-    // Every third has the wrong index, and every third is removed instead.
+    // Every third caller uses a wrong index, and every third removes the key.
     let results = at_once(&kv, |kv, caller| {
         let index = created[caller];
         async move {
@@ -70,13 +70,13 @@ async fn conditions_hold_or_fail_one_by_one() {
             _ => assert!(result.is_ok() && found.is_err_and(|error| error.is_key_not_found())),
         }
     }
-    // Of those who write one key from one index, one wins.
+    // One of the updates of one key from one index wins.
     let index = kv.set("one", "").await.expect("a write");
     let results =
         at_once(&kv, |kv, caller| async move { kv.update("one", Value::new(caller.to_string(), index)).await });
     let won: Vec<u64> = results.await.into_iter().filter_map(Result::ok).collect();
     assert_eq!(won, [kv.get("one").await.expect("a value").index]);
-    // And each write of one key is a write of its own.
+    // Each write of one key has an index of its own.
     let results = at_once(&kv, |kv, _| async move { kv.set("one", "the same").await });
     let mut indices: Vec<u64> = results.await.into_iter().map(|result| result.expect("an index")).collect();
     indices.sort_unstable();
@@ -86,7 +86,7 @@ async fn conditions_hold_or_fail_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_forbidden_to_one_is_not_denied_to_its_neighbours() {
+async fn a_denied_operation_does_not_fail_the_others_in_its_batch() {
     let cluster = servers(1, Options::default().access_control()).await;
     let user = cluster.grant("mine/", Access::Write).await.expect("a user");
     let kv = connect(&cluster.address_as(&user)).await;
@@ -110,7 +110,7 @@ fn a_handle_outlives_the_runtime_that_it_was_used_on() {
     let kv = first.block_on(connect(&cluster.address()));
     let watch = first.block_on(kv.watch("", 0)).expect("a watch");
     for round in 0..20 {
-        // The runtime ends with its requests under way, and with others waiting for them.
+        // The runtime ends while requests are in flight and others wait for them.
         let other = runtime();
         for caller in 0..CALLERS {
             let kv = kv.clone();

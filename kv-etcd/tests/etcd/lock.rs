@@ -1,4 +1,4 @@
-//! Locks together with etcd's own `etcdctl lock`, in queues, and what they leave behind.
+//! Locks: with `etcdctl lock`, in long queues, and what they leave behind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use crate::support::{connect, leases, server, soon, until};
 
 const TTL: Duration = Duration::from_secs(60);
 
-/// How many hold the lock or wait for it. This library shows none of them, so etcd's own tool counts.
+/// How many hold the lock or wait for it. This library does not show their entries, so etcd's own tool counts them.
 async fn contenders(cluster: &Cluster, name: &str) -> usize {
     entries(cluster, name).await.len()
 }
@@ -27,7 +27,7 @@ async fn await_contenders(cluster: &Cluster, name: &str, count: usize) {
     until("contenders", || async { contenders(cluster, name).await == count }).await;
 }
 
-/// Begins to take the lock by etcd's own tool, which prints its key once it has it, and holds it until it is ended.
+/// Takes the lock with etcd's own tool, which prints its key once it has the lock, and holds the lock until it ends.
 async fn etcdctl_lock(cluster: &Cluster, name: &str) -> Tool {
     cluster.spawn(0, &["etcdctl", "lock", name]).await.expect("etcdctl runs")
 }
@@ -38,7 +38,7 @@ async fn acquired(tool: &mut Tool, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn etcdctl_and_this_lock_take_turns_in_the_order_they_came() {
+async fn etcdctl_and_this_library_get_the_lock_in_the_order_in_which_they_asked() {
     let cluster = server().await;
     let kv = connect(&cluster.address()).await;
     let mut first = etcdctl_lock(&cluster, "leader").await;
@@ -73,7 +73,7 @@ async fn etcdctl_and_this_lock_take_turns_in_the_order_they_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_give_up_leave_nothing_behind() {
+async fn a_wait_that_is_given_up_leaves_nothing_behind() {
     let cluster = server().await;
     let kv = connect(&cluster.address()).await;
     let held = kv.lock("job", TTL).await.expect("the lock");
@@ -101,7 +101,7 @@ async fn those_who_give_up_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_hundred_wait_in_a_queue() {
+async fn five_hundred_waiters_get_the_lock_one_after_another() {
     const WAITERS: usize = 500;
     let cluster = server().await;
     let kv = connect(&cluster.address()).await;
@@ -135,7 +135,7 @@ async fn five_hundred_wait_in_a_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_goes_on_through_the_death_of_the_server() {
+async fn a_wait_survives_a_restart_of_the_server() {
     let cluster = server().await;
     let kv = connect(&cluster.address()).await;
     let held = kv.lock("job", TTL).await.expect("the lock");
@@ -154,7 +154,7 @@ async fn waiting_goes_on_through_the_death_of_the_server() {
 }
 
 #[tokio::test]
-async fn a_stolen_key_is_noticed_and_not_touched() {
+async fn a_stolen_key_is_noticed_and_left_alone() {
     let cluster = server().await;
     let kv = connect(&cluster.address()).await;
     let lock = kv.lock("job", TTL).await.expect("the lock");
@@ -174,7 +174,7 @@ async fn a_stolen_key_is_noticed_and_not_touched() {
     cluster.stop().await;
 }
 
-/// etcd's own tool takes every key below a lock's name for a contender; this lock does not, and waits for the tool's.
+/// etcd's own tool counts every key below a lock's name as a contender. This library counts the tool's, and no data.
 #[tokio::test(flavor = "multi_thread")]
 async fn data_below_a_lock_of_etcdctl_is_no_contender() {
     let cluster = server().await;
@@ -201,7 +201,7 @@ async fn data_below_a_lock_of_etcdctl_is_no_contender() {
     cluster.stop().await;
 }
 
-/// What another program attaches to the lease in its name is the entry of a lock; what only looks like it is data.
+/// A key that another program attaches to the lease in its name is the entry of a lock. With another lease, it is data.
 #[tokio::test]
 async fn an_entry_is_known_by_its_lease() {
     let cluster = server().await;
@@ -209,7 +209,8 @@ async fn an_entry_is_known_by_its_lease() {
     let mut early = kv.watch("", 0).await.expect("a watch");
     let output = cluster.exec(0, &["etcdctl", "lease", "grant", "600"]).await.expect("etcdctl runs");
     let lease = output.stdout.split_whitespace().nth(1).expect("the id").to_owned();
-    let (entry, other) = (format!("dir/job/{lease}"), format!("dir/job/{:x}", 0x1234));
+    // etcdctl pads the id with zeros, and contenders write it without them.
+    let (entry, other) = (format!("dir/job/{}", lease.trim_start_matches('0')), format!("dir/job/{:x}", 0x1234));
     for key in [&entry, &other] {
         let output = cluster.exec(0, &["etcdctl", "put", key, "v", "--lease", &lease]).await.expect("etcdctl runs");
         assert_eq!(output.code, 0, "{}", output.stderr);
@@ -228,11 +229,11 @@ async fn an_entry_is_known_by_its_lease() {
             assert_eq!((&event.key, event.event_type), (&other, *kind));
         }
     }
-    assert!(kv.keys("").await.expect("keys").is_empty(), "a directory with nothing but locks is none");
+    assert!(kv.keys("").await.expect("keys").is_empty(), "a directory with nothing but locks is not shown");
     cluster.stop().await;
 }
 
-/// The keys of foreign programs may end in `/`.
+/// Keys of other programs may end in `/`.
 #[tokio::test]
 async fn a_folder_is_no_child_of_itself() {
     let cluster = server().await;

@@ -1,4 +1,4 @@
-//! What is etcd's own, on real servers: the suite of `kv-conformance` proves the rest.
+//! Behaviour that only etcd has, on real servers. The suite of `kv-conformance` tests the rest.
 
 mod auth;
 mod batch;

@@ -7,7 +7,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::support::{connect, server};
 
-/// How many keys the snapshot has; the variable `KV_ETCD_SNAPSHOT_KEYS` names another number.
+/// How many keys the snapshot has. The variable `KV_ETCD_SNAPSHOT_KEYS` sets another number.
 fn keys() -> usize {
     std::env::var("KV_ETCD_SNAPSHOT_KEYS").ok().and_then(|text| text.parse().ok()).unwrap_or(50_000)
 }
@@ -38,7 +38,7 @@ async fn a_large_store_is_listed_at_one_revision() {
     let cluster = server().await;
     let kv = connect(&format!("{}?timeout=60s", cluster.address())).await;
     fill(&kv, keys).await;
-    // While it is read, everything changes.
+    // Writers change everything while it is read.
     let (writing, stop) = (kv.clone(), tokio::sync::oneshot::channel::<()>());
     let writer = tokio::spawn(async move {
         let mut stop = stop.1;

@@ -1,4 +1,4 @@
-//! Servers, connections, and waiting for a condition.
+//! Helpers: servers, connections, and waiting for a condition.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Only ever waited out by what has failed.
+/// Upper bound; reached only when the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn servers(members: usize, options: Options) -> Cluster {
@@ -24,7 +24,7 @@ pub(crate) async fn server() -> Cluster {
     servers(1, Options::default()).await
 }
 
-/// Connects without regard to this process's environment.
+/// Connects without the environment of this process.
 pub(crate) async fn try_connect(address: &str) -> Result<Kv> {
     let registry = Registry::new().with(kv_etcd::REGISTRATION).with_environment(Environment::from([]));
     registry.connect(address).await
@@ -39,7 +39,7 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: nothing within {PATIENCE:?}"))
 }
 
-/// Asks until it is so.
+/// Repeats a check until it holds.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
@@ -52,11 +52,11 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl 
 pub(crate) async fn leases(cluster: &Cluster) -> usize {
     let output = cluster.exec(0, &["etcdctl", "lease", "list"]).await.expect("etcdctl runs");
     assert_eq!(output.code, 0, "{}", output.stderr);
-    // The first line counts them.
+    // The first line is their number.
     output.stdout.lines().skip(1).filter(|line| !line.trim().is_empty()).count()
 }
 
-/// A TCP relay on loopback that counts the connections made through it, and those that are open.
+/// A TCP relay on loopback. It counts the connections made through it, and the open ones.
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -91,7 +91,7 @@ impl Relay {
         Self { address, connections, ended, endpoint: sender, task }
     }
 
-    /// Ends every connection, and makes new ones to another endpoint.
+    /// Ends every connection, and directs new ones to another endpoint.
     pub(crate) fn turn_to(&self, endpoint: &str) {
         self.endpoint.send_replace(endpoint.to_owned());
     }

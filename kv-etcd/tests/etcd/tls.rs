@@ -1,4 +1,4 @@
-//! TLS: whom to trust, and whom the server trusts.
+//! TLS: the server's certificate and the client's.
 
 use kv_conformance_servers::{Options, Tls};
 use kv_core::Error;
@@ -31,7 +31,7 @@ async fn both_sides_show_certificates() {
         assert!(matches!(error, Error::UnexpectedAnswer { .. }), "{address}: {error}");
         assert!(error.to_string().contains("its certificate is not accepted"), "{error}");
     }
-    // The server hangs up without a word, as one that stops does, too.
+    // The server closes the connection without an alert, just as a server that stops does.
     let error = try_connect(&format!("etcd://{endpoint}")).await.expect_err("it wants TLS");
     assert!(matches!(error, Error::Unavailable { .. } | Error::UnexpectedAnswer { .. }), "{error}");
     assert!(error.to_string().contains("`etcds://`"), "{error}");
@@ -42,7 +42,7 @@ async fn both_sides_show_certificates() {
 }
 
 #[tokio::test]
-async fn tls_on_a_plain_port_is_told() {
+async fn tls_on_a_plain_port_is_named_in_the_error() {
     let cluster = server().await;
     let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/etcd/some-ca.pem");
     let address = format!("etcds://{}?ca={ca}", cluster.endpoints()[0]);

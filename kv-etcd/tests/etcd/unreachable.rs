@@ -1,4 +1,4 @@
-//! Addresses where no etcd serves: a clear, typed error. What may pass is tried until the request timeout.
+//! Addresses where no etcd serves end in a clear, typed error. A failure that may pass is retried until the timeout.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use crate::support::{server, try_connect};
 
-/// What a listener does with those who connect.
+/// The bytes with which a listener answers.
 type Answer = &'static [u8];
 
-/// Listens on loopback, and answers the first bytes of each connection, or nothing ever.
+/// Listens on loopback. It answers the first bytes of each connection, or it never answers.
 async fn listener(answer: Option<Answer>) -> (u16, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("an address").port();
@@ -70,7 +70,7 @@ async fn a_port_that_opens_within_the_timeout_is_connected_to() {
 }
 
 #[tokio::test]
-async fn a_server_of_another_kind_is_an_unexpected_answer_at_once() {
+async fn a_server_of_another_kind_fails_at_once_with_unexpected_answer() {
     let answers: [Answer; 3] = [
         b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         b"-ERR unknown command 'PRI'\r\n-ERR unknown command 'SM'\r\n",
@@ -103,7 +103,7 @@ async fn consul_is_not_taken_for_etcd() {
     etcd.stop().await;
 }
 
-/// A file with some certificate, for addresses where it does not come to using it.
+/// A file with some certificate, for connections that fail before it is used.
 fn certificate() -> String {
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/etcd/some-ca.pem").to_owned()
 }
@@ -123,7 +123,7 @@ async fn a_host_that_accepts_and_is_silent_is_unavailable_before_the_timeout() {
 
 #[tokio::test]
 async fn a_host_that_does_not_even_accept_is_unavailable_before_the_timeout() {
-    // A queue of pending connections that is full drops whoever comes next, as a black hole does.
+    // With a full queue of pending connections, the kernel drops the packets of the next one, as a firewall does.
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let full = socket.listen(1).expect("a listener");
@@ -138,7 +138,7 @@ async fn a_host_that_does_not_even_accept_is_unavailable_before_the_timeout() {
 }
 
 #[tokio::test]
-async fn endpoints_that_do_not_serve_are_passed_over() {
+async fn endpoints_that_do_not_serve_are_skipped() {
     let cluster = server().await;
     let (silent, task) = listener(None).await;
     let (other, other_task) = listener(Some(b"HTTP/1.1 400 Bad Request\r\n\r\n")).await;
@@ -154,12 +154,12 @@ async fn endpoints_that_do_not_serve_are_passed_over() {
 }
 
 #[tokio::test]
-async fn what_was_certainly_not_sent_is_not_indeterminate() {
+async fn a_write_that_was_not_sent_is_not_indeterminate() {
     let cluster = server().await;
     let kv = try_connect(&format!("{}?timeout=1s", cluster.address())).await.expect("etcd answers");
     kv.set("key", "value").await.expect("a write");
     cluster.kill(0).await.expect("a fault");
-    // The first may have been under way on the connection that broke.
+    // The first one may have been in flight on the connection that broke.
     let _ = kv.set("key", "value").await;
     let error = kv.set("key", "value").await.expect_err("nobody is there");
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");

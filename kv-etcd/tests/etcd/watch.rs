@@ -1,4 +1,4 @@
-//! Watches through faults, and what many of them cost.
+//! Watches under faults, and the cost of many watches.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::support::{Relay, connect, server, servers, soon, until};
 const WRITES: usize = 10_000;
 const WRITERS: usize = 128;
 
-/// Writes keys of their own from many tasks, until enough writes were acknowledged; gives the index of each.
+/// Writes from many tasks, each to its own keys, until enough writes are acknowledged; returns the index of each.
 async fn write(kv: &Kv, acknowledged: &Arc<AtomicUsize>) -> BTreeMap<String, u64> {
     let writers = (0..WRITERS).map(|writer| {
         let (kv, acknowledged) = (kv.clone(), Arc::clone(acknowledged));
@@ -46,7 +46,7 @@ async fn write(kv: &Kv, acknowledged: &Arc<AtomicUsize>) -> BTreeMap<String, u64
     all
 }
 
-/// Writes keys in order, as many in a transaction as may be, with values of this size.
+/// Writes keys in order, with values of this size, in transactions of the largest size.
 async fn write_together(kv: &Kv, keys: impl Iterator<Item = String>, size: usize) {
     let keys: Vec<String> = keys.collect();
     for keys in keys.chunks(kv.limits().txn_ops) {
@@ -55,7 +55,7 @@ async fn write_together(kv: &Kv, keys: impl Iterator<Item = String>, size: usize
     }
 }
 
-/// Every event up to that of the key `end`.
+/// All events up to that of the key `end`.
 async fn events_until_end(watch: &mut Watch) -> Vec<Event> {
     let mut events = Vec::new();
     loop {
@@ -133,7 +133,7 @@ async fn survives_an_endpoint_that_falls_silent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn survives_an_endpoint_that_is_cut_off_from_its_cluster() {
+async fn survives_an_endpoint_that_is_isolated_from_its_cluster() {
     let cluster = servers(3, Options::default()).await;
     let kv = connect(&cluster.address_of(1)).await;
     let watching = connect(&cluster.address()).await;
@@ -147,7 +147,7 @@ async fn survives_an_endpoint_that_is_cut_off_from_its_cluster() {
 }
 
 #[tokio::test]
-async fn history_that_is_gone_is_compacted_never_skipped() {
+async fn a_watch_that_begins_in_compacted_history_ends_with_compacted() {
     let cluster = server().await;
     let kv = connect(&cluster.address()).await;
     let first = kv.set("k", "1").await.expect("a write");
@@ -212,7 +212,7 @@ async fn dropping_the_last_handle_closes_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_is_not_read_holds_up_no_other_and_loses_nothing() {
+async fn a_watch_that_is_not_read_delays_no_other_and_loses_nothing() {
     const EVENTS: usize = 5000;
     let cluster = server().await;
     let kv = connect(&cluster.address()).await;
@@ -230,14 +230,14 @@ async fn a_watch_that_is_not_read_holds_up_no_other_and_loses_nothing() {
         let event = soon("an event", slow.next()).await.expect("the watch goes on").expect("an event");
         assert_eq!(event.key, format!("w/{number}"));
     }
-    // It is up to date, and goes on.
+    // It is up to date, and continues.
     kv.set("w/last", "").await.expect("a write");
     assert_eq!(soon("an event", slow.next()).await.expect("the watch goes on").expect("an event").key, "w/last");
     cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_histories_come_whole_and_in_order() {
+async fn large_histories_are_delivered_whole_and_in_order() {
     const TRANSACTIONS: usize = 12;
     const KEYS: usize = 7;
     let cluster = server().await;
@@ -245,7 +245,7 @@ async fn large_histories_come_whole_and_in_order() {
     let before = kv.set("start", "").await.expect("a write");
     let mut indices = Vec::new();
     for _ in 0..TRANSACTIONS {
-        // Larger than half of what etcd sends at a time, so that it cuts between and within transactions.
+        // Larger than half of a message from etcd, so that fragments end between and within transactions.
         let txn = (0..KEYS).fold(kv.txn(), |txn, key| txn.set(&format!("w/{key}"), vec![1; 200_000]));
         indices.push(txn.commit().await.expect("a transaction").expect("an index"));
     }
@@ -259,7 +259,8 @@ async fn large_histories_come_whole_and_in_order() {
     cluster.stop().await;
 }
 
-/// An empty server takes the place of one that is followed, at the same address (clause E8).
+/// An empty server replaces the one that a watch follows, at the same address
+/// ([clause E8](kv_core::contract::CLAUSES#E8)).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_was_replaced_by_an_empty_one_is_noticed() {
     let (old, new) = (server().await, server().await);

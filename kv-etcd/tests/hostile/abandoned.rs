@@ -1,4 +1,5 @@
-//! Calls that are given up: whatever they have asked for by then is given back (clauses L4 and L12).
+//! Calls that are given up: what they have taken by then is given back (clauses [L4](kv_core::contract::CLAUSES#L4) and
+//! [L12](kv_core::contract::CLAUSES#L12)).
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -11,11 +12,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::minimal::Minimal;
 use crate::server::{Mood, Server};
-use crate::{connect, soon};
+use crate::{connect, until};
 
 const TTL: Duration = Duration::from_secs(600);
 
-/// Polls a future so many times and drops it, unless it ends before; returns whether it was dropped.
+/// Polls a future at most this many times and drops it; returns whether it was dropped before it ended.
 async fn give_up_after(polls: usize, future: impl Future) -> bool {
     let mut future = pin!(future);
     let mut left = polls;
@@ -30,24 +31,20 @@ async fn give_up_after(polls: usize, future: impl Future) -> bool {
             Poll::Pending => Poll::Pending,
         }
     });
-    // One who waits for a lock is not polled for a long time.
+    // A call that waits for a lock is not polled again.
     timeout(Duration::from_millis(200), polled).await.unwrap_or(true)
 }
 
-async fn nothing_is_left(what: &str, store: &Minimal, leases: usize) {
-    soon(what, async {
-        while store.leases() != leases || store.keys("job/").len() != leases {
-            sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+/// Waits until the store has this many leases, and the keys on them.
+async fn only_left(what: &str, store: &Minimal, leases: usize) {
+    until(what, || store.leases() == leases && store.keys("job/").len() == leases).await;
 }
 
 async fn start(mood: impl FnOnce(&Minimal) -> Mood) -> (Server, Minimal, Kv) {
     let (server, store) = (Server::start().await, Minimal::new());
     server.turn(mood(&store));
     let kv = connect(&server, "30s").await;
-    // So that the calls begin with a connection.
+    // The calls of the test begin with a connection.
     kv.set("first", "").await.expect("an index");
     (server, store, kv)
 }
@@ -60,7 +57,7 @@ async fn a_lock_given_up_anywhere_leaves_nothing() {
         let mut polls = 1;
         loop {
             let given_up = give_up_after(polls, kv.lock("job", TTL)).await;
-            nothing_is_left(&format!("held: {held}, after {polls} polls"), &store, usize::from(held)).await;
+            only_left(&format!("held: {held}, after {polls} polls"), &store, usize::from(held)).await;
             polls += 1;
             if !given_up || polls > 12 {
                 break;
@@ -68,7 +65,7 @@ async fn a_lock_given_up_anywhere_leaves_nothing() {
         }
         assert!(polls > 3, "it was given up in several places");
         drop(holder);
-        nothing_is_left("the holder's", &store, 0).await;
+        only_left("the holder's", &store, 0).await;
     }
 }
 
@@ -79,7 +76,7 @@ async fn a_lease_whose_grant_comes_late_is_revoked() {
         Mood::Call(Arc::new(move |call| {
             let store = store.clone();
             Box::pin(async move {
-                // As one that the cluster agrees on later than on its revocation.
+                // A cluster may apply a grant after its revocation.
                 if call.method() == "LeaseGrant" {
                     sleep(Duration::from_millis(100)).await;
                 }
@@ -89,6 +86,7 @@ async fn a_lease_whose_grant_comes_late_is_revoked() {
     })
     .await;
     for verb in ["lock", "try_lock", "ephemeral_key"] {
+        let before = store.grants();
         let asked = async {
             match verb {
                 "lock" => kv.lock("job", TTL).await.map(drop),
@@ -97,12 +95,7 @@ async fn a_lease_whose_grant_comes_late_is_revoked() {
             }
         };
         assert!(timeout(Duration::from_millis(50), asked).await.is_err(), "{verb} waits for its lease");
-        soon("the grant", async {
-            while store.leases() == 0 {
-                sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await;
-        nothing_is_left(verb, &store, 0).await;
+        until("the grant", || store.grants() > before).await;
+        only_left(verb, &store, 0).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Answers to calls: too long, too slow, too many, empty, and of the wrong kind.
+//! Bad answers to calls: too long, too slow, too many, empty, or of the wrong kind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::message::{framed, header, number, of_an_empty_store, page, text};
 use crate::server::{Call, Mood, Server, good};
-use crate::{connect, every_call, soon, start, survives, works_again};
+use crate::{connect, every_call, soon, start, survives, until, works_again};
 
 #[tokio::test]
 async fn a_message_of_four_gigabytes() {
@@ -21,7 +21,7 @@ async fn a_message_of_four_gigabytes() {
     assert!(matches!(error, Error::UnexpectedAnswer { .. }), "{error:?}");
     let error = soon("set", kv.set("key", "value")).await.expect_err("no answer");
     assert!(matches!(error, Error::Indeterminate { .. }), "{error:?}");
-    // Nothing is set aside for it: what was taken is what was under way.
+    // No memory is allocated for it. The bytes that were sent are those that fit into buffers.
     assert!(server.counts.bytes() < 64 << 20, "{} bytes", server.counts.bytes());
     works_again("four gigabytes", &server, &kv).await;
     survives("four gigabytes", Mood::to_each_call(|call| endless(call, u32::MAX))).await;
@@ -56,7 +56,7 @@ async fn answers_without_end() {
     survives("messages", Mood::to_each_call(messages)).await;
 }
 
-/// One good answer after another, where one is due.
+/// Sends good answers without end, where one is expected.
 async fn messages(mut call: Call) {
     let message = framed(&of_an_empty_store(call.method()));
     call.read().await;
@@ -76,16 +76,16 @@ pub(crate) async fn silence(mut call: Call) {
 }
 
 #[tokio::test]
-async fn writes_that_are_not_answered_hold_up_no_others() {
+async fn writes_that_are_not_answered_delay_no_others() {
     let server = Server::start().await;
-    // Longer than this test waits: no write is given up before the others are done.
+    // Longer than the test, so that no write is given up before the others are done.
     let kv = connect(&server, "10m").await;
     let came = Arc::new(AtomicUsize::new(0));
     server.turn(Mood::to("Put", move |call| {
         let unanswered = came.fetch_add(1, Ordering::SeqCst) < 2;
         async move { if unanswered { silence(call).await } else { good(call).await } }
     }));
-    // Reads are made once more where a connection has just been ended; writes are not.
+    // The server has just ended the connection. A read is repeated on a new one; a write would not be.
     let _ = soon("a new connection", kv.get("key")).await;
     let mut writing: Vec<_> = (0..3)
         .map(|number| {
@@ -93,21 +93,16 @@ async fn writes_that_are_not_answered_hold_up_no_others() {
             tokio::spawn(async move { kv.set(&format!("{number}"), "").await })
         })
         .collect();
-    soon("the third", async {
-        while writing.iter().filter(|task| task.is_finished()).count() < 1 {
-            sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    until("the third", || writing.iter().any(tokio::task::JoinHandle::is_finished)).await;
     for done in writing.extract_if(.., |task| task.is_finished()) {
         done.await.expect("no panic").expect("an index");
     }
-    assert_eq!(writing.len(), 2, "two were never answered");
+    assert_eq!(writing.len(), 2, "two are never answered");
     writing.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]
-async fn garbage_where_a_message_is_due() {
+async fn garbage_instead_of_a_message() {
     let deep = |levels| (0..levels).fold(Vec::new(), |inner, _| text(3, &text(4, &inner)));
     let garbage = [
         ("ones", vec![0xff; 64]),
@@ -129,14 +124,14 @@ async fn garbage_where_a_message_is_due() {
     }
 }
 
-/// As [`survives`], for answers that some calls may take for good: of a deletion nothing is read.
+/// As [`survives`], for answers that some calls may accept. A deletion, for example, reads nothing in its answer.
 async fn does_no_harm(what: &str, mood: Mood) {
     let (server, kv) = start().await;
     server.turn(mood);
     for (call, error) in every_call(&kv).await {
         let typed =
             matches!(error, Error::Unavailable { .. } | Error::Indeterminate { .. } | Error::UnexpectedAnswer { .. });
-        // What a transaction of nothing says is that its conditions do not hold.
+        // An empty answer to a transaction says that its conditions do not hold.
         assert!(typed || error.is_conflict() || error.is_key_not_found(), "{what}: {call}: {error:?}");
     }
     works_again(what, &server, &kv).await;
@@ -224,7 +219,7 @@ pub(crate) async fn page_of_the_web(mut call: Call, status: u16, kind: &str) {
 }
 
 #[tokio::test]
-async fn a_listing_that_goes_in_circles() {
+async fn a_listing_whose_pages_go_backwards() {
     let (server, kv) = start().await;
     server.turn(Mood::to("Range", |call| async move { call.answer(&page(&["b", "a"], b"", true)).await }));
     for error in [soon("get_all", kv.get_all("b")).await.err(), soon("keys", kv.keys("b")).await.err()] {
@@ -249,7 +244,7 @@ async fn a_listing_without_end() {
     works_again("a listing without end", &server, &kv).await;
 }
 
-/// What would make a client ask for less, or once more, for ever.
+/// Refusals after which a client asks for less, or repeats the call. It must stop at some time.
 #[tokio::test]
 async fn refusals_that_ask_for_another_attempt() {
     for (status, text) in [

@@ -1,4 +1,4 @@
-//! Servers that say no more than they must: everything works with what etcd's API promises, and nothing else.
+//! A server with minimal answers: everything works with the fields that etcd's API promises, and no others.
 
 use std::time::Duration;
 
@@ -6,24 +6,23 @@ use kv_core::{Error, EventType, Kv, Value};
 
 use crate::minimal::Minimal;
 use crate::server::Server;
-use crate::{connect, soon};
+use crate::{connect, soon, until};
 
 const TTL: Duration = Duration::from_secs(10);
 
-/// A server that says the least, and a client of it. The timeout is long: nothing here should run into it.
+/// A server with minimal answers, and a client of it. No call should reach the long timeout.
 async fn start() -> (Server, Kv) {
     let (server, _, kv) = start_with_store().await;
     (server, kv)
 }
 
 async fn start_with_store() -> (Server, Minimal, Kv) {
-    let (server, store) = (Server::start().await, Minimal::new());
-    server.turn(store.mood());
+    let (server, store) = Minimal::start().await;
     let kv = connect(&server, "30s").await;
     (server, store, kv)
 }
 
-/// Every key and directory that is shown.
+/// The children of the root, and all keys, as the client shows them.
 async fn shown(kv: &Kv) -> (Vec<String>, Vec<String>) {
     let listing = soon("get_all", kv.get_all("")).await.expect("a listing");
     (soon("keys", kv.keys("")).await.expect("keys"), listing.values.into_keys().collect())
@@ -70,7 +69,7 @@ async fn ephemeral_keys() {
     assert!(soon("another", kv.ephemeral_key("node", TTL)).await.expect_err("it exists").is_conflict());
     soon("destroy", key.destroy()).await.expect("still ours");
 
-    // A plain write detaches a key from its lease, and a key that was made anew is another's.
+    // A plain write detaches the key from its lease.
     let key = soon("ephemeral_key", kv.ephemeral_key("node", TTL)).await.expect("a key");
     kv.set("node", "theirs").await.expect("an index");
     assert!(soon("renew", key.renew()).await.expect_err("it is stolen").is_lost());
@@ -87,12 +86,7 @@ async fn locks() {
     soon("held", kv.txn().held(&lock).set("result", "1").commit()).await.expect("still ours");
     let waiting = kv.clone();
     let waiter = tokio::spawn(async move { waiting.lock("job", TTL).await });
-    soon("a second contender", async {
-        while store.keys("job/").len() < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until("a second contender", || store.keys("job/").len() == 2).await;
     assert!(!waiter.is_finished());
     let token = lock.token();
     soon("unlock", lock.unlock()).await.expect("still ours");
@@ -110,10 +104,10 @@ async fn locks_are_no_keys() {
     let lock = soon("lock", kv.lock("job", TTL)).await.expect("the lock");
     assert_eq!(store.keys("job/").len(), 1);
     assert_eq!(shown(&kv).await, (vec![], vec![]));
-    // A watch that was opened during the lock knows nothing of the key whose deletion it is sent.
+    // A watch that is opened while the lock is held gets the deletion of a key that it has not seen.
     let mut watch = soon("watch", kv.watch("", 0)).await.expect("a watch");
     soon("unlock", lock.unlock()).await.expect("still ours");
-    // Data with a name like that of a lock's entry, written, listed and deleted.
+    // Data whose name looks like that of a lock's entry is written, listed and deleted.
     kv.set("job/1f", "data").await.expect("an index");
     assert_eq!(shown(&kv).await, (vec!["job/".to_owned()], vec!["job/1f".to_owned()]));
     let mut late = soon("watch", kv.watch("", 0)).await.expect("a watch");

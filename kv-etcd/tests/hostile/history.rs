@@ -1,4 +1,4 @@
-//! Servers whose history is not the one that a watch has followed: clause E8.
+//! Servers whose history is not the one that a watch has followed ([clause E8](kv_core::contract::CLAUSES#E8)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -7,24 +7,25 @@ use kv_core::{Error, Watch};
 
 use crate::message::{framed, header, key_value, number, text};
 use crate::server::{Answer, Call, Mood, Server, good};
-use crate::{connect, soon};
+use crate::{connect, open_watch, soon};
 
 /// One life of the watch stream.
 #[derive(Clone, Copy)]
 struct Life {
     cluster: i64,
-    /// The server's revision when it confirms the watch, and as its later answers tell it.
+    /// The revision in the confirmation of the watch, and in later answers.
     created: i64,
     later: i64,
     /// The revision of the events.
     events: &'static [i64],
-    /// The stream ends with the events.
+    /// Whether the stream ends after the events.
     ends: bool,
 }
 
 const LIFE: Life = Life { cluster: 0, created: 0, later: 0, events: &[], ends: false };
 
-/// A watch from index 1 on, through these lives of its stream; the last is repeated. Reads tell the revision `present`.
+/// Opens a watch from index 1 on. Its stream has these lives, and the last one is repeated. Reads return the revision
+/// `present`.
 async fn through(lives: &'static [Life], present: &Arc<AtomicI64>) -> (Server, Watch) {
     let server = Server::start().await;
     let kv = connect(&server, "5s").await;
@@ -40,18 +41,11 @@ async fn through(lives: &'static [Life], present: &Arc<AtomicI64>) -> (Server, W
         }
         _ => good(call),
     })));
-    let watch = soon("a watch", async {
-        loop {
-            // The connection from before may end under the first.
-            if let Ok(watch) = kv.watch("", 1).await {
-                return watch;
-            }
-        }
-    });
-    (server, watch.await)
+    let watch = open_watch(&kv).await;
+    (server, watch)
 }
 
-/// Confirms every watch that is asked for, under its own number, and sends the events for the first.
+/// Confirms each watch with a number of the server's own, and sends it the events of this life.
 async fn live(mut call: Call, life: Life) {
     let mut answer = call.begin();
     let mut watches = 0;
@@ -78,7 +72,7 @@ fn head(cluster: i64, revision: i64) -> Vec<u8> {
     text(1, &[number(1, cluster), number(3, revision)].concat())
 }
 
-/// The indices of the events up to the error that ends the watch, or up to `last`.
+/// The indices of the events, up to the error that ends the watch or up to `last`.
 async fn ends(watch: &mut Watch, last: u64) -> (Vec<u64>, Option<Error>) {
     let mut indices = Vec::new();
     loop {

@@ -1,5 +1,5 @@
-//! Servers that mean no good: whatever they answer, each call ends in time with an error that says so, takes a bounded
-//! amount of memory, and leaves a client that works once the server does.
+//! Hostile servers: whatever they answer, each call ends in time with a suitable error, needs bounded memory, and
+//! leaves a client that works again once the server does.
 
 mod abandoned;
 mod answers;
@@ -19,11 +19,11 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kv_core::{Environment, Error, Kv, Registry, Result};
+use kv_core::{Environment, Error, Kv, Registry, Result, Watch};
 use server::{Mood, Server};
 use tokio::time::{Instant, sleep, timeout};
 
-/// Only ever waited out by what has failed.
+/// Upper bound; reached only when the test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -34,7 +34,7 @@ async fn start() -> (Server, Kv) {
     COUNT_PANICS.call_once(|| {
         let usual = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            // Those of a failing test are told by that.
+            // A panic of a test itself fails that test, and is not counted.
             let here = info.location().is_some_and(|at| at.file().contains("tests/hostile"));
             PANICS.fetch_add(usize::from(!here), Ordering::SeqCst);
             usual(info);
@@ -46,8 +46,24 @@ async fn start() -> (Server, Kv) {
 }
 
 async fn connect(server: &Server, timeout: &str) -> Kv {
+    connect_to(&format!("etcd://{}?timeout={timeout}", server.address)).await
+}
+
+async fn connect_to(address: &str) -> Kv {
     let registry = Registry::new().with(kv_etcd::REGISTRATION).with_environment(Environment::from([]));
-    registry.connect(&format!("etcd://{}?timeout={timeout}", server.address)).await.expect("a good server")
+    registry.connect(address).await.expect("a good server")
+}
+
+/// Opens a watch from index 1 on. The first attempts may fail with the connection that the server has just ended.
+async fn open_watch(kv: &Kv) -> Watch {
+    soon("a watch", async {
+        loop {
+            if let Ok(watch) = kv.watch("", 1).await {
+                return watch;
+            }
+        }
+    })
+    .await
 }
 
 /// Fails the test if it takes too long.
@@ -55,7 +71,17 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: nothing within {PATIENCE:?}"))
 }
 
-/// What the calls came to; those that returned something useful are left out.
+/// Repeats a check until it holds.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    soon(what, async {
+        while !holds() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+/// The calls that failed, and their errors.
 type Errors = Vec<(&'static str, Error)>;
 
 /// Makes every kind of call but `lock`, which may wait for ever.
@@ -78,8 +104,8 @@ async fn every_call(kv: &Kv) -> Errors {
     errors
 }
 
-/// Turns a server evil, makes every call, and requires that each fails as it should; then that the same client works
-/// again with the server good.
+/// Makes every call to a hostile server, and requires that each fails as it should. Then requires that the same client
+/// works again with a good server.
 async fn survives(what: &str, mood: Mood) -> Errors {
     let (server, kv) = start().await;
     server.turn(mood);
@@ -92,7 +118,7 @@ async fn survives(what: &str, mood: Mood) -> Errors {
         assert!(typed, "{what}: {call}: {error:?}");
         assert!(error.to_string().len() < 1000, "{what}: {call}: {error}");
     }
-    // One who received a write whole may have applied it, unless HTTP/2 says that it was not processed.
+    // A server that received a write completely may have applied it, unless HTTP/2 says that it was not processed.
     let unprocessed = |error: &Error| error.to_string().contains("the server did not take the request");
     if errors.iter().all(|(_, error)| !unprocessed(error)) && server.counts.writes() > before {
         let retryable = errors.iter().find(|(call, error)| *call == "set" && error.is_retryable());
@@ -113,11 +139,11 @@ async fn works_again(what: &str, server: &Server, kv: &Kv) {
     assert_eq!(PANICS.load(Ordering::SeqCst), 0, "{what}: something has panicked");
 }
 
-/// What happens within a second.
+/// How much a count grows within a second.
 async fn in_a_second(count: impl Fn() -> usize) -> usize {
     let (before, began) = (count(), Instant::now());
     sleep(Duration::from_secs(1)).await;
-    // A machine that stood still had longer.
+    // If the machine was suspended meanwhile, more time has passed.
     let millis = usize::try_from(began.elapsed().as_millis()).expect("not so long");
     (count() - before) * 1000 / millis
 }

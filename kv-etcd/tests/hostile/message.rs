@@ -1,7 +1,7 @@
-//! Messages of etcd's API, written without the library that is tested.
+//! Messages of etcd's API, encoded without the crate under test.
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
-/// A message as gRPC sends it: not compressed, its length before it.
+/// A message in gRPC's frame: not compressed, with its length before it.
 pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).expect("a length");
     [&[0], &length.to_be_bytes()[..], message].concat()
@@ -50,7 +50,7 @@ pub(crate) fn watch_canceled(watch: i64, reason: &[u8]) -> Vec<u8> {
     [header(1), number(2, watch), number(4, 1), text(6, reason)].concat()
 }
 
-/// Puts at these revisions, perhaps with more to follow, by a server that is beyond them.
+/// Events of puts at these revisions, from a server at a later revision. `fragment`: more of the last one follows.
 pub(crate) fn watch_events(watch: i64, revisions: &[i64], value: &[u8], fragment: bool) -> Vec<u8> {
     let put = |revision: &i64| text(11, &text(2, &key_value(b"key", *revision, *revision, value)));
     [header(i64::MAX), number(2, watch), number(7, fragment.into()), revisions.iter().flat_map(put).collect()].concat()

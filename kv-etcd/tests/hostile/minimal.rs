@@ -1,7 +1,8 @@
-//! A store that answers correctly and says no more than etcd's API promises.
+//! A store that answers correctly, with no more than etcd's API promises.
 //!
-//! Each version of etcd puts more into its answers than it has to: the lease of an entry whose key alone was asked for
-//! (until 3.6), headers within a transaction, counts, the cluster's and the member's number. All of that is left out here.
+//! Each version of etcd puts more into its answers than it has to: leases in the answer to a range with `keys_only`
+//! (until 3.6), headers in the parts of a transaction, counts, the ids of the cluster and the member. This store leaves
+//! all of that out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use tokio::sync::broadcast;
 
 use crate::message::{framed, header, number, text};
 use crate::request::{Compare, Delete, Grant, OfLease, Operation, Put, Range, Txn, WatchCreate, WatchRequest};
-use crate::server::{Act, Call, Mood};
+use crate::server::{Act, Call, Mood, Server};
 
 #[derive(Clone)]
 struct Entry {
@@ -22,7 +23,7 @@ struct Entry {
     lease: i64,
 }
 
-/// A change of a key: what it has become, if it is still there.
+/// A change of a key: its new entry, or `None` if it was deleted.
 #[derive(Clone)]
 struct Change {
     key: Vec<u8>,
@@ -31,7 +32,7 @@ struct Change {
 }
 
 impl Change {
-    /// As an event of a watch: of a deletion only the key and the revision.
+    /// The event of a watch. That of a deletion has only the key and the revision.
     fn event(&self) -> Vec<u8> {
         let (kind, kv) = match &self.entry {
             Some(entry) => (0, entry.full(&self.key)),
@@ -51,7 +52,7 @@ impl Entry {
     }
 }
 
-/// Whether a range has a key, as etcd names ranges.
+/// Whether a key is in a range.
 fn has(start: &[u8], end: &[u8], key: &[u8]) -> bool {
     match end {
         [] => key == start,
@@ -64,12 +65,14 @@ struct Store {
     revision: i64,
     entries: BTreeMap<Vec<u8>, Entry>,
     leases: BTreeSet<i64>,
+    /// How many leases were granted so far.
+    grants: usize,
     history: Vec<Change>,
     changes: broadcast::Sender<Change>,
 }
 
 impl Store {
-    /// Applies an operation at a revision, and answers it as a part of a transaction, without a header.
+    /// Applies an operation at a revision, and returns its part of the answer to a transaction, without a header.
     fn apply(&mut self, operation: Operation, revision: i64) -> Vec<u8> {
         if let Some(range) = operation.range {
             return text(1, &self.range(&range));
@@ -169,7 +172,7 @@ impl Store {
     }
 }
 
-/// A server that is shared by all calls.
+/// The store, shared by all calls.
 #[derive(Clone)]
 pub(crate) struct Minimal(Arc<Mutex<Store>>);
 
@@ -179,10 +182,18 @@ impl Minimal {
             revision: 1,
             entries: BTreeMap::new(),
             leases: BTreeSet::new(),
+            grants: 0,
             history: Vec::new(),
             changes: broadcast::channel(1024).0,
         };
         Self(Arc::new(Mutex::new(store)))
+    }
+
+    /// An empty store, and a server that serves it.
+    pub(crate) async fn start() -> (Server, Self) {
+        let (server, store) = (Server::start().await, Self::new());
+        server.turn(store.mood());
+        (server, store)
     }
 
     pub(crate) fn mood(&self) -> Mood {
@@ -202,13 +213,18 @@ impl Minimal {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).leases.len()
     }
 
+    /// How many leases were granted so far.
+    pub(crate) fn grants(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).grants
+    }
+
     pub(crate) fn serve(self, mut call: Call) -> Act {
         Box::pin(async move {
             match call.method() {
                 "Watch" => self.watch(call).await,
                 "LeaseKeepAlive" => self.keep_alive(call).await,
                 _ => {
-                    // One that was given up before it arrived whole is none.
+                    // The client gave up the call before the request was complete.
                     let Some(request) = call.message().await else { return };
                     let answer = self.answer(call.method(), &request);
                     let mut stream = call.begin();
@@ -233,6 +249,7 @@ impl Minimal {
             "LeaseGrant" => {
                 let grant = Grant::decode(request).expect("a grant");
                 store.leases.insert(grant.id);
+                store.grants += 1;
                 return Some([number(2, grant.id), number(3, grant.ttl)].concat());
             }
             "LeaseRevoke" => {
@@ -261,7 +278,7 @@ impl Minimal {
         while let Some(request) = call.message().await {
             let id = OfLease::decode(&*request).expect("a lease").id;
             let lives = self.0.lock().unwrap_or_else(PoisonError::into_inner).leases.contains(&id);
-            // No time to live is left out, as any zero is.
+            // A time to live of 0 is left out, like any default value.
             let ttl = if lives { number(3, 10) } else { Vec::new() };
             answer.send(framed(&[number(2, id), ttl].concat())).await;
         }
@@ -298,7 +315,7 @@ impl Minimal {
         }
     }
 
-    /// The events before now that a watch begins with. Those that are also under way are repeated, as etcd may do.
+    /// The past events that a watch begins with. Some may also be in the channel and are sent twice, as etcd may do.
     fn past(&self, watch: &WatchCreate) -> Vec<u8> {
         let store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let past = store.history.iter().filter(|change| change.revision >= watch.start.max(1));

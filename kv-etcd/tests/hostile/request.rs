@@ -1,4 +1,4 @@
-//! Requests of etcd's API, as far as a store on loopback reads them.
+//! Requests of etcd's API, with the fields that the store in `minimal` reads.
 
 use prost::Message;
 
@@ -80,7 +80,7 @@ pub(crate) struct Txn {
     pub(crate) failure: Vec<Operation>,
 }
 
-/// A request for a lease to be granted: seconds and number.
+/// A request for a lease: its time to live in seconds, and its id.
 #[derive(Message)]
 pub(crate) struct Grant {
     #[prost(int64, tag = "1")]

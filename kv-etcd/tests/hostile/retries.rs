@@ -1,4 +1,5 @@
-//! What is tried again, and what an answer proves: clauses S3, S5 and W6 of the contract.
+//! Which calls are repeated, and what an answer proves (clauses [S3](kv_core::contract::CLAUSES#S3),
+//! [S5](kv_core::contract::CLAUSES#S5) and [W6](kv_core::contract::CLAUSES#W6)).
 
 use std::collections::HashSet;
 use std::future::{Future, pending};
@@ -7,17 +8,17 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use h2::Reason;
-use kv_core::{Environment, Error, Kv, Registry};
+use kv_core::{Error, Kv};
 use tokio::time::sleep;
 
 use crate::answers::{page_of_the_web, refuses, resets_after_reading, silence};
 use crate::message::{framed, header, number, text};
 use crate::minimal::Minimal;
 use crate::server::{Call, Mood, Server, good};
-use crate::{connect, soon};
+use crate::{connect, connect_to, soon};
 
 const TTL: Duration = Duration::from_secs(10);
-/// Longer than a test waits: nothing here is to run into it.
+/// Longer than a test: no call should reach this timeout.
 const LONG: &str = "10m";
 
 /// A server, and a client with a long timeout that has connected to it.
@@ -27,13 +28,13 @@ async fn patient() -> (Server, Kv) {
     (server, kv)
 }
 
-/// Turns the server, and leaves the connection that this ends: a write on it may have been applied.
+/// Changes what the server does. That ends the connection, so a first read replaces it: a write might be indeterminate.
 async fn turn(server: &Server, kv: &Kv, mood: Mood) {
     server.turn(mood);
     let _ = soon("a new connection", kv.clone().with_timeout(Duration::from_millis(500)).get("key")).await;
 }
 
-/// Does this to the first calls of each method, and serves all later ones.
+/// Does this to the first calls of each method, and serves all later calls.
 fn at_first<F: Future<Output = ()> + Send + 'static>(
     times: usize,
     act: impl Fn(Call) -> F + Send + Sync + 'static,
@@ -50,7 +51,7 @@ fn at_first<F: Future<Output = ()> + Send + 'static>(
 }
 
 #[tokio::test]
-async fn what_was_certainly_not_applied_is_tried_again() {
+async fn calls_that_were_certainly_not_applied_are_repeated() {
     for (status, said) in [
         (2, "raft proposal dropped"),
         (14, "etcdserver: no leader"),
@@ -60,7 +61,7 @@ async fn what_was_certainly_not_applied_is_tried_again() {
     ] {
         let (server, kv) = patient().await;
         server.turn(at_first(3, move |call| refuses(call, status, said)));
-        // A read first: it leaves the connection that has just ended, on which a write might have been applied.
+        // A first read replaces the connection that has just ended. A write on it might be indeterminate.
         let _ = soon(said, kv.get("key")).await.expect_err("an empty store").is_key_not_found();
         soon(said, kv.set("key", "value")).await.expect(said);
         soon(said, kv.txn().set("a", "1").set("b", "2").commit()).await.expect(said);
@@ -72,7 +73,7 @@ async fn what_was_certainly_not_applied_is_tried_again() {
 }
 
 #[tokio::test]
-async fn writes_that_travelled_together_are_tried_again() {
+async fn writes_that_travelled_together_are_repeated() {
     let (server, kv) = patient().await;
     turn(&server, &kv, at_first(3, |call| refuses(call, 2, "raft proposal dropped"))).await;
     let writing = (0..40).map(|number| {
@@ -80,13 +81,13 @@ async fn writes_that_travelled_together_are_tried_again() {
         async move { kv.set(&format!("key/{number}"), "").await }
     });
     for result in soon("writes", join_all(writing)).await {
-        // The server knows no answers to what travels together.
+        // A good server answers transactions of several writes wrongly, so success is not required.
         assert!(!result.is_err_and(|error| error.is_retryable()));
     }
 }
 
 #[tokio::test]
-async fn reads_are_tried_again_whatever_happened() {
+async fn reads_are_repeated_after_any_failure() {
     type Make = fn() -> Mood;
     let moods: [(&str, Make); 4] = [
         ("leader changed", || at_first(2, |call| refuses(call, 14, "etcdserver: leader changed"))),
@@ -127,7 +128,7 @@ async fn a_page_of_a_proxy_proves_nothing_and_is_named() {
 }
 
 #[tokio::test]
-async fn a_full_store_is_said_to_be_full() {
+async fn a_full_store_is_named_in_the_error() {
     const FULL: &str = "etcdserver: mvcc: database space exceeded";
     let (server, kv) = patient().await;
     let full = Mood::to_each_call(|call| async move {
@@ -171,7 +172,7 @@ async fn a_lease_whose_renewal_is_denied_does_not_harm_others() {
     })));
     let kv = connect(&server, LONG).await;
     let culprit = soon("a key", kv.ephemeral_key("denied", TTL)).await.expect("a key");
-    // The first lease that is renewed is the one that may not be.
+    // The server denies the lease that is renewed first.
     let error = soon("renew", culprit.renew()).await.expect_err("it is denied");
     assert!(matches!(error, Error::PermissionDenied { .. }), "{error}");
     let mut keys = Vec::new();
@@ -186,7 +187,7 @@ async fn a_lease_whose_renewal_is_denied_does_not_harm_others() {
     }
 }
 
-/// Renews every lease but the first that it ever saw, and ends the stream there, as etcd does.
+/// Renews every lease but the first one that it saw. For that one it ends the stream, as etcd does.
 async fn renews(mut call: Call, denied: Arc<Mutex<HashSet<Vec<u8>>>>) {
     let mut answer = None;
     while let Some(request) = call.message().await {
@@ -208,7 +209,7 @@ async fn renews(mut call: Call, denied: Arc<Mutex<HashSet<Vec<u8>>>>) {
 }
 
 #[tokio::test]
-async fn connecting_goes_on_when_the_call_that_began_it_has_given_up() {
+async fn connecting_continues_when_the_call_that_began_it_has_given_up() {
     let server = Server::start().await;
     let kv = connect(&server, LONG).await.with_timeout(Duration::from_millis(100));
     server.turn(Mood::to("Status", |call| async move {
@@ -219,21 +220,20 @@ async fn connecting_goes_on_when_the_call_that_began_it_has_given_up() {
 }
 
 #[tokio::test]
-async fn a_member_that_answers_nobody_is_left_for_another() {
+async fn a_member_that_answers_no_call_is_replaced_by_another() {
     let (cut_off, serving) = (Server::start().await, Server::start().await);
-    let registry = Registry::new().with(kv_etcd::REGISTRATION).with_environment(Environment::from([]));
     let connecting = async {
         loop {
-            // Until the first connection leads to the one that is cut off later.
+            // Connect until the first connection leads to the member that is cut off later.
             let address = format!("etcd://{},{}?timeout={LONG}", cut_off.address, serving.address);
-            let (before, kv) = (cut_off.counts.connections(), registry.connect(&address).await.expect("a server"));
+            let (before, kv) = (cut_off.counts.connections(), connect_to(&address).await);
             if cut_off.counts.connections() > before {
                 return kv;
             }
         }
     };
     let kv = soon("a connection", connecting).await;
-    // It goes on telling that there is a leader.
+    // Its status still says that there is a leader.
     cut_off.turn(Mood::to_each_call(silence));
     for _ in 0..3 {
         assert!(soon("get", kv.get("key")).await.expect_err("an empty store").is_key_not_found());
@@ -243,10 +243,10 @@ async fn a_member_that_answers_nobody_is_left_for_another() {
 }
 
 #[tokio::test]
-async fn what_was_called_not_applied_is_not_sent_later() {
+async fn a_write_that_was_reported_as_not_applied_is_not_sent_later() {
     let (server, kv) = patient().await;
     let hasty = kv.clone().with_timeout(Duration::from_millis(300));
-    // Nobody is let in.
+    // The server accepts connections and never answers.
     let closed = Mood::to_each_connection(|stream, _counts| async move {
         let _stream = stream;
         pending::<()>().await;
@@ -264,5 +264,5 @@ async fn what_was_called_not_applied_is_not_sent_later() {
     assert!(error.contains(&server.address.to_string()) && error.contains("300ms"), "{error}");
     turn(&server, &kv, Mood::Good).await;
     soon("set", kv.set("key", "value")).await.expect("a good server");
-    assert_eq!(server.counts.writes(), 1, "what was given up was sent after all");
+    assert_eq!(server.counts.writes(), 1, "a write that was given up was sent after all");
 }

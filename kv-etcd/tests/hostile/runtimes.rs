@@ -1,4 +1,5 @@
-//! One handle in several runtimes: nothing depends on another runtime being alive or driven.
+//! One handle in several runtimes: nothing depends on another runtime being alive or driven
+//! ([clause S1](kv_core::contract::CLAUSES#S1)).
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::task::yield_now;
 
 use crate::minimal::Minimal;
 use crate::server::Server;
-use crate::{connect, soon};
+use crate::{connect, soon, until};
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -19,13 +20,11 @@ fn runtime() -> Runtime {
 /// A server on a runtime that is always driven.
 fn serve() -> (Runtime, Server, Minimal) {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let server = runtime.block_on(Server::start());
-    let store = Minimal::new();
-    server.turn(store.mood());
+    let (server, store) = runtime.block_on(Minimal::start());
     (runtime, server, store)
 }
 
-/// What somebody got from the handle in the first runtime.
+/// The handle, and what it took in the first runtime.
 struct Begun {
     kv: Kv,
     lock: Lock,
@@ -48,14 +47,14 @@ async fn begin(server: &Server) -> (Begun, Watch) {
             }
         });
     }
-    // So that some of them are on their way when the runtime is left.
+    // Some of the calls are in flight when the runtime stops.
     for _ in 0..50 {
         yield_now().await;
     }
     (Begun { kv, lock, key }, watch)
 }
 
-/// Uses the handle in every way, on whatever runtime this runs.
+/// Uses the handle in every way, on the current runtime.
 async fn everything_works(begun: &Begun, store: &Minimal, name: &str) {
     let kv = begun.kv.scoped(&format!("{name}/")).expect("a scope");
     soon("set", kv.set("value", "1")).await.expect("an index");
@@ -80,18 +79,13 @@ async fn everything_works(begun: &Begun, store: &Minimal, name: &str) {
     let waiting = kv.clone();
     let waiter = tokio::spawn(async move { waiting.lock("lock", TTL).await });
     let queue = format!("{name}/lock/");
-    soon("a second contender", async {
-        while store.keys(&queue).len() < 2 {
-            yield_now().await;
-        }
-    })
-    .await;
+    until("a second contender", || store.keys(&queue).len() == 2).await;
     soon("renew", lock.renew()).await.expect("still ours");
     soon("unlock", lock.unlock()).await.expect("still ours");
     let lock = soon("the waiter", waiter).await.expect("a task").expect("the lock");
     soon("unlock", lock.unlock()).await.expect("still ours");
 
-    // What was taken in the first runtime can be used here.
+    // The lock and the key that were taken in the first runtime can be used here.
     assert!(soon("try_lock", begun.kv.try_lock("first/lock", TTL)).await.expect("an answer").is_none());
     soon("renew", begun.lock.renew()).await.expect("still ours");
     soon("held", begun.kv.txn().held(&begun.lock).set("guarded", name.to_owned()).commit()).await.expect("still ours");
@@ -100,17 +94,17 @@ async fn everything_works(begun: &Begun, store: &Minimal, name: &str) {
 }
 
 #[test]
-fn a_runtime_that_is_not_driven_or_has_ended_holds_nobody_up() {
+fn a_runtime_that_is_not_driven_or_has_ended_delays_no_other() {
     let (_serving, server, store) = serve();
     let (first, second) = (runtime(), runtime());
     let (begun, mut watch) = first.block_on(begin(&server));
-    // Nobody drives the first runtime from here on.
+    // The first runtime is not driven from here on.
     second.block_on(everything_works(&begun, &store, "idle"));
     drop(first);
     second.block_on(everything_works(&begun, &store, "ended"));
     runtime().block_on(everything_works(&begun, &store, "another"));
 
-    // Its watch may have had events before it ended; then it says that it has ended.
+    // Its watch may have events from before. Then it reports that its runtime has ended.
     let end = second.block_on(async {
         loop {
             match soon("the end of the watch", watch.next()).await {

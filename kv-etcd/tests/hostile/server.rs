@@ -1,4 +1,4 @@
-//! A server on loopback that speaks gRPC as far as a test lets it, and turns from good to evil and back.
+//! A server on loopback. It answers as a good etcd, or does to its calls or connections what a test wants.
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
 use std::future::{Future, poll_fn};
@@ -19,10 +19,10 @@ use crate::message::{self, framed};
 
 pub(crate) type Act = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What the server does with whoever comes.
+/// What the server does with its clients.
 #[derive(Clone)]
 pub(crate) enum Mood {
-    /// It answers as an etcd with nothing in it does.
+    /// It answers as an empty etcd.
     Good,
     /// It speaks HTTP/2, and does this to each call.
     Call(OnCall),
@@ -33,7 +33,7 @@ pub(crate) enum Mood {
 type OnCall = Arc<dyn Fn(Call) -> Act + Send + Sync>;
 
 impl Mood {
-    /// Does it to every call but the one that tells a server that serves from one that does not.
+    /// Does it to every call but `Status`, with which a client checks a new connection.
     pub(crate) fn to_each_call<F: Future<Output = ()> + Send + 'static>(
         act: impl Fn(Call) -> F + Send + Sync + 'static,
     ) -> Self {
@@ -55,16 +55,16 @@ impl Mood {
     }
 }
 
-/// What has passed.
+/// What the server has counted.
 #[derive(Clone, Default)]
 pub(crate) struct Counts {
     /// Connections that were accepted.
     connections: Arc<AtomicUsize>,
-    /// Requests of calls that may write, which arrived whole.
+    /// Requests of calls that may write, which arrived completely.
     writes: Arc<AtomicUsize>,
     /// Streams of watches that were opened.
     watches: Arc<AtomicUsize>,
-    /// Bytes that clients took.
+    /// Bytes that were sent to clients.
     bytes: Arc<AtomicUsize>,
 }
 
@@ -107,7 +107,7 @@ impl Server {
         Self { address, counts, mood, task }
     }
 
-    /// Ends all connections, and treats new ones so.
+    /// Ends all connections, and treats new ones in this way.
     pub(crate) fn turn(&self, mood: Mood) {
         self.mood.send_replace(mood);
     }
@@ -154,7 +154,7 @@ pub(crate) struct Call {
     request: Request<RecvStream>,
     pub(crate) respond: SendResponse<Bytes>,
     pub(crate) counts: Counts,
-    /// The bytes of the request that have arrived and belong to no complete message yet.
+    /// The bytes of the request that have arrived and are not a complete message yet.
     arrived: Vec<u8>,
 }
 
@@ -190,7 +190,7 @@ impl Call {
         }
     }
 
-    /// The next message of the request; `None` once there are no more. No byte is lost if the future is dropped.
+    /// The next message of the request; `None` after the last one. Dropping the future loses no byte.
     pub(crate) async fn message(&mut self) -> Option<Vec<u8>> {
         /// The flag for compression and the length.
         const HEAD: usize = 5;
@@ -209,7 +209,7 @@ impl Call {
         }
     }
 
-    /// Waits until the client has ended its side of the call.
+    /// Waits until the client has ended the request.
     pub(crate) async fn ended(&mut self) {
         let body = self.request.body_mut();
         while let Some(Ok(data)) = body.data().await {
@@ -233,14 +233,14 @@ impl Call {
     }
 }
 
-/// An answer under way.
+/// An answer that is being sent.
 pub(crate) struct Answer {
     stream: Option<SendStream<Bytes>>,
     counts: Counts,
 }
 
 impl Answer {
-    /// Sends bytes as fast as the client takes them; false once it takes no more.
+    /// Sends bytes as fast as the client accepts them; `false` if it accepts no more.
     pub(crate) async fn send(&mut self, bytes: impl Into<Bytes>) -> bool {
         let mut bytes = bytes.into();
         let Some(stream) = &mut self.stream else { return false };
@@ -269,7 +269,7 @@ impl Answer {
         }
     }
 
-    /// Ends the stream without a word of how it went.
+    /// Ends the stream without a status.
     pub(crate) fn end(&mut self) {
         if let Some(stream) = &mut self.stream {
             let _ = stream.send_data(Bytes::new(), true);
@@ -283,7 +283,7 @@ impl Answer {
     }
 }
 
-/// Answers as an etcd with nothing in it.
+/// Answers as an empty etcd.
 pub(crate) fn good(call: Call) -> Act {
     Box::pin(async move {
         match call.method() {

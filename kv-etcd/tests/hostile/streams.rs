@@ -1,4 +1,4 @@
-//! Streams of watches and of renewals: fragments without end, history that runs backwards, numbers that nothing has.
+//! Bad streams of watches and of renewals: endless fragments, revisions that go backwards, unknown numbers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,23 +8,15 @@ use kv_core::{Error, Event, Kv, Watch};
 
 use crate::message::{framed, header, number, text, watch_canceled, watch_created, watch_events};
 use crate::server::{Call, Mood, Server};
-use crate::{PANICS, in_a_second, soon, start, works_again};
+use crate::{PANICS, in_a_second, open_watch, soon, start, works_again};
 
-/// A client with a watch, as the server confirms it before it does its worst.
+/// A client with a watch that the server has confirmed. Then the server does this to its stream.
 async fn watching<F: Future<Output = ()> + Send + 'static>(
     act: impl Fn(Call) -> F + Send + Sync + 'static,
 ) -> (Server, Kv, Watch) {
     let (server, kv) = start().await;
     server.turn(Mood::to("Watch", act));
-    let watch = soon("a watch", async {
-        loop {
-            // The connection to the good server may end under the first.
-            if let Ok(watch) = kv.watch("", 1).await {
-                return watch;
-            }
-        }
-    });
-    let watch = watch.await;
+    let watch = open_watch(&kv).await;
     (server, kv, watch)
 }
 
@@ -35,7 +27,7 @@ async fn next(watch: &mut Watch) -> kv_core::Result<Event> {
 async fn confirms(call: &mut Call) -> crate::server::Answer {
     call.read().await;
     let mut answer = call.begin();
-    // At a revision that no watch has reached.
+    // The revision is beyond that of any watch.
     answer.send(framed(&watch_created(1, i64::MAX))).await;
     answer
 }
@@ -46,7 +38,7 @@ async fn a_revision_in_fragments_without_end() {
     let error = next(&mut watch).await.expect_err("no event");
     assert!(matches!(error, Error::UnexpectedAnswer { .. }), "{error:?}");
     assert!(soon("the end", watch.next()).await.is_none());
-    // What is held of one revision, and what was under way.
+    // The limit for one revision, and what fits into buffers.
     assert!(server.counts.bytes() < 300 << 20, "{} bytes", server.counts.bytes());
     works_again("fragments", &server, &kv).await;
 }
@@ -58,10 +50,10 @@ async fn fragments(mut call: Call) {
 }
 
 #[tokio::test]
-async fn history_does_not_run_backwards() {
+async fn events_never_go_backwards() {
     let lives = Arc::new(AtomicUsize::new(0));
     let (server, kv, mut watch) = watching(move |call| backwards(call, lives.fetch_add(1, Ordering::SeqCst))).await;
-    // The first life of the stream ends with what is out of order; what is in order is delivered once.
+    // A stream ends with the first event that is out of order. Events that are in order are delivered once.
     let mut indices = Vec::new();
     while indices.last() != Some(&30) {
         indices.push(next(&mut watch).await.expect("an event").index);
@@ -99,7 +91,7 @@ async fn beyond(mut call: Call, revisions: &'static [i64]) {
 #[tokio::test]
 async fn events_without_a_key() {
     let (server, kv, mut watch) = watching(nameless).await;
-    // A key that is not UTF-8 and an event of nothing are left out.
+    // A key that is not UTF-8 and an empty event are left out.
     assert_eq!(next(&mut watch).await.expect("an event").index, 9);
     drop(watch);
     works_again("nameless", &server, &kv).await;
@@ -115,7 +107,7 @@ async fn nameless(mut call: Call) {
 }
 
 #[tokio::test]
-async fn a_refusal_of_many_words() {
+async fn a_refusal_with_a_long_text() {
     let (server, kv, mut watch) = watching(refuses).await;
     let error = next(&mut watch).await.expect_err("a refusal");
     assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
@@ -131,14 +123,14 @@ async fn refuses(mut call: Call) {
 }
 
 #[tokio::test]
-async fn a_stream_that_ends_again_and_again_is_not_opened_in_haste() {
+async fn a_stream_that_keeps_ending_is_opened_after_growing_pauses() {
     type Life = fn(Call) -> crate::server::Act;
     let lives: [(&str, Life); 3] = [
         ("ended", |mut call| Box::pin(async move { confirms(&mut call).await.finish(0, "") })),
         ("reset", |mut call| {
             Box::pin(async move {
                 let mut answer = confirms(&mut call).await;
-                // A reset overtakes what is still to be sent.
+                // A reset would overtake bytes that are not sent yet.
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 answer.reset(h2::Reason::INTERNAL_ERROR);
             })
@@ -161,7 +153,7 @@ async fn a_stream_that_ends_again_and_again_is_not_opened_in_haste() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_for_nobody_does_not_drown_other_calls() {
+async fn a_flood_of_events_for_unknown_watches_does_not_stop_other_calls() {
     let (server, kv, watch) = watching(flood).await;
     for _ in 0..10 {
         let error = soon("get", kv.get("key")).await.expect_err("an empty store");
@@ -180,7 +172,7 @@ async fn flood(mut call: Call) {
 const TTL: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_lease_for_no_time_that_there_is() {
+async fn a_lease_with_an_impossible_time_to_live() {
     for ttl in [0, -1, i64::MIN, i64::MAX, 9_000_000_001] {
         let (server, kv) = start().await;
         server.turn(Mood::to("LeaseGrant", move |call| async move {
@@ -195,7 +187,7 @@ async fn a_lease_for_no_time_that_there_is() {
 }
 
 #[tokio::test]
-async fn renewals_that_mean_nothing() {
+async fn meaningless_renewals() {
     let answers = [
         number(3, 0),
         number(3, i64::MIN),
@@ -218,7 +210,7 @@ async fn renewals_that_mean_nothing() {
     assert_eq!(PANICS.load(Ordering::SeqCst), 0);
 }
 
-/// Says something, once a millisecond, without regard to what was asked.
+/// Sends the same message once a millisecond, whatever the request.
 async fn repeats(mut call: Call, message: Vec<u8>) {
     call.read().await;
     let mut answer = call.begin();

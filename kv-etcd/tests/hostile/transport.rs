@@ -1,4 +1,4 @@
-//! HTTP/2 itself, broken: frames of no size that there is, windows that never open, floods, and goodbyes.
+//! Broken HTTP/2: frames of impossible sizes, windows that never open, floods, and GOAWAY.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 
-/// A frame; its length is what its payload has, unless the head is to lie.
+/// A frame with the right length.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a length");
     [&head(length, kind, flags, stream), payload].concat()
@@ -27,7 +27,7 @@ fn head(length: u32, kind: u8, flags: u8, stream: u32) -> Vec<u8> {
     [&length.to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes()].concat()
 }
 
-/// Greets as HTTP/2 does, then sends one after another of these for ever; whatever the client says is not read.
+/// Sends the settings of HTTP/2, then these bytes again and again. It ignores what the client sends.
 async fn floods(mut stream: TcpStream, counts: Counts, piece: Vec<u8>) {
     if stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.is_err() {
         return;
@@ -65,7 +65,7 @@ async fn frames_that_break_the_protocol() {
 
 #[tokio::test]
 async fn frames_without_an_answer() {
-    // Each of them is allowed, and wants to be confirmed.
+    // Each of these is allowed. Pings and settings require an answer from the client.
     let pieces = [
         ("pings", frame(PING, 0, 0, &[0; 8]).repeat(100)),
         ("settings", frame(SETTINGS, 0, 0, &[]).repeat(100)),
@@ -77,7 +77,7 @@ async fn frames_without_an_answer() {
 }
 
 #[tokio::test]
-async fn a_greeting_a_byte_at_a_time() {
+async fn settings_a_byte_at_a_time() {
     survives("a slow greeting", Mood::to_each_connection(greets_slowly)).await;
 }
 
@@ -93,7 +93,7 @@ async fn greets_slowly(mut stream: TcpStream, _counts: Counts) {
 
 #[tokio::test]
 async fn a_window_that_never_opens() {
-    // Big enough to fill whatever was granted before, and whatever the sockets take.
+    // The value is larger than the window and the buffers of the sockets.
     let (server, kv) = start().await;
     server.turn(Mood::to_each_connection(|stream, _counts| keeps_its_window_shut(stream)));
     let value = vec![0_u8; 1 << 20];
@@ -105,7 +105,7 @@ async fn a_window_that_never_opens() {
     works_again("no window", &server, &kv).await;
 }
 
-/// Serves small requests, and grants none of what a large one needs.
+/// Serves small requests, and never opens the window for a large one.
 async fn keeps_its_window_shut(stream: TcpStream) {
     let server = h2::server::Builder::new().initial_window_size(100).handshake::<_, bytes::Bytes>(stream).await;
     let Ok(mut connection) = server else { return };
@@ -121,13 +121,13 @@ async fn keeps_its_window_shut(stream: TcpStream) {
             )]);
             let _ = stream.send_trailers(trailers);
         }
-        // Kept, so that neither is ended.
+        // Keeps both, so that neither stream ends.
         calls.push((request, respond));
     }
 }
 
 #[tokio::test]
-async fn a_goodbye_to_each_call() {
+async fn a_goaway_to_each_call() {
     survives("a goodbye", Mood::to_each_connection(says_goodbye)).await;
 
     let (server, kv) = start().await;
@@ -139,7 +139,7 @@ async fn a_goodbye_to_each_call() {
     works_again("goodbyes", &server, &kv).await;
 }
 
-/// Serves the first call, and leaves at the second.
+/// Serves `Status`, and ends the connection at the next call.
 async fn says_goodbye(stream: TcpStream, counts: Counts) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, respond))) = connection.accept().await {
@@ -153,7 +153,7 @@ async fn says_goodbye(stream: TcpStream, counts: Counts) {
 }
 
 #[tokio::test]
-async fn goodbye_as_a_greeting() {
+async fn goaway_instead_of_settings() {
     let goodbye = frame(GOAWAY, 0, 0, &[0; 8]);
     survives("goodbye", Mood::to_each_connection(move |stream, counts| floods(stream, counts, goodbye.clone()))).await;
 }

@@ -1,4 +1,4 @@
-//! Nothing but reqwest: the same HTTP calls as kv-consul's, with as little as possible done to what comes back.
+//! Reqwest alone: the same HTTP calls as kv-consul's, with as little work as possible on the answers.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const NAME: &str = "bare reqwest";
 pub(crate) struct Agent {
     http: reqwest::Client,
     base: Arc<str>,
-    /// What makes each write one: Consul takes one with the same value and flags for none.
+    /// The flags of the next write. Consul ignores a write that repeats the value and the flags.
     flags: Arc<AtomicU64>,
 }
 
@@ -37,7 +37,7 @@ impl Agent {
         Ok(answer.error_for_status()?.bytes().await?)
     }
 
-    /// Also tells the index.
+    /// Also returns the index.
     async fn get(&self, target: &str) -> Result<(u64, Bytes), Failure> {
         let answer = self.http.get([&*self.base, target].concat()).send().await?.error_for_status()?;
         let index = answer.headers().get("x-consul-index").ok_or("no index")?.to_str()?.parse()?;

@@ -39,7 +39,7 @@ struct Set {
     client: Arc<Consul>,
     keys: OwnKeys,
     value: Bytes,
-    /// What makes each write one: Consul takes one with the same value and flags for none.
+    /// The flags of the next write. Consul ignores a write that repeats the value and the flags.
     flags: u64,
 }
 

@@ -12,7 +12,7 @@ use crate::ours;
 
 pub(crate) const STORE: &str = "Consul";
 
-/// Every contest, on an agent at `endpoint`, a host and a port, where the keys exist.
+/// Every contest, on an agent at `endpoint` (`host:port`), where the keys exist.
 pub(crate) fn contests(kv: &Kv, endpoint: &str, load: &Load) -> Result<Vec<Contest>, Failure> {
     let bare = bare::Agent::new(endpoint)?;
     let client = client::connect(endpoint);
@@ -22,7 +22,7 @@ pub(crate) fn contests(kv: &Kv, endpoint: &str, load: &Load) -> Result<Vec<Conte
     for callers in [1, 16] {
         let mut readers = vec![bare::get(&bare, load, callers).target(0.95)];
         let mut writers = vec![bare::set_by_txn(&bare, load, callers).target(0.95), bare::set(&bare, load, callers)];
-        // It opens a connection for each call: with more callers, runs are far apart.
+        // It opens a connection for each call, so with more callers the results of runs differ widely.
         if callers == 1 {
             readers.push(client::get(&client, load, callers).target(1.7));
             writers.push(client::set(&client, load, callers).target(1.7));

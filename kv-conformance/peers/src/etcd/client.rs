@@ -47,7 +47,7 @@ struct Update {
     client: KvClient,
     keys: OwnKeys,
     value: bytes::Bytes,
-    /// By the position of the key.
+    /// The revision of each key, by the position of the key.
     revisions: Vec<i64>,
 }
 
@@ -110,7 +110,7 @@ impl Watch {
 
     async fn new(mut client: Client, value: bytes::Bytes) -> Result<Self, Failure> {
         let mut stream = client.watch(Self::KEY, None).await?;
-        // The first answer says that the watch is there.
+        // The first answer confirms that the watch is open.
         stream.message().await?;
         Ok(Self { client: client.kv_client(), stream, value })
     }

@@ -1,6 +1,6 @@
-//! The server's own limit: nothing but tonic again, with full transactions that no caller waits to be put into.
+//! The server's own limit: tonic alone, with full transactions that are not collected from callers.
 //!
-//! The operations of all callers of the contest stand in three calls under way if they read, and in two if they write.
+//! Three calls in flight for reads, or two for writes, carry the operations of all callers of the contest.
 
 use std::hint::black_box;
 
@@ -14,7 +14,7 @@ use crate::contest::Contender;
 use crate::load::Load;
 
 const NAME: &str = "full transactions";
-/// How many calls are under way.
+/// How many calls are in flight.
 const READS: usize = 3;
 const WRITES: usize = 2;
 
@@ -128,7 +128,7 @@ pub(crate) fn set(channel: &Channel, load: &Load, callers: usize) -> Contender {
     contender(channel, load, callers, WRITES, move |key| Request::Put(PutRequest { key, value: value.clone() }))
 }
 
-/// With a condition on each key that always holds: what an update costs the server.
+/// With a condition on each key that always holds, as in an update.
 pub(crate) fn update(channel: &Channel, load: &Load, callers: usize) -> Contender {
     let value = load.value.clone();
     contender(channel, load, callers, WRITES, move |key| {

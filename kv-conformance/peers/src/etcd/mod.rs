@@ -14,7 +14,7 @@ use crate::ours;
 
 pub(crate) const STORE: &str = "etcd";
 
-/// Every contest, on a server at `endpoint`, a host and a port, where the keys exist.
+/// Every contest, on a server at `endpoint` (`host:port`), where the keys exist.
 pub(crate) async fn contests(kv: &Kv, endpoint: &str, load: &Load) -> Result<Vec<Contest>, Failure> {
     let client = etcd_client::Client::connect([endpoint], None).await?;
     let channel = tonic::connect(endpoint).await?;
@@ -49,10 +49,10 @@ pub(crate) async fn contests(kv: &Kv, endpoint: &str, load: &Load) -> Result<Vec
     Ok(contests)
 }
 
-/// Drops the history that the writes left, so that it slows nobody down who comes later.
+/// Compacts the history of the writes, so that it does not slow the next contender down.
 pub(crate) async fn compact(endpoint: &str) -> Result<(), Failure> {
     let mut client = etcd_client::Client::connect([endpoint], None).await?;
-    // There has to be something new, or nothing is there to be dropped, which is an error.
+    // A new write comes first, because it is an error to compact the same revision twice.
     let put = client.put("compacted", "", None).await?;
     let revision = put.header().map_or(0, etcd_client::ResponseHeader::revision);
     client.compact(revision, Some(etcd_client::CompactionOptions::new().with_physical())).await?;

@@ -1,4 +1,4 @@
-//! Nothing but tonic: the same messages as kv-etcd's, a call each.
+//! Tonic alone: the same messages as kv-etcd's, with one call for each.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -182,7 +182,7 @@ impl Watch {
         let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
         let codec = ProstCodec::<WatchRequest, WatchResponse>::default();
         let mut answers = grpc.streaming(tonic::Request::new(requests), path, codec).await?.into_inner();
-        // The first answer says that the watch is there.
+        // The first answer confirms that the watch is open.
         answers.message().await?;
         Ok(Self { channel, value, answers, _requests: sender })
     }

@@ -1,4 +1,4 @@
-//! Callers of a [`Kv`]: one for each kind of call.
+//! Callers that use a [`Kv`], one for each kind of call.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ pub struct Get {
 }
 
 impl Get {
-    /// One that reads these keys.
+    /// Creates a caller that reads these keys.
     pub fn new(kv: &Kv, keys: OwnKeys) -> Self {
         Self { kv: kv.clone(), keys }
     }
@@ -36,7 +36,7 @@ pub struct Set {
 }
 
 impl Set {
-    /// One that writes these keys.
+    /// Creates a caller that writes these keys.
     pub fn new(kv: &Kv, keys: OwnKeys, value: &Bytes) -> Self {
         Self { kv: kv.clone(), keys, value: value.clone() }
     }
@@ -49,25 +49,26 @@ impl Caller for Set {
     }
 }
 
-/// Writes one key if it has the index that it was last written with.
+/// Writes one key if it still has the index of its last write.
 pub struct Update {
     kv: Kv,
     keys: OwnKeys,
     value: Bytes,
-    /// By the position of the key.
+    /// The index of each key, by the position of the key.
     indices: Vec<u64>,
 }
 
 impl Update {
-    /// One that writes these keys, which nobody else writes; `indices` are those of all keys, as they are now.
+    /// Creates a caller that writes these keys, which no other caller may write. `indices` are the present indices of
+    /// all keys.
     pub fn new(kv: &Kv, keys: OwnKeys, value: &Bytes, indices: &[u64]) -> Self {
         Self { kv: kv.clone(), keys, value: value.clone(), indices: indices.to_vec() }
     }
 
-    /// The present indices of all keys, in their order; 0 for those that do not exist.
+    /// Returns the present indices of all keys, in order; 0 for keys that do not exist.
     ///
     /// # Errors
-    /// Those of [`Kv::get_all`].
+    /// The errors of [`Kv::get_all`].
     pub async fn indices(kv: &Kv, keys: &Keys) -> Result<Vec<u64>> {
         let values = kv.get_all(keys.prefix()).await?.values;
         Ok(keys.all().iter().map(|key| values.get(key).map_or(0, |value| value.index)).collect())
@@ -81,7 +82,7 @@ impl Caller for Update {
         match self.kv.update(self.keys.key_at(at), value).await {
             Ok(index) => self.indices[at] = index,
             Err(error) => {
-                // Its fate may be unknown.
+                // The fate of the write may be unknown.
                 self.indices[at] =
                     self.kv.get(self.keys.key_at(at)).await.map_or(self.indices[at], |value| value.index);
                 return Err(error.into());
@@ -99,7 +100,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// One that writes these keys, of which it needs three.
+    /// Creates a caller that writes these keys, of which it needs three.
     pub fn new(kv: &Kv, keys: OwnKeys, value: &Bytes) -> Self {
         Self { kv: kv.clone(), keys, value: value.clone() }
     }
@@ -123,7 +124,7 @@ pub struct List {
 }
 
 impl List {
-    /// One that reads all these keys.
+    /// Creates a caller that reads all these keys.
     pub fn new(kv: &Kv, keys: &Keys) -> Self {
         Self { kv: kv.clone(), prefix: keys.prefix() }
     }
@@ -136,7 +137,7 @@ impl Caller for List {
     }
 }
 
-/// Writes a key and awaits the event; what counts is the time from before the write until the event is there.
+/// Writes a key and awaits its event. The measured time is from before the write until the event has arrived.
 pub struct Notice {
     kv: Kv,
     key: String,
@@ -145,10 +146,10 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// One that writes and watches a key of its own.
+    /// Creates a caller that writes and watches a key of its own.
     ///
     /// # Errors
-    /// Those of [`Kv::watch`].
+    /// The errors of [`Kv::watch`].
     pub async fn new(kv: &Kv, caller: usize, value: &Bytes) -> Result<Self> {
         let key = format!("watched/{caller:08}");
         let watch = kv.watch(&key, 0).await?;
@@ -165,7 +166,7 @@ impl Caller for Notice {
         };
         let (written, (event, latency)) = futures_util::join!(self.kv.set(&self.key, self.value.clone()), noticed);
         if !matches!(event, Some(Ok(_))) {
-            // A watch ends where it cannot go on: another one can.
+            // A watch ends when it cannot continue. The next call opens another one.
             self.watch = self.kv.watch(&self.key, 0).await?;
         }
         written?;
@@ -174,19 +175,19 @@ impl Caller for Notice {
     }
 }
 
-/// Takes a lock and frees it; what counts is the time from when another began to free it until it is taken.
+/// Takes a lock and frees it. The measured time is from when the previous holder began to free it until it is taken.
 pub struct HandOver {
     kv: Kv,
-    /// When whoever held it last began to free it.
+    /// When the previous holder began to free it.
     freed: Arc<Mutex<Option<Instant>>>,
 }
 
 impl HandOver {
-    /// How long the lock is held at most by a caller that is gone.
+    /// The time to live of the lock, after which the lock of a caller that is gone is free.
     const TTL: Duration = Duration::from_secs(30);
     const KEY: &'static str = "locked";
 
-    /// One of those that share `freed`, and take the same lock in turn.
+    /// Creates a caller. The callers that share `freed` take the same lock in turn.
     pub fn new(kv: &Kv, freed: &Arc<Mutex<Option<Instant>>>) -> Self {
         Self { kv: kv.clone(), freed: Arc::clone(freed) }
     }

@@ -1,4 +1,5 @@
-//! The loop itself: callers that each wait for one answer before they ask again, a warm-up, and a histogram each.
+//! The closed loop: callers that each wait for one answer before the next call, a warm-up, and a histogram for each
+//! caller.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -6,51 +7,51 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use tokio::task::{JoinSet, yield_now};
 
-/// Why a call failed, as its client says it.
+/// Why a call failed, in the words of its client.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// How a call ended: its own idea of how long it took, where that is not the time until it returned.
+/// How a call ended: with its duration, if that is not the time until it returned, or with a failure.
 pub type Answer = Result<Option<Duration>, Failure>;
 
-/// One of the callers of a [`measure`]d load: it makes the same call over and over.
+/// A caller of a [`measure`]d load, which repeats the same call.
 pub trait Caller: Send + 'static {
-    /// Makes one call, and waits for its answer.
+    /// Makes one call and waits for its answer.
     fn call(&mut self) -> impl Future<Output = Answer> + Send;
 }
 
-/// How a load is put on a store, and for how long.
+/// The load on a store, and its duration.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// How many callers there are, each with at most one call under way.
+    /// The number of callers, each with at most one call in flight.
     pub callers: usize,
-    /// How long calls are made before any counts.
+    /// The duration of the warm-up, which does not count.
     pub warm_up: Duration,
-    /// How long calls are counted.
+    /// The duration of the measurement.
     pub measured: Duration,
     /// How many calls a caller makes from one look at the clock to the next.
     ///
-    /// More than 1 is for calls that take no longer than looking at the clock; the latencies are averages then, and
-    /// what calls say of their own duration is ignored.
+    /// Use more than 1 for calls that take no longer than reading the clock. Then the latencies are averages, and
+    /// durations that the calls return are ignored.
     pub burst: u32,
 }
 
 impl Default for Plan {
-    /// One caller, one second of warm-up, five seconds that count.
+    /// One caller, one second of warm-up, and five seconds of measurement.
     fn default() -> Self {
         Self { callers: 1, warm_up: Duration::from_secs(1), measured: Duration::from_secs(5), burst: 1 }
     }
 }
 
-/// What came of a load.
+/// The result of one run.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// Calls that were answered, a second.
+    /// Answered calls per second.
     pub rate: f64,
     /// How many calls failed.
     pub failed: u64,
-    /// What the first of them said.
+    /// The error of the first failed call.
     pub failure: Option<String>,
-    /// In nanoseconds.
+    /// The latencies in nanoseconds.
     latencies: Histogram<u32>,
 }
 
@@ -59,12 +60,12 @@ impl Sample {
         Self { rate: 0.0, failed: 0, failure: None, latencies: histogram() }
     }
 
-    /// The latency that this part of the calls, from 0 to 1, did not exceed; 0.5 is the median.
+    /// The latency at a quantile from 0 to 1, such as 0.5 for the median.
     pub fn latency(&self, quantile: f64) -> Duration {
         Duration::from_nanos(self.latencies.value_at_quantile(quantile))
     }
 
-    /// How many calls were answered.
+    /// The number of answered calls.
     pub fn answered(&self) -> u64 {
         self.latencies.len()
     }
@@ -77,19 +78,20 @@ impl Sample {
     }
 }
 
-/// To a hundredth, from a nanosecond on: finer ones, one for each of many callers, would not fit into a cache.
+/// A histogram with a precision of a hundredth, from a nanosecond up. With a higher precision, the histograms of many
+/// callers would not fit into a cache.
 fn histogram() -> Histogram<u32> {
     let mut histogram = Histogram::new_with_bounds(1, 1_000_000_000, 2).expect("valid bounds");
     histogram.auto(true);
     histogram
 }
 
-/// Runs a load: as many callers as planned, which `caller` makes, told the number of each.
+/// Runs a load. `caller` creates each of the planned callers from its number.
 ///
-/// Counted is what began within the measured time. A call that fails is counted apart, and the next one is made.
+/// Calls that begin within the measured time count. A call that fails is counted separately, and the caller goes on.
 ///
 /// # Panics
-/// If a caller does, or if this is not called on a Tokio runtime with a timer.
+/// If a caller panics, or outside a Tokio runtime with a timer.
 pub async fn measure<C: Caller>(plan: &Plan, caller: impl FnMut(usize) -> C) -> Sample {
     let callers: Vec<C> = (0..plan.callers).map(caller).collect();
     let from = Instant::now() + plan.warm_up;
@@ -142,12 +144,12 @@ async fn several(caller: &mut impl Caller, burst: u32) -> Answer {
     for _ in 0..burst {
         caller.call().await?;
     }
-    // Calls that need not wait would let no other caller of this thread have a turn.
+    // Without this, a call that is ready at once would let no other caller of this thread run.
     yield_now().await;
     Ok(None)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "no run has as many calls as a float has digits")]
+#[expect(clippy::cast_precision_loss, reason = "no run has so many calls that a float loses digits")]
 fn number(calls: u64) -> f64 {
     calls as f64
 }
@@ -204,7 +206,7 @@ mod tests {
     async fn a_call_may_know_better_how_long_it_took() {
         let plan = Plan { warm_up: Duration::ZERO, measured: Duration::from_millis(20), ..Plan::default() };
         let (sample, _) = counted(&plan, Some(Duration::from_secs(100))).await;
-        // The histogram is exact to a hundredth.
+        // The precision of the histogram is a hundredth.
         assert!(sample.latency(0.5) >= Duration::from_secs(98), "{:?}", sample.latency(0.5));
     }
 }

@@ -1,4 +1,4 @@
-//! The keys that a load is put on, shared out among the callers.
+//! The keys of a load, divided among the callers.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use kv_core::{Kv, Result};
 
-/// The keys of a load: names that all have the same length.
+/// The keys of a load. All names have the same length.
 #[derive(Debug, Clone)]
 pub struct Keys(Arc<[String]>);
 
 impl Keys {
-    /// So many keys.
+    /// Creates this many keys.
     pub fn new(keys: usize) -> Self {
         Self((0..keys).map(|key| format!("bench/{key:08}")).collect())
     }
 
-    /// All of them, in their order.
+    /// Returns all keys, in order.
     pub fn all(&self) -> &[String] {
         &self.0
     }
 
-    /// What begins each of them, and nothing else.
+    /// Returns the prefix that matches these keys and no others.
     pub fn prefix(&self) -> &'static str {
         "bench/"
     }
 
-    /// Those of one of `callers`: no two have a key in common, unless there are too few keys.
+    /// Returns the keys of one of `callers`. No two callers share a key, unless there are too few keys.
     pub fn of(&self, caller: usize, callers: usize) -> OwnKeys {
         OwnKeys { keys: self.clone(), first: caller, step: callers.max(1), next: caller }
     }
@@ -34,14 +34,14 @@ impl Keys {
     /// Writes every key.
     ///
     /// # Errors
-    /// Those of [`Kv::set`].
+    /// The errors of [`Kv::set`].
     pub async fn fill(&self, kv: &Kv, value: &Bytes) -> Result<()> {
         let writes = self.all().iter().map(|key| async move { kv.set(key, value.clone()).await.map(drop) });
         stream::iter(writes).buffer_unordered(128).try_collect().await
     }
 }
 
-/// The keys of one caller, which it goes through again and again.
+/// The keys of one caller, as an endless cycle.
 #[derive(Debug, Clone)]
 pub struct OwnKeys {
     keys: Keys,
@@ -51,13 +51,13 @@ pub struct OwnKeys {
 }
 
 impl OwnKeys {
-    /// The next key.
+    /// Returns the next key.
     pub fn next_key(&mut self) -> &str {
         let at = self.next_position();
         &self.keys.0[at]
     }
 
-    /// The next key, as its position among all of them.
+    /// Returns the position of the next key among all keys.
     pub fn next_position(&mut self) -> usize {
         let keys = self.keys.0.len();
         let at = self.next;
@@ -68,7 +68,7 @@ impl OwnKeys {
         at % keys
     }
 
-    /// The key at a position.
+    /// Returns the key at a position.
     pub fn key_at(&self, position: usize) -> &str {
         &self.keys.0[position]
     }

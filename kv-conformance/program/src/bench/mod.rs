@@ -1,7 +1,7 @@
-//! A load generator: how fast a store answers callers that each wait for one answer before they ask again.
+//! A load generator. It measures how fast a store answers callers that each wait for one answer before the next call.
 //!
-//! [`measure`] runs any [`Caller`]s in a closed loop; [`callers`] are those that use a [`Kv`](kv_core::Kv). A
-//! [`Summary`] of several runs tells the medians, with their spread.
+//! [`measure`] runs any [`Caller`]s in a closed loop. Those in [`callers`] use a [`Kv`](kv_core::Kv). A [`Summary`] of
+//! several runs has the medians, with their spread.
 //!
 //! ```
 //! use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What several runs of one load come to: medians, and how far the runs differ.
+//! The summary of several runs of one load: medians, and the spread of the runs.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 
 use super::Sample;
 
-/// A median and the extremes around it.
+/// A median with its minimum and maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Spread {
-    /// The least.
+    /// The minimum.
     pub least: f64,
     /// The median.
     pub median: f64,
-    /// The most.
+    /// The maximum.
     pub most: f64,
 }
 
 impl Spread {
-    /// Of some figures; all zero if there are none.
+    /// Returns the spread of some figures; all zero if there are none.
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = figures.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -38,34 +38,34 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Of these runs.
+    /// Creates the summary of these runs.
     pub fn new(samples: Vec<Sample>) -> Self {
         Self { samples }
     }
 
-    /// The runs, in their order.
+    /// Returns the runs, in order.
     pub fn samples(&self) -> &[Sample] {
         &self.samples
     }
 
-    /// Answered calls a second.
+    /// Returns the answered calls per second.
     pub fn rate(&self) -> Spread {
         Spread::of(self.samples.iter().map(|sample| sample.rate))
     }
 
-    /// The median of the runs' latencies at a quantile.
+    /// Returns the median of the runs' latencies at a quantile.
     pub fn latency(&self, quantile: f64) -> Duration {
         let seconds = Spread::of(self.samples.iter().map(|sample| sample.latency(quantile).as_secs_f64()));
         Duration::from_secs_f64(seconds.median)
     }
 
-    /// How many calls failed, and what the first of them said.
+    /// Returns the number of failed calls and the error of the first one.
     pub fn failed(&self) -> (u64, Option<&str>) {
         let first = self.samples.iter().find_map(|sample| sample.failure.as_deref());
         (self.samples.iter().map(|sample| sample.failed).sum(), first)
     }
 
-    /// The names of the columns of a table whose rows are the [`Display`](fmt::Display) of summaries.
+    /// Returns the header of a table whose rows are the [`Display`](fmt::Display) of summaries.
     pub fn header() -> String {
         format!(
             "{:>12} {:>23} {:>10} {:>10} {:>10} {:>10} {:>7}",
@@ -73,7 +73,7 @@ impl Summary {
         )
     }
 
-    /// All that is known: rates in calls a second, latencies in microseconds.
+    /// Returns all figures: rates in calls per second, latencies in microseconds.
     pub fn json(&self) -> Value {
         let rate = self.rate();
         let microseconds = |quantile| self.latency(quantile).as_secs_f64() * 1e6;
@@ -113,7 +113,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Three digits or so, and a unit.
+/// Formats a latency with about three digits and a unit.
 fn time(time: Duration) -> String {
     match time.as_nanos() {
         0..10_000 => format!("{} ns", time.as_nanos()),

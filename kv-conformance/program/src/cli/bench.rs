@@ -15,7 +15,7 @@ use kv_conformance_program::bench::{Keys, Plan, Sample, Summary, measure};
 use kv_core::{Kv, Result};
 use serde_json::json;
 
-use super::fail;
+use super::{fail, seconds};
 
 /// Measures how fast a store answers callers that each wait for one answer before the next call.
 ///
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     /// The store, such as `etcd://127.0.0.1:2379`.
     #[arg(value_name = "ADDRESS")]
     address: String,
-    /// The calls to measure; each has a row for each number of callers.
+    /// The calls to measure, with a row for each call and number of callers.
     #[arg(long, value_delimiter = ',', value_name = "CALL", default_values_t = [Call::Get, Call::Set, Call::Update])]
     call: Vec<Call>,
     /// The numbers of concurrent callers.
@@ -58,7 +58,7 @@ enum Call {
     Get,
     /// Write a key.
     Set,
-    /// Write a key if nobody else has written it meanwhile.
+    /// Write a key if no other caller has written it meanwhile.
     Update,
     /// Write three keys in one transaction.
     Txn,
@@ -72,19 +72,14 @@ enum Call {
 
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.to_possible_value().expect("none is hidden").get_name())
+        f.write_str(self.to_possible_value().expect("no value is hidden").get_name())
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// Measures the store. An interrupt ends it early; the keys are removed in any case.
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     if arguments.concurrency.contains(&0) || arguments.keys == 0 || arguments.repeats == 0 {
-        return fail("there must be a caller, a key and a run at least");
+        return fail("at least one caller, one key and one run are needed");
     }
     let kv = match kv_core::connect(&arguments.address).await {
         Ok(kv) => kv,
@@ -123,7 +118,7 @@ async fn measure_all(arguments: &Arguments, load: &Load) -> Result<()> {
             }
             let summary = Summary::new(samples);
             if let (failed @ 1.., Some(failure)) = summary.failed() {
-                progress.bar.suspend(|| eprintln!("{failed} calls failed, the first one because: {failure}"));
+                progress.bar.suspend(|| eprintln!("{failed} calls failed, the first one with: {failure}"));
             }
             if arguments.json {
                 rows.push(json!({ "call": call.to_string(), "callers": callers, "measured": summary.json() }));

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub(crate) mod bench;
 pub(crate) mod growth;
@@ -13,4 +14,10 @@ pub(crate) mod suite;
 fn fail(why: impl Display) -> ExitCode {
     eprintln!("{why}");
     ExitCode::FAILURE
+}
+
+/// Reads an argument that is a number of seconds.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

@@ -42,7 +42,7 @@ pub struct Counts {
     pub connections: usize,
     /// Connections that are open now.
     pub open: usize,
-    /// The most that were open at one time.
+    /// The largest number of connections that were open at one time.
     pub most_open: usize,
     /// Connections [reset](Cut::Reset) between two pieces of data.
     pub resets: usize,

@@ -1,4 +1,4 @@
-//! Transfers between accounts, several keys at a time: is the total the same whoever looks?
+//! Transfers between accounts in transactions over several keys. The total must be the same in every listing.
 
 use kv_core::{TxnBuilder, Value};
 use tokio::task::JoinSet;
@@ -11,7 +11,7 @@ use crate::outcome::{Outcome, all_end};
 
 const ACCOUNTS: u32 = 5;
 const EACH: i64 = 100;
-/// The first of them transfer, the others look.
+/// The first [`MOVERS`] clients transfer, and the others audit.
 pub(crate) const CLIENTS: usize = 6;
 const MOVERS: usize = 4;
 
@@ -38,7 +38,7 @@ fn account(number: u32) -> String {
     format!("bank/{number}")
 }
 
-/// What is on an account; what is no number shows in the total.
+/// The balance of an account. Data that is no number makes the total wrong, so the judge sees it.
 fn amount(value: &Value) -> i64 {
     String::from_utf8_lossy(&value.data).parse().unwrap_or(i64::from(i32::MIN))
 }

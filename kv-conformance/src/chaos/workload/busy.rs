@@ -1,5 +1,5 @@
-//! Tasks that share one handle and are always at it, while work on the store is planned: is any call refused that
-//! could have been made again?
+//! Tasks that call one shared handle without a pause during planned work on the store. No call may fail that could have
+//! been repeated in its time.
 
 use kv_core::{Kv, Value};
 use tokio::task::JoinSet;
@@ -11,7 +11,7 @@ use crate::outcome::{Outcome, all_end};
 
 pub(crate) const TASKS: usize = 8;
 
-/// Runs them, unless nothing is planned.
+/// Runs the tasks if the fault is planned work.
 pub(crate) async fn run(stage: Stage, tally: Tally, planned: bool) -> Outcome {
     if !planned {
         return Ok(());

@@ -1,4 +1,5 @@
-//! Members that register and renew: does none vanish while it renews, and each that dies?
+//! Members that register ephemeral keys and renew them. No key may vanish while it is renewed, and the key of a member
+//! that dies must vanish.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,7 @@ use crate::outcome::{Broke, Outcome, all_end, check};
 
 pub(crate) const MEMBERS: usize = 4;
 
-/// What the members did, and what was seen of it.
+/// What the members did, and what an observer saw.
 #[derive(Default)]
 pub(crate) struct Lives {
     pub(crate) lives: Vec<Life>,
@@ -42,7 +43,7 @@ async fn member(stage: Stage, tally: Tally, number: usize) -> Outcome<Vec<Life>>
     let mut random = stage.random(300 + number as u64);
     let mut lives = Vec::new();
     let mut pace = pace(100);
-    // Handles of the dead: dropping one would remove its key.
+    // The handles of members that died. Dropping a handle would remove its key.
     let mut dead: Vec<EphemeralKey> = Vec::new();
     while !stage.is_over() {
         pace.tick().await;
@@ -67,7 +68,7 @@ async fn member(stage: Stage, tally: Tally, number: usize) -> Outcome<Vec<Life>>
             }
         } else {
             dead.push(handle);
-            // Silent for longer than a time to live, which is what death is.
+            // The member is silent for longer than a time to live, as after a crash.
             tally.leave(number);
             vanishes(&stage, &kv, &key).await?;
             tally.enter(number);
@@ -82,7 +83,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Renews as often as it is told, or until the key is lost; returns when it was told of that.
+/// Renews `renewals` times, or until the key is lost. Returns when it learned of the loss.
 async fn live(
     stage: &Stage,
     tally: &Tally,
@@ -113,8 +114,8 @@ async fn live(
     Ok(None)
 }
 
-/// Waits until the key of a dead member is gone; [L1](kv_core::contract) is broken if it stays, not counting the time
-/// of faults.
+/// Waits until the key of a dead member is gone; [L1](kv_core::contract::CLAUSES#L1) is broken if it stays, not
+/// counting the time of faults.
 async fn vanishes(stage: &Stage, kv: &Kv, key: &str) -> Outcome {
     let died = Instant::now();
     let limit = stage.cx.beyond(stage.ttl()) + stage.cx.patience();
@@ -133,7 +134,7 @@ async fn vanishes(stage: &Stage, kv: &Kv, key: &str) -> Outcome {
     }
 }
 
-/// Notes every deletion with the data that the key had last.
+/// Records every deletion with the last data of the key.
 async fn observe(stage: Stage, vanishings: Arc<Mutex<Vec<Vanishing>>>) -> Outcome {
     let kv = stage.connect(Role::Client, MEMBERS).await?;
     let mut data: HashMap<String, String> = HashMap::new();
@@ -153,7 +154,7 @@ async fn observe(stage: Stage, vanishings: Arc<Mutex<Vec<Vanishing>>>) -> Outcom
                     vanishings.lock().unwrap_or_else(PoisonError::into_inner).push(vanishing);
                 }
                 Some(Ok(event)) => drop(data.insert(event.key, text(&event.data))),
-                // Forgotten history: what is there now counts.
+                // The history is gone, so the observer starts again from a listing.
                 Some(Err(Error::Compacted { .. })) => break,
                 Some(Err(error)) => return Err(Broke::new("E4", format!("the watch ended: {error}"))),
                 None => return Err(Broke::new("E4", "the watch ended without an error")),

@@ -1,7 +1,8 @@
-//! A counter behind a lock: do the holders' guarded writes come in the order of their tokens, and is none lost?
+//! A counter behind a lock. The guarded writes must be in the order of their tokens, and none may be lost.
 //!
-//! Each holder raises a second counter without the lock's guard. What is lost of that is no store's fault: a holder
-//! that stands still long enough is not the holder any more, and does not know. It is counted, to be shown.
+//! Each holder also increments a second counter without the lock's guard. Increments of that one may be lost, and no
+//! store can prevent it: a holder that stalls long enough loses the lock without knowing. The report shows how many
+//! were lost.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +16,17 @@ use crate::judge::{Section, Write};
 use crate::outcome::{Outcome, all_end, check};
 
 const CLIENTS: usize = 4;
-/// One holder in so many stands still for longer than its time to live.
+/// One holder in so many stalls for longer than its time to live.
 const STALLS: u32 = 16;
-/// All of them wait for one another: it is the lock that is to be handed on, whoever it is handed to.
+/// All contenders count as one client in the tally. They wait for one another, and only the lock as a whole must make
+/// progress.
 const ANYONE: usize = 0;
 
-/// What the holders did, and what came of their counters.
+/// What the holders did, and the final counters.
 pub(crate) struct Held {
     pub(crate) sections: Vec<Section>,
     pub(crate) counter: u64,
-    /// Increments without guard that were acknowledged, and are not there.
+    /// The number of acknowledged increments without guard that were lost.
     pub(crate) lost_unguarded: u64,
 }
 
@@ -48,7 +50,7 @@ pub(crate) async fn run(stage: Stage, tally: Tally) -> Outcome<Held> {
         raised += unguarded;
     }
     let lost_unguarded = raised.saturating_sub(count(&read("unguarded").await?));
-    check!("L4", !sections.is_empty(), "nobody ever got the lock");
+    check!("L4", !sections.is_empty(), "no client ever got the lock");
     Ok(Held { sections, counter, lost_unguarded })
 }
 
@@ -56,7 +58,7 @@ fn count(value: &Value) -> u64 {
     String::from_utf8_lossy(&value.data).parse().unwrap_or_default()
 }
 
-/// The sections of one contender, and how often it has raised the other counter.
+/// Returns the sections of one contender, and how often it incremented the unguarded counter.
 async fn contend(stage: Stage, tally: Tally, number: usize) -> Outcome<(Vec<Section>, u64)> {
     let kv = stage.connect(Role::Client, number).await?;
     let mut random = stage.random(200 + number as u64);
@@ -98,7 +100,7 @@ async fn contend(stage: Stage, tally: Tally, number: usize) -> Outcome<(Vec<Sect
 async fn section(tally: &Tally, kv: &Kv, lock: &Lock, client: usize, stall: Duration) -> kv_core::Result<Section> {
     let count = count(&tally.call(ANYONE, kv.get("guarded")).await?) + 1;
     if !stall.is_zero() {
-        // As a process does that the system does not let run.
+        // The holder stalls like a process that the system does not schedule.
         tokio::time::sleep(stall).await;
         tally.rest(ANYONE);
     }

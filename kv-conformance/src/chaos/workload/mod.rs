@@ -1,4 +1,4 @@
-//! What clients do while the store is being hurt: a workload a file, each of which says what it saw.
+//! What clients do under fault. Each file is one workload, which returns what it did and saw.
 
 pub(super) mod bank;
 pub(super) mod busy;

@@ -1,4 +1,4 @@
-//! Single keys, read and written by a few clients each: is there an order that explains every answer?
+//! Single keys, each read and written by a few clients. Some order of the operations must explain every answer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,10 +16,11 @@ use crate::outcome::{Outcome, all_end};
 
 /// How many keys are in use at a time.
 const GROUPS: usize = 3;
-/// How many clients share one.
+/// How many clients share a key.
 const SHARING: usize = 4;
 pub(crate) const CLIENTS: usize = GROUPS * SHARING;
-/// After so many operations a group goes on to a new key: the search for an order is exponential at worst.
+/// After so many operations a group goes on to a new key, because the search for an order takes exponential time at
+/// worst.
 const OPERATIONS: usize = 100;
 
 pub(crate) async fn run(stage: Stage, tally: Tally) -> Outcome<Vec<Record>> {
@@ -81,7 +82,8 @@ async fn client(
             judge::Outcome::Conflict => Some(Error::Conflict { key }),
             judge::Outcome::NotApplied => Some(Error::unavailable("an operation on a register")),
             judge::Outcome::Unknown => {
-                // Each of these may have taken effect at any time: a key with many of them cannot be judged.
+                // An operation of unknown outcome may take effect at any later time. A key with many of them cannot be
+                // judged.
                 counter.fetch_max((generation + 1) * OPERATIONS, Ordering::Relaxed);
                 Some(Error::indeterminate("an operation on a register"))
             }

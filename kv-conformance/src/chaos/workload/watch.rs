@@ -1,6 +1,7 @@
-//! Keys that are written and deleted, and observers of all of them: does what each is told add up to what is there?
+//! Keys that are written and deleted, and observers of all of them. The listing and events of each observer must add up
+//! to the final state.
 //!
-//! Some observe from the beginning, others begin at random moments, while the store is being hurt too.
+//! Some observe from the beginning. Others begin at random moments, also while the fault is in force.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,17 +17,17 @@ use crate::judge::{Change, Observation};
 use crate::outcome::{Broke, Outcome, all_end, check};
 
 pub(crate) const WRITERS: usize = 3;
-/// Those from the beginning.
+/// The number of observers from the beginning.
 pub(crate) const OBSERVERS: usize = 3;
-/// Those that come later.
+/// The number of observers that begin later.
 const LATECOMERS: usize = 6;
-/// What is written when nothing more will be.
+/// The key of the last write.
 const LAST: &str = "watch/last";
 
-/// Where the observers are to end: at the index of [`LAST`], once that is known.
+/// The index of the write of [`LAST`], at which the observers end, once it is known.
 type End = watch::Receiver<Option<u64>>;
 
-/// The writers; they are done when this returns, and then [`observers`] are told where to end.
+/// Runs the writers. After it returns, the caller writes [`LAST`] and sends its index to the [`observers`].
 pub(crate) async fn writers(stage: Stage, tally: Tally) -> Outcome<Vec<Change>> {
     let mut clients = JoinSet::new();
     for number in 0..WRITERS {
@@ -69,7 +70,7 @@ async fn write(stage: Stage, tally: Tally, number: usize) -> Outcome<Vec<Change>
     Ok(changes)
 }
 
-/// The observers; they read on until they have seen the last write.
+/// Runs the observers until each has seen the last write.
 pub(crate) async fn observers(stage: Stage, tally: Tally, end: End) -> Outcome<Vec<Observation>> {
     let mut clients = JoinSet::new();
     for number in 0..OBSERVERS {
@@ -102,7 +103,7 @@ async fn observe(stage: Stage, tally: Tally, mut end: End, number: usize) -> Out
                 continue;
             }
         };
-        // How much of the last write it has seen.
+        // The index of the last write, as far as this observer has seen it.
         let mut last = listing.values.get(LAST).map_or(0, |value| value.index);
         let mut observation =
             Observation { listing: listing.values, index: listing.index, events: Vec::new(), compacted: false };
@@ -135,7 +136,7 @@ async fn observe(stage: Stage, tally: Tally, mut end: End, number: usize) -> Out
                 Ok(Some(Err(error))) => return Err(Broke::new("E4", format!("the watch ended: {error}"))),
                 Ok(None) => return Err(Broke::new("E4", "the watch ended without an error")),
                 Err(_) => {
-                    let what = format!("observer {number} was not told of the last write within {limit:?}");
+                    let what = format!("observer {number} did not see the last write within {limit:?}");
                     return Err(Broke::new("E1", what));
                 }
             }
@@ -144,7 +145,8 @@ async fn observe(stage: Stage, tally: Tally, mut end: End, number: usize) -> Out
     }
 }
 
-/// Writes what comes last, and reads what is there at that point: nothing of unknown fate comes after it.
+/// Makes the last write, and reads the state at its index. No write of unknown fate may come after it, so it repeats
+/// both until the indices agree.
 pub(crate) async fn finish(stage: &Stage, kv: &Kv) -> Outcome<(u64, BTreeMap<String, Value>)> {
     let finished = || async {
         let (Ok(index), Ok(listing)) = (kv.set(LAST, "").await, kv.get_all("watch/").await) else { return Ok(None) };

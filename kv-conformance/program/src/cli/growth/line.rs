@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// What one operation of one store costs.
+/// The cost of one operation of one store.
 pub(super) struct Line {
     store: &'static str,
     operation: &'static str,
@@ -18,12 +18,12 @@ impl Line {
         Self { store, operation, unit, times: Vec::new() }
     }
 
-    /// Adds what was measured; nothing if it could not be measured.
+    /// Adds a measured time; `None` if the measurement failed.
     pub(super) fn add(&mut self, size: u32, time: Option<Duration>) {
         self.times.push((size, time));
     }
 
-    /// The slope of the straight line that comes closest to the times, both axes logarithmic.
+    /// The exponent: the slope of the best straight line through the times on logarithmic axes.
     fn exponent(&self) -> Option<f64> {
         let points: Vec<(f64, f64)> = self
             .times

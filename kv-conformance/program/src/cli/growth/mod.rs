@@ -11,13 +11,13 @@ use clap::Args;
 use kv_conformance::Fixture as _;
 use kv_core::{Kv, Result};
 
-use super::fail;
 use super::start::start;
+use super::{fail, seconds};
 use line::Line;
 use subject::Subject;
 
-/// Prints how the cost of operations grows, as a table with an exponent for each: 0 is a cost that stays the same, 1
-/// one that doubles with the size.
+/// Prints how the cost of operations grows, as a table with an exponent for each: with 0 the cost stays the same, with
+/// 1 it doubles with the size.
 ///
 /// The keys are in a directory of their own, which is removed afterwards.
 #[derive(Args)]
@@ -35,11 +35,6 @@ pub(crate) struct Arguments {
     /// How long each operation is repeated at each size, at least; the median counts.
     #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
     duration: Duration,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// Measures every store. A failed measurement is a dash in the table, with the reason on standard error.
@@ -85,7 +80,7 @@ impl Arguments {
         }
     }
 
-    /// One measurement, in a directory of its own that is removed afterwards.
+    /// Makes one measurement, in a directory of its own that is removed afterwards.
     async fn at_size(&self, kv: &Kv, subject: Subject, size: u32) -> Result<Duration> {
         let directory = format!("kv-growth-{:016x}", RandomState::new().hash_one(size));
         let time = subject.measure(&kv.scoped(&directory)?, size, self.duration).await;

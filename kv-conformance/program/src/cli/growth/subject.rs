@@ -8,11 +8,11 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 const VALUE: &[u8] = &[b'v'; 100];
-/// How many calls are under way at a time while a measurement is prepared.
+/// How many calls are in flight at a time while a measurement is prepared.
 const AT_ONCE: usize = 64;
-/// How many calls are timed together where one alone may be shorter than the clock is fine.
+/// How many calls are timed together where a single one may be shorter than the resolution of the clock.
 const CALLS: u32 = 64;
-/// How long a watch may take to tell of a write before the measurement is given up.
+/// How long a watch may take to deliver a write before the measurement is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An operation, and what its cost may grow with.
@@ -28,7 +28,7 @@ pub(super) enum Subject {
     Watched,
     /// Write a key, while watches are open on others.
     Elsewhere,
-    /// Free a lock, until the next of those who wait has it.
+    /// Free a lock, until the next waiter has it.
     HandOver,
 }
 
@@ -47,7 +47,7 @@ impl Subject {
         }
     }
 
-    /// What the size counts.
+    /// The unit of the size.
     pub(super) fn unit(self) -> &'static str {
         match self {
             Self::Get | Self::Set | Self::GetAll => "keys",
@@ -143,7 +143,7 @@ async fn watch(kv: &Kv, number: usize, prefix: fn(usize) -> String) -> Result<Ve
     stream::iter(opening).buffer_unordered(AT_ONCE).try_collect().await
 }
 
-/// Has a lock handed over by up to ten of those who wait for it, and tells how long each took.
+/// Hands a lock over between up to ten of its waiters, and returns how long each hand-over took.
 async fn hand_over(kv: &Kv, waiters: usize) -> Result<Vec<Duration>> {
     let mut lock = take(kv).await?;
     let (granted, mut holders) = unbounded_channel();
@@ -151,7 +151,7 @@ async fn hand_over(kv: &Kv, waiters: usize) -> Result<Vec<Duration>> {
     for _ in 0..waiters {
         waiting.spawn(wait(kv.clone(), granted.clone()));
     }
-    // No store tells that somebody has begun to wait.
+    // No store shows that a waiter has begun to wait.
     tokio::time::sleep(Duration::from_millis(200 + 3 * waiters as u64)).await;
     let mut times = Vec::new();
     for _ in 0..waiters.min(10) {
@@ -171,19 +171,19 @@ async fn take(kv: &Kv) -> Result<Lock> {
 }
 
 async fn wait(kv: Kv, granted: UnboundedSender<Result<Lock>>) {
-    // Whoever measures is gone once it has had its hand-overs; then the lock is dropped, and free.
+    // The receiver is gone after its last hand-over. Then the lock is dropped, and free.
     let _ = granted.send(take(&kv).await);
 }
 
-/// Repeats for a while, five times at least, and gives the median of the times.
+/// Repeats a measurement for a while, at least five times, and returns the median of the times.
 async fn repeat(duration: Duration, mut sample: impl AsyncFnMut() -> Result<Duration>) -> Result<Duration> {
     repeat_all(duration, async || Ok(vec![sample().await?])).await
 }
 
-/// The same of samples that are several times each.
+/// Does the same for a measurement that returns several times.
 async fn repeat_all(duration: Duration, mut sample: impl AsyncFnMut() -> Result<Vec<Duration>>) -> Result<Duration> {
     let began = Instant::now();
-    // What is done first finds nothing ready: it does not count.
+    // The first repetition does not count, because nothing is warm yet.
     sample().await?;
     let mut times = Vec::new();
     while times.len() < 5 || began.elapsed() < duration {

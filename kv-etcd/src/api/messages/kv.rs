@@ -1,79 +1,26 @@
-//! The messages of etcd's API, as far as this crate uses them.
-//!
-//! Names and field numbers are those of the published API: <https://etcd.io/docs/latest/dev-guide/api_reference_v3/>.
-//! Fields that are left out are skipped in answers and take their default, zero, in requests. One table of one subject,
-//! so the file is longer than others.
+//! The service KV: ranges, writes and transactions. The header of its answers is that of other services, too.
 
 use bytes::{Buf, BufMut, Bytes};
 use kv_core::backend::fate::Idempotence;
 use prost::encoding::{DecodeContext, WireType, skip_field};
 use prost::{DecodeError, Enumeration, Message, Oneof};
 
-/// A unary call: its request names the method, the answer, and what a lost call may have done.
-pub(crate) trait Call: Send + Sync + 'static {
-    /// The gRPC method.
-    const METHOD: &'static str;
-    /// What is sent.
-    type Message: Message + 'static;
-    /// What comes back.
-    type Answer: Message + Default + 'static;
-
-    /// What is sent.
-    fn message(&self) -> &Self::Message;
-
-    /// Whether it may be sent again although its fate is unknown ([clause W6](kv_core::contract)).
-    fn idempotence(&self) -> Idempotence;
-}
-
-macro_rules! calls {
-    ($($request:ty => $answer:ty, $method:literal, $idempotence:expr;)*) => {
-        $(impl Call for $request {
-            const METHOD: &'static str = $method;
-            type Message = Self;
-            type Answer = $answer;
-
-            fn message(&self) -> &Self {
-                self
-            }
-
-            fn idempotence(&self) -> Idempotence {
-                $idempotence(self)
-            }
-        })*
-    };
-}
+use super::call::{Call, calls, once, repeatable};
 
 calls! {
     RangeRequest => RangeResponse, "/etcdserverpb.KV/Range", repeatable;
     PutRequest => PutResponse, "/etcdserverpb.KV/Put", once;
     DeleteRangeRequest => DeleteRangeResponse, "/etcdserverpb.KV/DeleteRange", once;
-    TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn", TxnRequest::of_its_parts;
-    // A lease that nobody knows of has no key and lapses.
-    LeaseGrantRequest => LeaseGrantResponse, "/etcdserverpb.Lease/LeaseGrant", repeatable;
-    LeaseRevokeRequest => LeaseRevokeResponse, "/etcdserverpb.Lease/LeaseRevoke", once;
-    StatusRequest => StatusResponse, "/etcdserverpb.Maintenance/Status", repeatable;
-    AuthenticateRequest => AuthenticateResponse, "/etcdserverpb.Auth/Authenticate", repeatable;
-}
-
-fn repeatable<T>(_request: &T) -> Idempotence {
-    Idempotence::Repeatable
-}
-
-fn once<T>(_request: &T) -> Idempotence {
-    Idempotence::Once
+    TxnRequest => TxnResponse, "/etcdserverpb.KV/Txn", TxnRequest::idempotence_of_parts;
 }
 
 impl TxnRequest {
-    fn of_its_parts(&self) -> Idempotence {
+    fn idempotence_of_parts(&self) -> Idempotence {
         let mut parts = self.success.iter().chain(&self.failure);
         let only_reads = parts.all(|part| matches!(part.request, Some(Request::Range(_)) | None));
         if only_reads { Idempotence::Repeatable } else { Idempotence::Once }
     }
 }
-
-/// The method of the watch stream.
-pub(crate) const WATCH: &str = "/etcdserverpb.Watch/Watch";
-pub(crate) const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ResponseHeader {
@@ -83,10 +30,10 @@ pub(crate) struct ResponseHeader {
     pub(crate) revision: i64,
 }
 
-/// An entry as ranges and events bring it.
+/// An entry in a range or in an event.
 ///
-/// A range with `keys_only` promises the key and its revisions, and nothing else: `value` is empty, and from etcd 3.7 on
-/// `lease` is 0. A full range and the event of a put have both. The event of a deletion has the key and `mod_revision`.
+/// From a range with `keys_only`, use the key and its revisions only: `value` is empty, and from etcd 3.7 on `lease` is
+/// 0. A full range and the event of a put have both. The event of a deletion has the key and `mod_revision`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct KeyValue {
     #[prost(bytes = "bytes", tag = "1")]
@@ -149,7 +96,7 @@ pub(crate) struct RangeResponse {
     pub(crate) more: bool,
 }
 
-/// A range whose answer may be very large; the caller decodes it.
+/// A range whose answer may be very large. The caller decodes it.
 pub(crate) struct List(pub(crate) RangeRequest);
 
 impl Call for List {
@@ -166,7 +113,7 @@ impl Call for List {
     }
 }
 
-/// A message as it came, for the caller to decode.
+/// An encoded message, for the caller to decode.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Undecoded(pub(crate) Bytes);
 
@@ -281,7 +228,7 @@ pub(crate) enum CompareTarget {
     Lease = 4,
 }
 
-/// A comparison for equality, the only one in use: `result` stays 0.
+/// A comparison for equality, the only one in use: the field `result` is left at 0.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Compare {
     #[prost(enumeration = "CompareTarget", tag = "2")]
@@ -323,157 +270,3 @@ pub(crate) struct TxnResponse {
     #[prost(message, repeated, tag = "3")]
     pub(crate) responses: Vec<ResponseOp>,
 }
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct WatchRequest {
-    #[prost(oneof = "WatchCommand", tags = "1, 2")]
-    pub(crate) command: Option<WatchCommand>,
-}
-
-#[derive(Clone, PartialEq, Oneof)]
-pub(crate) enum WatchCommand {
-    #[prost(message, tag = "1")]
-    Create(WatchCreateRequest),
-    #[prost(message, tag = "2")]
-    Cancel(WatchCancelRequest),
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct WatchCreateRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(crate) key: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) range_end: Bytes,
-    #[prost(int64, tag = "3")]
-    pub(crate) start_revision: i64,
-    #[prost(int64, tag = "7")]
-    pub(crate) watch_id: i64,
-    #[prost(bool, tag = "8")]
-    pub(crate) fragment: bool,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct WatchCancelRequest {
-    #[prost(int64, tag = "1")]
-    pub(crate) watch_id: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct WatchResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) header: Option<ResponseHeader>,
-    #[prost(int64, tag = "2")]
-    pub(crate) watch_id: i64,
-    #[prost(bool, tag = "3")]
-    pub(crate) created: bool,
-    #[prost(bool, tag = "4")]
-    pub(crate) canceled: bool,
-    #[prost(int64, tag = "5")]
-    pub(crate) compact_revision: i64,
-    #[prost(string, tag = "6")]
-    pub(crate) cancel_reason: String,
-    #[prost(bool, tag = "7")]
-    pub(crate) fragment: bool,
-    #[prost(message, repeated, tag = "11")]
-    pub(crate) events: Vec<Event>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
-#[repr(i32)]
-pub(crate) enum EventType {
-    Put = 0,
-    Delete = 1,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Event {
-    #[prost(enumeration = "EventType", tag = "1")]
-    pub(crate) event_type: i32,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) kv: Option<KeyValue>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct LeaseGrantRequest {
-    /// Seconds.
-    #[prost(int64, tag = "1")]
-    pub(crate) ttl: i64,
-    #[prost(int64, tag = "2")]
-    pub(crate) id: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct LeaseGrantResponse {
-    /// Seconds; may be more than was asked for.
-    #[prost(int64, tag = "3")]
-    pub(crate) ttl: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct LeaseRevokeRequest {
-    #[prost(int64, tag = "1")]
-    pub(crate) id: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct LeaseRevokeResponse {}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct LeaseKeepAliveRequest {
-    #[prost(int64, tag = "1")]
-    pub(crate) id: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct LeaseKeepAliveResponse {
-    #[prost(int64, tag = "2")]
-    pub(crate) id: i64,
-    /// Seconds; 0 for a lease that does not exist, which is no error to etcd.
-    #[prost(int64, tag = "3")]
-    pub(crate) ttl: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct StatusRequest {}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct StatusResponse {
-    /// The member id of the leader; 0: none.
-    #[prost(uint64, tag = "4")]
-    pub(crate) leader: u64,
-    /// What is wrong with the cluster, alarms included.
-    #[prost(string, repeated, tag = "8")]
-    pub(crate) errors: Vec<String>,
-    #[prost(bool, tag = "10")]
-    pub(crate) is_learner: bool,
-}
-
-/// Not shown by `Debug`: one of its fields is a password.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub(crate) struct AuthenticateRequest {
-    #[prost(string, tag = "1")]
-    pub(crate) name: String,
-    #[prost(string, tag = "2")]
-    pub(crate) password: String,
-}
-
-/// Not shown by `Debug`: its field is a secret.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub(crate) struct AuthenticateResponse {
-    #[prost(string, tag = "2")]
-    pub(crate) token: String,
-}
-
-macro_rules! hidden {
-    ($($secret:ty)*) => {
-        $(impl std::fmt::Debug for $secret {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("(hidden)")
-            }
-        })*
-    };
-}
-
-hidden! { AuthenticateRequest AuthenticateResponse }
