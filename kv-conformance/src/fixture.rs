@@ -77,7 +77,7 @@ pub trait Faults: Send + Sync {
     /// The `host:port` of each member, as clients reach it.
     fn endpoints(&self) -> Vec<String>;
 
-    /// Connects a client that knows only these endpoints and tries the first one first.
+    /// Connects a client that knows only these endpoints; it may try them in any order.
     async fn connect_to(&self, endpoints: &[String]) -> kv_core::Result<Kv>;
 
     /// Counts the resources that the store holds for its clients.
@@ -85,6 +85,11 @@ pub trait Faults: Send + Sync {
 
     /// The number of the leader; 0 for a single server.
     async fn leader(&self) -> Result<usize, String>;
+
+    /// Whether the store can serve now: some member answers a linearizable read. It is asked several times a second.
+    async fn serves(&self) -> bool {
+        self.leader().await.is_ok()
+    }
 
     /// Kills a member's process without warning. Its data is kept.
     async fn kill(&self, member: usize) -> Result<(), String>;

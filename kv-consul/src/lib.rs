@@ -84,7 +84,7 @@
 //!   sub-directories: one by one if there are few, and otherwise all names below by one request.
 //! - **Leases** are [sessions](https://developer.hashicorp.com/consul/api-docs/session) without health checks. Only the
 //!   time to live ends them, and Consul notices that at most one more time to live later. A session also ends when its
-//!   agent leaves the cluster.
+//!   agent leaves the cluster ([`EndsLeases`](kv_core::MemberLeave::EndsLeases)), but not when that is restarted.
 //! - **Locks** are those of `consul lock`: the lock on `NAME` is the entry `NAME/.lock` with the flags of Consul's own
 //!   lock, so `consul lock NAME` and this lock exclude one another. The token needs the permission to write that entry.
 //!   Entries with this last segment and these flags are shown by no read and no watch. An entry `NAME/.lock` with other

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, WatchHistory};
+use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, MemberLeave, WatchHistory};
 
 use crate::api::messages::AgentSelf;
 use crate::error::go_duration;
@@ -88,6 +88,8 @@ fn limits(agent: &AgentSelf) -> (Limits, usize) {
         watch_history: WatchHistory::Latest,
         foreign_write: ForeignWrite::Keeps,
         lock_order: LockOrder::PerHandle,
+        // A session belongs to the node of its agent, and an agent that leaves takes its node out of the catalog.
+        member_leave: MemberLeave::EndsLeases,
     };
     (limits, body)
 }

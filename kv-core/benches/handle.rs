@@ -14,7 +14,9 @@ use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use kv_core::backend::{Backend, EventStream, Grant, Snapshot, Txn};
-use kv_core::{Error, Event, EventType, ExpiryLag, ForeignWrite, Kv, Limits, LockOrder, Result, Value, WatchHistory};
+use kv_core::{
+    Error, Event, EventType, ExpiryLag, ForeignWrite, Kv, Limits, LockOrder, MemberLeave, Result, Value, WatchHistory,
+};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -62,6 +64,7 @@ impl Backend for Ready {
             watch_history: WatchHistory::Every,
             foreign_write: ForeignWrite::Keeps,
             lock_order: LockOrder::Asked,
+            member_leave: MemberLeave::KeepsLeases,
         }
     }
 

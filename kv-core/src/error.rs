@@ -437,20 +437,38 @@ impl Error {
         }
     }
 
-    /// Adds to a backend's error where it arose, in the caller's terms. Errors are completed nowhere else.
+    /// Adds to a backend's error where it arose, in the caller's terms ([clause K4](crate::contract::CLAUSES#K4)). Errors
+    /// are completed nowhere else.
+    ///
+    /// There is no wildcard: a new variant must say here whether it names keys.
     pub(crate) fn located(mut self, backend: &str, operation: &str, key: &str, root: &str) -> Self {
         match &mut self {
-            Self::NotFound { key } | Self::Conflict { key, .. } | Self::Lost { key } | Self::Closed { key } => {
-                make_relative(key, root);
-            }
+            Self::NotFound { key }
+            | Self::Conflict { key, .. }
+            | Self::Lost { key }
+            | Self::Closed { key }
+            | Self::InvalidKey { key, .. }
+            | Self::ValueTooLarge { key, .. }
+            | Self::OverlappingWrites { key }
+            | Self::ForeignLock { key, .. } => make_relative(key, root),
             Self::LeftToLapse { keys, .. } => keys.iter_mut().for_each(|key| make_relative(key, root)),
-            other => {
-                if let Some((context, _)) = other.context_mut() {
-                    backend.clone_into(&mut context.backend);
-                    operation.clone_into(&mut context.operation);
-                    key.clone_into(&mut context.key);
-                }
+            Self::Unavailable { context, .. }
+            | Self::Indeterminate { context, .. }
+            | Self::PermissionDenied { context, .. }
+            | Self::StorageFull { context, .. }
+            | Self::UnexpectedAnswer { context, .. } => {
+                backend.clone_into(&mut context.backend);
+                operation.clone_into(&mut context.operation);
+                key.clone_into(&mut context.key);
             }
+            Self::TxnTooLarge { .. }
+            | Self::InvalidTtl { .. }
+            | Self::Compacted { .. }
+            | Self::InvalidAddress { .. }
+            | Self::UnknownScheme { .. }
+            | Self::DuplicateScheme { .. }
+            | Self::UnknownParameter { .. }
+            | Self::NoneAnswered { .. } => {}
         }
         self
     }

@@ -17,6 +17,13 @@ use crate::{EphemeralKey, Error, Limits, Listing, Lock, Result, TxnBuilder, Valu
 /// [clause A6](crate::contract::CLAUSES#A6)). Unless a method says otherwise, dropping its future is harmless for reads
 /// and leaves the fate of a write unknown.
 ///
+/// # Runtimes
+/// A handle works from any number of tokio runtimes, at once or one after the other
+/// ([clause S1](crate::contract::CLAUSES#S1)), also a static one that many tests with a runtime of their own share. A
+/// runtime must have time enabled, and IO for a store that is reached over the network. The backend says what else
+/// lives on a runtime, and what becomes of it. A call that needs a runtime and is polled outside any panics, and takes
+/// nothing.
+///
 /// # Errors of every call
 /// Besides those that a method names: [`Error::Unavailable`] when the store cannot be reached or cannot serve,
 /// [`Error::PermissionDenied`], [`Error::UnexpectedAnswer`], and for a write [`Error::Indeterminate`] when it may or

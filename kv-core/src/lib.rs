@@ -54,7 +54,7 @@ pub use ephemeral_key::EphemeralKey;
 pub use error::{ConflictKind, Context, Error, Result, Source};
 pub use event::{Event, EventType, InvalidEventType};
 pub use kv::Kv;
-pub use limits::{ExpiryLag, ForeignWrite, Limits, LockOrder, WatchHistory};
+pub use limits::{ExpiryLag, ForeignWrite, Limits, LockOrder, MemberLeave, WatchHistory};
 pub use lock::Lock;
 pub use registry::{Registration, Registry, connect};
 pub use txn::TxnBuilder;

@@ -36,6 +36,8 @@ pub struct Limits {
     pub foreign_write: ForeignWrite,
     /// In which order those who wait for a lock are served ([clause L13](crate::contract::CLAUSES#L13)).
     pub lock_order: LockOrder,
+    /// What becomes of leases when the member that granted them leaves the store (clause L1).
+    pub member_leave: MemberLeave,
 }
 
 /// How late the store may notice that a lease has lapsed: a fixed time plus a multiple of its time to live.
@@ -87,6 +89,18 @@ pub enum ForeignWrite {
     /// The key keeps its lease: it has the new value, `renew`, `set` and `destroy` go on working, and it still vanishes
     /// once its time to live lapses.
     Keeps,
+}
+
+/// What becomes of leases when the member that granted them leaves the store, as before it is removed (clause L1).
+///
+/// A member that crashes or is restarted has not left: leases outlive that on every store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberLeave {
+    /// Leases are the store's, and go on.
+    KeepsLeases,
+    /// Leases are the member's, and end with it: their keys vanish, and their locks pass on, before their time to live has
+    /// passed. The handles learn it as from any loss.
+    EndsLeases,
 }
 
 /// In which order those who wait for a lock are served (clause L13).

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_core::backend::{Backend, EventStream, Grant, Snapshot, Txn};
-use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, Result, Value, WatchHistory};
+use kv_core::{ExpiryLag, ForeignWrite, Limits, LockOrder, MemberLeave, Result, Value, WatchHistory};
 
 use crate::api::messages::StatusRequest;
 use crate::api::range::Range;
@@ -29,6 +29,7 @@ const LIMITS: Limits = Limits {
     watch_history: WatchHistory::Every,
     foreign_write: ForeignWrite::Detaches,
     lock_order: LockOrder::Asked,
+    member_leave: MemberLeave::KeepsLeases,
 };
 
 /// An etcd cluster as a backend of [`kv_core::Kv`]. Dropping the last reference ends its connections and tasks.

@@ -122,6 +122,9 @@ impl<J: Job> Transactions<J> {
             (vec![true; jobs.len()], answer)
         } else {
             let ready = self.client.ready(&callers).await?;
+            for caller in &callers {
+                caller.asks(ready.endpoint());
+            }
             // Those who have given up meanwhile were told that nothing was applied.
             let waited_for: Vec<bool> = callers.iter().map(Call::sent).collect();
             if !waited_for.contains(&true) {
@@ -174,6 +177,10 @@ impl<J: Job> Carrier for Transactions<J> {
 
     fn is_answer(&self, answer: &Self::Answer) -> bool {
         answer.is_ok()
+    }
+
+    fn queued(&self, one: &One<J>) {
+        one.caller.asks(&self.client.next_endpoint());
     }
 
     async fn send_alone(&self, one: One<J>) -> Self::Answer {

@@ -32,8 +32,9 @@
 //! # Runtimes
 //!
 //! A handle works from any number of tokio runtimes, at once or one after the other ([clause S1](kv_core::contract)).
-//! Each runtime has its own connection, login, watch stream, renewals and queues. A watch belongs to the runtime in
-//! which it was opened, and ends with an error together with that runtime.
+//! Each runtime has its own connection, login, watch stream, renewals and queues. It must have time and IO enabled. A
+//! watch belongs to the runtime in which it was opened, and ends with an error together with that runtime. A call
+//! outside any runtime panics.
 //!
 //! # Versions of etcd
 //!

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::backend::{Backend, EventStream, Grant, Guard, Operation, Snapshot, Txn};
 use kv_core::clock::Moment;
-use kv_core::{ExpiryLag, Limits, LockOrder, Result, Value, WatchHistory};
+use kv_core::{ExpiryLag, Limits, LockOrder, MemberLeave, Result, Value, WatchHistory};
 use tokio::sync::Notify;
 
 use crate::lease::MemoryLease;
@@ -85,6 +85,7 @@ impl Backend for MemoryBackend {
             watch_history: WatchHistory::Every,
             foreign_write: self.shared.options.foreign_write,
             lock_order: LockOrder::Asked,
+            member_leave: MemberLeave::KeepsLeases,
         }
     }
 

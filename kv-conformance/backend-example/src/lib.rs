@@ -16,7 +16,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use kv_core::backend::{Address, Backend, Check, EventStream, Grant, Guard, Lease, Operation, Snapshot, Txn};
 use kv_core::clock::Moment;
 use kv_core::{
-    Error, Event, EventType, ExpiryLag, ForeignWrite, Limits, Listing, LockOrder, Registration, Result, Value,
+    Error, Event, EventType, ExpiryLag, ForeignWrite, Limits, Listing, LockOrder, MemberLeave, Registration, Result, Value,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -311,6 +311,7 @@ impl Backend for FileBackend {
             watch_history: kv_core::WatchHistory::Every,
             foreign_write: ForeignWrite::Keeps,
             lock_order: LockOrder::Asked,
+            member_leave: MemberLeave::KeepsLeases,
         }
     }
 

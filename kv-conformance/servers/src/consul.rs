@@ -98,11 +98,16 @@ pub(crate) async fn serves(
     if peers.as_array().map_or(0, Vec::len) < members {
         return Err(Error::new(format!("it knows of these servers: {peers}")));
     }
+    reads(http, member, management).await.map(|()| true)
+}
+
+/// Asks a member for a consistent read.
+pub(crate) async fn reads(http: &Http, member: usize, management: Option<&Credential>) -> Result<(), Error> {
     let path = "/v1/kv/kv-conformance/ready?consistent";
     let (status, text) = http.ask(member, Method::GET, path, None, header(management)).await?;
     // A missing key is an answer as well.
     if status.is_success() || status == StatusCode::NOT_FOUND {
-        return Ok(true);
+        return Ok(());
     }
     Err(Error::new(format!("a consistent read: {status}: {}", text.trim())))
 }

@@ -180,6 +180,14 @@ impl Cluster {
         self.ask(member).await.is_ok_and(|serves| serves)
     }
 
+    /// Whether a member answers a linearizable read now, even if it does not know all of its peers.
+    pub(crate) async fn reads(&self, member: usize) -> bool {
+        match self.kind {
+            Kind::Etcd => etcd::serves(&self.http, member).await.is_ok_and(|serves| serves),
+            Kind::Consul => consul::reads(&self.http, member, self.admin.as_ref()).await.is_ok(),
+        }
+    }
+
     /// Waits until a member answers a linearizable read.
     ///
     /// # Errors

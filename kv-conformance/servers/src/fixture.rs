@@ -139,6 +139,13 @@ impl Faults for ServerFixture {
         self.cluster()?.await_leader(None).await.map_err(|error| error.to_string())
     }
 
+    async fn serves(&self) -> bool {
+        let Some(cluster) = &self.cluster else { return false };
+        let asking = (0..cluster.members())
+            .map(|member| Box::pin(async move { if cluster.reads(member).await { Ok(()) } else { Err(()) } }));
+        futures_util::future::select_ok(asking).await.is_ok()
+    }
+
     async fn kill(&self, member: usize) -> Result<(), String> {
         self.cluster()?.kill(member).await.map_err(|error| error.to_string())
     }

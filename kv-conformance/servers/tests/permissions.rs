@@ -1,8 +1,11 @@
 //! What a client sees when it loses the permission to read. Needs Docker.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use kv_conformance::testing::soon;
-use kv_conformance_servers::{Access, Cluster, Kind, Options};
-use kv_core::{Error, Registration, Registry};
+use kv_conformance_servers::{Access, Cluster, Credential, Kind, Options};
+use kv_core::{EphemeralKey, Error, Registration, Registry};
 
 #[tokio::test]
 async fn etcd_reports_a_lost_permission() {
@@ -44,5 +47,44 @@ async fn permission_taken_away(kind: Kind, backend: Registration) {
     denied(kv.keys("dir").await.map(drop), "keys");
     denied(kv.observe("dir/").await.map(drop), "observe");
     denied(kv.set("dir/a", "2").await.map(drop), "set");
+    cluster.stop().await;
+}
+
+/// Clause S2: etcd ends the whole stream of renewals when it denies one of them (since 3.5.28 and 3.6.10).
+#[tokio::test]
+async fn a_renewal_that_is_denied_fails_no_other() {
+    const TTL: Duration = Duration::from_secs(300);
+    let cluster = Cluster::start(Kind::Etcd, 1, Options::default().access_control()).await.expect("a server");
+    let user = cluster.grant("dir/", Access::Write).await.expect("a credential");
+    let (Credential::User { name, .. }, Some(Credential::User { name: root, password })) = (&user, cluster.admin())
+    else {
+        panic!("etcd has users")
+    };
+    let login = format!("{root}:{password}");
+    let role = async |change: &[&str]| {
+        let command = [&["etcdctl", "--user", &login, "role"], change].concat();
+        let changed = cluster.exec(0, &command).await.expect("the command runs");
+        assert_eq!(changed.code, 0, "{changed:?}");
+    };
+    role(&["grant-permission", name, "readwrite", "apart"]).await;
+    let kv = Registry::new().with(kv_etcd::REGISTRATION).connect(&cluster.address_as(&user)).await.expect("a client");
+    let apart = kv.ephemeral_key("apart", TTL).await.expect("a permitted key");
+    let keys = join_all((0..10).map(|number| {
+        let (kv, key) = (&kv, format!("dir/{number}"));
+        async move { kv.ephemeral_key(&key, TTL).await.expect("a permitted key") }
+    }));
+    let keys = keys.await;
+    let lock = kv.lock("dir/lock", TTL).await.expect("a permitted lock");
+    role(&["revoke-permission", name, "apart"]).await;
+    for round in 0..5 {
+        let renewing = join_all(keys.iter().map(EphemeralKey::renew));
+        let (renewed, held, denied) =
+            soon("renewals", async { tokio::join!(renewing, lock.renew(), apart.renew()) }).await;
+        assert!(renewed.iter().all(Result::is_ok) && held.is_ok(), "round {round}: {renewed:?}, {held:?}");
+        assert!(matches!(denied, Err(Error::PermissionDenied { .. })), "round {round}: {denied:?}");
+        let another = kv.lock("dir/another", TTL).await.expect("a permitted lock");
+        another.unlock().await.expect("unlocked");
+    }
+    lock.unlock().await.expect("unlocked");
     cluster.stop().await;
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use kv_core::{Error, Event, EventType, Kv, WatchHistory};
 
 use crate::case::cases;
+use crate::chaos::proxy::{Cut, Proxy};
 use crate::chaos::{Cuts, weather};
 use crate::client::{Client, Events};
 use crate::context::Context;
@@ -22,6 +23,7 @@ cases! { "faults":
     writes_report_their_fate ["W6"] needs [Faults] "Of writes in flight while the store is killed, those that succeeded are there and those reported as not applied are not."
     a_lock_survives_a_restart ["L4", "L5"] needs [Faults] "A restart takes no lock from its holder and gives it to no other."
     connections_cut ["R1", "R2", "W1", "W2", "W3", "W5", "W6", "E1", "E2", "E3", "E4", "E6", "L1", "L2", "L4", "L5"] needs [Faults] "All workloads go on while their connections are cut, truncated, stalled and delayed 500 times."
+    an_endpoint_that_resets_is_asked_last ["S5", "W6"] needs [Faults] "While one of two endpoints accepts connections and resets them, as a port forwarder does for a server that is away, no read fails, and only writes that were in flight are indeterminate."
     a_wait_survives_a_restart ["L4"] needs [Faults] "A waiter gets the lock even if the store restarts during the wait."
 }
 
@@ -248,4 +250,40 @@ async fn a_wait_survives_a_restart(cx: Context) -> Outcome {
 
 async fn connections_cut(cx: Context) -> Outcome {
     weather(&cx, cx.effort(), || Cuts::new(&cx)).await
+}
+
+async fn an_endpoint_that_resets_is_asked_last(cx: Context) -> Outcome {
+    const TASKS: usize = 8;
+    const CALLS: usize = 20;
+    let endpoints = cx.faults()?.endpoints();
+    let relay = |number: usize| Proxy::start(endpoints[number % endpoints.len()].clone());
+    let relays = [relay(0).await?, relay(1).await?];
+    let both = relays.each_ref().map(|relay| relay.endpoint().to_owned());
+    let kv = cx.faults()?.connect_to(&both).await?.scoped(cx.directory())?;
+    kv.set("key", "").await?;
+    // Which of them the handle uses is not known: each has its turn.
+    for relay in &relays {
+        cx.note(format_args!("{} resets every connection", relay.endpoint()));
+        relay.refuse();
+        relay.cut(Cut::Reset);
+        let calling = (0..TASKS).map(|task| {
+            let kv = &kv;
+            async move {
+                let mut unknown = 0;
+                for call in 0..CALLS {
+                    match kv.set(&format!("{task}/{call}"), "").await {
+                        Err(Error::Indeterminate { .. }) => unknown += 1,
+                        result => drop(result.keeps("S5")?),
+                    }
+                    kv.get("key").await.keeps("S5")?;
+                }
+                Outcome::Ok(unknown)
+            }
+        });
+        let unknown: usize = futures_util::future::try_join_all(calling).await?.into_iter().sum();
+        cx.note(format_args!("{unknown} of {} writes are indeterminate", TASKS * CALLS));
+        check!("S5", unknown <= TASKS, "{unknown} writes of {TASKS} tasks are indeterminate");
+        relay.heal();
+    }
+    Ok(())
 }

@@ -19,6 +19,8 @@ cases! { "isolation":
     calls_cancelled_all_the_time ["S2"] "Eight tasks that drop their calls after a few milliseconds, for ten seconds, disturb no other caller's writes."
     refused_calls_fail_nobody_else ["S2", "W2", "W3"] "Calls that are refused or invalid do not fail others that are made at the same moment."
     large_reads_on_a_slow_line ["S2"] needs [Faults] "Many large reads on a slow line do not make small calls time out."
+    large_writes_on_a_slow_line ["S2"] needs [Faults] "Many large writes on a slow line do not make small calls time out."
+    many_events_on_a_slow_line ["S2"] needs [Faults] "Watches that fill a slow line do not make small calls time out."
     slow_readers_hold_up_nobody ["S2", "E5"] "Watches that nobody reads hold up no other watch, renewal, lock or write of the same handle."
     abandoned_waits_hold_up_no_lock ["S2", "L4"] "Hundreds of lock waits that are dropped hold up no other lock, and the lock itself passes on."
 }
@@ -178,26 +180,14 @@ async fn refused_calls_fail_nobody_else(cx: Context) -> Outcome {
     Ok(())
 }
 
-async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
-    /// Bytes a second; what the readers ask for together takes this line twice the timeout of the small calls.
-    const RATE: u32 = 2 << 20;
-    const TOGETHER: usize = 20 << 20;
+/// Bytes a second of a slow line, in each direction.
+const RATE: u32 = 2 << 20;
+/// Takes a slow line twice the timeout of the small calls.
+const TOGETHER: usize = 20 << 20;
+
+/// Makes small calls while others fill the line; none may fail. Returns how long the slowest took.
+async fn small_calls(kv: &Kv) -> Outcome<Duration> {
     const SMALL: usize = 20;
-    let size = 700_000.min(cx.limits().value_bytes / 10 * 9);
-    let readers = (TOGETHER / size).clamp(8, 64);
-    let link = Link::start(cx.faults()?.endpoints().swap_remove(0)).await?;
-    let kv = cx.faults()?.connect_to(&[link.endpoint().to_owned()]).await?.scoped(cx.directory())?;
-    kv.set("large", vec![b'x'; size]).await?;
-    kv.set("small", "1").await?;
-    link.set(Line::Narrow(RATE));
-    let patient = kv.clone().with_timeout(Duration::from_secs(120));
-    let mut reading = JoinSet::new();
-    for _ in 0..readers {
-        let kv = patient.clone();
-        reading.spawn(async move { while kv.get("large").await.is_ok() {} });
-    }
-    // Until the line is full.
-    tokio::time::sleep(Duration::from_millis(500)).await;
     let mut slowest = Duration::ZERO;
     for number in 0..SMALL {
         let began = Instant::now();
@@ -207,6 +197,75 @@ async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
         }
         slowest = slowest.max(began.elapsed());
     }
+    Ok(slowest)
+}
+
+/// A handle behind a line that is not slow yet.
+async fn behind_a_line(cx: &Context) -> Outcome<(Link, Kv)> {
+    let link = Link::start(cx.faults()?.endpoints().swap_remove(0))?;
+    let kv = cx.faults()?.connect_to(&[link.endpoint().to_owned()]).await?.scoped(cx.directory())?;
+    kv.set("small", "1").await?;
+    Ok((link, kv))
+}
+
+async fn large_writes_on_a_slow_line(cx: Context) -> Outcome {
+    let size = 700_000.min(cx.limits().value_bytes / 10 * 9);
+    let writers = (TOGETHER / size).clamp(8, 64);
+    let (link, kv) = behind_a_line(&cx).await?;
+    let patient = kv.clone().with_timeout(Duration::from_secs(120));
+    link.set(Line::Narrow(RATE));
+    let mut writing = JoinSet::new();
+    for number in 0..writers {
+        let kv = patient.clone();
+        writing.spawn(async move { while kv.set(&format!("large/{number}"), vec![b'x'; size]).await.is_ok() {} });
+    }
+    // Until the line is full.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let slowest = small_calls(&kv).await?;
+    check!("S2", writing.len() == writers && writing.try_join_next().is_none(), "a large write failed");
+    link.set(Line::Open);
+    writing.shutdown().await;
+    cx.note(format_args!("{writers} writers of {size} bytes; small calls took {slowest:?} at most"));
+    Ok(())
+}
+
+async fn many_events_on_a_slow_line(cx: Context) -> Outcome {
+    let size = 200_000.min(cx.limits().value_bytes / 10 * 9);
+    let (link, kv) = behind_a_line(&cx).await?;
+    let mut watching = JoinSet::new();
+    for number in 0..4 {
+        let mut watch = kv.watch(&format!("large/{number}/"), 0).await.keeps("S2")?;
+        watching.spawn(async move { while let Some(Ok(_)) = watch.next().await {} });
+    }
+    link.set(Line::Narrow(RATE));
+    let other = cx.client().await?.kv().clone();
+    let writes = TOGETHER / size;
+    for number in 0..writes {
+        other.set(&format!("large/{}/{number}", number % 4), vec![b'x'; size]).await?;
+    }
+    let slowest = small_calls(&kv).await?;
+    check!("E4", watching.try_join_next().is_none(), "a watch ended because its line is slow");
+    link.set(Line::Open);
+    watching.shutdown().await;
+    cx.note(format_args!("{writes} events of {size} bytes; small calls took {slowest:?} at most"));
+    Ok(())
+}
+
+async fn large_reads_on_a_slow_line(cx: Context) -> Outcome {
+    let size = 700_000.min(cx.limits().value_bytes / 10 * 9);
+    let readers = (TOGETHER / size).clamp(8, 64);
+    let (link, kv) = behind_a_line(&cx).await?;
+    kv.set("large", vec![b'x'; size]).await?;
+    link.set(Line::Narrow(RATE));
+    let patient = kv.clone().with_timeout(Duration::from_secs(120));
+    let mut reading = JoinSet::new();
+    for _ in 0..readers {
+        let kv = patient.clone();
+        reading.spawn(async move { while kv.get("large").await.is_ok() {} });
+    }
+    // Until the line is full.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let slowest = small_calls(&kv).await?;
     link.set(Line::Open);
     reading.shutdown().await;
     cx.note(format_args!("{readers} readers of {size} bytes; small calls took {slowest:?} at most"));

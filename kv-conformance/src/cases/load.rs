@@ -14,10 +14,12 @@ use crate::context::Context;
 use crate::fixture::Census;
 use crate::outcome::{Broke, Keeps as _, Outcome, all_end, check, same};
 use crate::random::Random;
+use crate::runtime::Apart;
 
 cases! { "load":
     many_at_a_time ["A6", "E1", "L4", "L5", "W2"] needs [Faults] "A thousand tasks, a thousand watches and 500 waiters for one lock are served concurrently and leave nothing behind."
     clients_come_and_go ["A6", "L7", "E4"] needs [Faults] "Clients that connect, watch, lock, and are dropped leave no task, connection, lease or key behind."
+    runtimes_come_and_go ["S1", "L7"] needs [Faults] "Two hundred runtimes use one handle, one after the other: no call fails, and nothing is left of them."
     a_soak_leaves_memory_flat ["E5", "L7"] needs [Faults] "Memory does not grow under a long mixture of calls."
 }
 
@@ -164,6 +166,36 @@ async fn clients_come_and_go(cx: Context) -> Outcome {
     nothing_is_left(&cx, &before).await?;
     cx.summarize(format!("{clients} clients have come and gone"));
     Ok(())
+}
+
+async fn runtimes_come_and_go(cx: Context) -> Outcome {
+    const RUNTIMES: usize = 200;
+    const TOGETHER: usize = 12;
+    let kv = connect(&cx).await?;
+    kv.set("before", "").await?;
+    let before = Held::now(&cx).await?;
+    for number in 0..RUNTIMES {
+        let (apart, kv) = (Apart::new(cx.patience() * 2)?, kv.clone());
+        let using = apart.run(async move {
+            let mut watch = kv.watch(&format!("{number}/"), 0).await.keeps("S1")?;
+            let writing = (0..TOGETHER).map(|one| {
+                let (kv, key) = (&kv, format!("{number}/{one}"));
+                async move {
+                    let index = kv.set(&key, "").await?;
+                    Ok((index, kv.get(&key).await?.index))
+                }
+            });
+            for (written, read) in try_join_all(writing).await.keeps("S1")? {
+                same!("S1", read, written, "the index that runtime {number} reads");
+            }
+            let event = watch.next().await.transpose().keeps("S1")?;
+            check!("S1", event.is_some(), "the watch of runtime {number} ended");
+            kv.delete_tree(&number.to_string()).await.keeps("S1")
+        });
+        using.await??;
+        apart.end().await?;
+    }
+    nothing_is_left(&cx, &before).await
 }
 
 /// The resident memory of this process in KiB, where the system reports it.

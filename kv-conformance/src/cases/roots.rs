@@ -56,6 +56,17 @@ async fn errors_are_relative(cx: Context) -> Outcome {
     let guarded = app.kv().txn().held(&lock).set("b", "2");
     app.call("unlock", lock.unlock()).await?;
     refused!("K4", app.commit(guarded).await, Error::Lost { key } if key == "lock");
+    let member = app.ephemeral_key("members/a", cx.long_ttl()).await?;
+    app.delete("members/a").await?;
+    refused!("K4", member.set("late").await, Error::Lost { key } if key == "members/a");
+    refused!("K4", member.renew().await, Error::Lost { key } if key == "members/a");
+    refused!("K4", member.destroy().await, Error::Lost { key } if key == "members/a");
+    let overlapping = app.kv().txn().set("x/a", "").delete_tree("x");
+    refused!("K4", app.commit(overlapping).await, Error::OverlappingWrites { key } if !key.contains("app"));
+    refused!("K4", app.set("in//valid", "").await, Error::InvalidKey { key, .. } if key == "in//valid");
+    let apart = app.scoped("closed")?;
+    apart.kv().close().await?;
+    refused!("K4", apart.kv().lock("lock", cx.long_ttl()).await, Error::Closed { key } if key == "lock");
     Ok(())
 }
 

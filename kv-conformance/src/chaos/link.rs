@@ -1,6 +1,7 @@
 //! A relay between clients and one server that can limit the rate of bytes, or withhold everything.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const BUFFER: u32 = 64 << 10;
 pub(crate) enum State {
     /// Passes everything on at once.
     Open,
-    /// All that servers send takes its turn: so many bytes a second, of all connections together.
+    /// All that is sent takes its turn: so many bytes a second in each direction, of all connections together.
     Narrow(u32),
     /// Reads and keeps what clients send, and passes nothing on in either direction.
     Deaf,
@@ -41,22 +42,28 @@ struct Shared {
     state: watch::Sender<State>,
     /// Everything that clients have sent, in the order of arrival.
     heard: Mutex<Vec<u8>>,
-    /// When the line is free again.
-    free: Mutex<Instant>,
+    /// When the line is free again, for what clients send and for what servers send.
+    free: [Mutex<Instant>; 2],
 }
+
+const UP: usize = 0;
+const DOWN: usize = 1;
 
 impl Link {
     /// Listens on a free port for connections to `server`, a `host:port`.
     ///
     /// # Errors
     /// The error of the operating system, if it cannot listen.
-    pub(crate) async fn start(server: String) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+    pub(crate) fn start(server: String) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(BUFFER)?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let listener = socket.listen(1024)?;
         let endpoint = listener.local_addr()?.to_string();
         let shared = Arc::new(Shared {
             state: watch::Sender::new(State::Open),
             heard: Mutex::default(),
-            free: Mutex::new(Instant::now()),
+            free: [Mutex::new(Instant::now()), Mutex::new(Instant::now())],
         });
         let accepting = tokio::spawn(accept(listener, server, shared.clone()));
         Ok(Self { endpoint, shared, accepting })
@@ -122,9 +129,14 @@ async fn upstream(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shar
         if length == 0 {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        let deaf = *shared.state.borrow() == State::Deaf;
-        shared.heard.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&piece[..length]);
-        if !deaf {
+        let state = *shared.state.borrow();
+        match state {
+            State::Narrow(rate) => tokio::time::sleep_until(shared.turn(UP, length, rate)).await,
+            State::Open | State::Deaf => {
+                shared.heard.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&piece[..length]);
+            }
+        }
+        if state != State::Deaf {
             to.write_all(&piece[..length]).await?;
         }
     }
@@ -140,7 +152,7 @@ async fn downstream(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Sh
         let state = *shared.state.borrow();
         match state {
             State::Open => {}
-            State::Narrow(rate) => tokio::time::sleep_until(shared.turn(length, rate)).await,
+            State::Narrow(rate) => tokio::time::sleep_until(shared.turn(DOWN, length, rate)).await,
             State::Deaf => {
                 let mut states = shared.state.subscribe();
                 let _ = states.wait_for(|state| *state != State::Deaf).await;
@@ -151,9 +163,9 @@ async fn downstream(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Sh
 }
 
 impl Shared {
-    /// When so many bytes have passed, after all those before them.
-    fn turn(&self, length: usize, rate: u32) -> Instant {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+    /// When so many bytes have passed, after all those before them in the same direction.
+    fn turn(&self, direction: usize, length: usize, rate: u32) -> Instant {
+        let mut free = self.free[direction].lock().unwrap_or_else(PoisonError::into_inner);
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         *free = (*free).max(Instant::now()) + Duration::from_secs(1) * length / rate.max(1);
         *free

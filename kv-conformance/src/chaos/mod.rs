@@ -66,6 +66,7 @@
 mod cuts;
 pub mod distance;
 mod link;
+mod majority;
 mod nemesis;
 mod progress;
 pub mod proxy;
@@ -79,6 +80,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kv_core::{Kv, MemberLeave};
+
 use crate::context::Context;
 use crate::judge::{Recording, Watches};
 use crate::outcome::{Broke, Outcome};
@@ -88,10 +91,11 @@ pub(crate) use link::{Link, State as Line};
 pub(crate) use nemesis::{Fault, Nemesis};
 pub(crate) use storm::{Calm, Storm};
 
+use majority::Majority;
 use progress::Progress;
 use stage::Stage;
 use storm::Role;
-use tally::Tally;
+use tally::{Failure, Tally};
 use workload::{bank, busy, ephemeral, lock, register, watch};
 
 /// Runs all workloads under a new storm, this many times.
@@ -145,7 +149,11 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
     let stage = Stage::new(cx, storm.clone(), round);
     let busy = if storm.is_planned() { busy::TASKS } else { 0 };
     let tallies = Tallies::new(busy);
-    let ran = conduct(cx, &*storm, &stage, &tallies).await;
+    let majority = Majority::default();
+    let ran = tokio::select! {
+        ran = conduct(cx, &*storm, &stage, &tallies) => ran,
+        () = majority.watch(cx), if storm.is_planned() => unreachable!("it goes on until it is dropped"),
+    };
     if ran.is_err() {
         storm.mend(cx).await;
     }
@@ -176,13 +184,14 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
         let what = format!("the fault affected no client, so that nothing is proved:\n{}", told("no effect"));
         return Err(Broke { clause: None, what });
     }
+    let mut spared = String::new();
     if storm.is_planned() {
-        spared(&tallies).inspect_err(|_| cx.note(told("callers were not spared")))?;
+        spared = judge_failures(&tallies, &majority).inspect_err(|_| cx.note(told("callers were not spared")))?;
     }
     let events: usize = recording.watches.observations.iter().map(|one| one.events.len()).sum();
     Ok(told(&format!(
         "holds: {} register operations, {} audits, {} changes and {events} events in {} observations, {} critical \
-         sections ({lost_unguarded} unguarded increments lost), {} lives; affected: {}",
+         sections ({lost_unguarded} unguarded increments lost), {} lives; affected: {}{spared}",
         recording.registers.len(),
         recording.bank.audits.len(),
         recording.watches.changes.len(),
@@ -193,16 +202,32 @@ async fn run<S: Storm>(cx: &Context, storm: Arc<S>, round: u32) -> Outcome<Summa
     )))
 }
 
-/// Requires that no call failed which certainly did nothing: there was a majority, and time to make it again.
-fn spared(tallies: &Tallies) -> Outcome {
-    let mut told = String::new();
+/// Requires that no call failed which certainly did nothing, while there was a majority and time to make it again.
+/// Returns what the store's own outages were.
+fn judge_failures(tallies: &Tallies, majority: &Majority) -> Outcome<String> {
+    const TOLD: usize = 3;
+    let (mut told, mut excused) = (String::new(), 0);
     for tally in tallies.all() {
-        let (failures, first) = tally.failures();
-        if failures > 0 {
-            let _ = write!(told, "\n  {} of {}, such as {first:?}", failures, tally.workload);
+        let failures = tally.failures();
+        let owed = |failure: &&Failure| majority.owed(failure.began, failure.ended, Kv::DEFAULT_TIMEOUT);
+        let owed: Vec<_> = failures.iter().filter(owed).collect();
+        excused += failures.len() - owed.len();
+        if owed.is_empty() {
+            continue;
+        }
+        let _ = write!(told, "\n  {} of {}, such as", owed.len(), tally.workload);
+        for failure in owed.iter().take(TOLD) {
+            let _ = write!(told, " {:?} (after {:?})", failure.said, failure.ended - failure.began);
         }
     }
-    if told.is_empty() { Ok(()) } else { Err(Broke::new("S5", format!("calls failed during planned work:{told}"))) }
+    let (outages, longest) = majority.outages();
+    let outages =
+        format!("; {outages} times no member served, for {longest:?} at most, and {excused} calls had no more time");
+    if told.is_empty() {
+        Ok(outages)
+    } else {
+        Err(Broke::new("S5", format!("calls failed during planned work{outages}:{told}")))
+    }
 }
 
 /// Writes a history to a file and returns how to judge it again.
@@ -253,8 +278,9 @@ async fn conduct<S: Storm>(cx: &Context, storm: &S, stage: &Stage, tallies: &Tal
     };
     let (((registers, bank, changes, lock, lives, ()), last), observations, ()) =
         tokio::try_join!(working, observing, striking)?;
-    // A lease that the store ended before its time says nothing of the client.
-    let leases = if storm.ends_leases() { ephemeral::Lives::default() } else { lives };
+    // How long a lease lasts that may end with its member is judged by a case of its own.
+    let ends_early = storm.has_members_leave() && cx.limits().member_leave == MemberLeave::EndsLeases;
+    let leases = if ends_early { ephemeral::Lives::default() } else { lives };
     let recording = Recording {
         about: String::new(),
         registers,

@@ -182,8 +182,7 @@ impl Storm for Nemesis {
         )
     }
 
-    /// Consul removes a member that leaves from its catalog, and with it the sessions of the clients of that agent.
-    fn ends_leases(&self) -> bool {
+    fn has_members_leave(&self) -> bool {
         self.fault == Fault::LeftAndReturned
     }
 

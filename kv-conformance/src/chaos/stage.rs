@@ -65,9 +65,6 @@ impl Stage {
             (Some(endpoints), Some(faults)) => faults.connect_to(&endpoints).await?,
             _ => self.cx.fixture().connect().await?,
         };
-        // Planned work is judged by whether patience helps (clause S5). On a busy machine an election takes longer than
-        // the default timeout.
-        let kv = if self.storm.is_planned() { kv.with_timeout(self.cx.patience()) } else { kv };
         kv.scoped(&self.directory)
     }
 

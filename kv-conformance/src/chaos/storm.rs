@@ -39,8 +39,9 @@ pub(crate) trait Storm: Send + Sync + 'static {
         false
     }
 
-    /// Whether it ends leases before their time, as the store says it does.
-    fn ends_leases(&self) -> bool {
+    /// Whether members leave, and with them perhaps the leases that they granted
+    /// ([`Limits::member_leave`](kv_core::Limits::member_leave)).
+    fn has_members_leave(&self) -> bool {
         false
     }
 }

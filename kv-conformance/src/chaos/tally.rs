@@ -32,11 +32,18 @@ struct Counts {
     over: bool,
     /// The number of `unavailable`, `indeterminate` and `compacted` results since the fault began.
     trouble: usize,
-    /// Of `unavailable`, those since then, and what the first of them said.
-    failures: usize,
-    first_failures: Vec<String>,
+    /// Of `unavailable`, those since then.
+    failures: Vec<Failure>,
     longest_before: Duration,
     longest_since: Duration,
+}
+
+/// A call that failed, and certainly did nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) began: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) said: String,
 }
 
 #[derive(Debug)]
@@ -72,18 +79,19 @@ impl Tally {
         client: usize,
         call: impl Future<Output = kv_core::Result<T>>,
     ) -> kv_core::Result<T> {
+        let began = Instant::now();
         let result = call.await;
-        self.note(client, result.as_ref().err());
+        self.note(client, began, result.as_ref().err());
         result
     }
 
-    /// Counts the result of a call that was made elsewhere.
-    pub(crate) fn note(&self, client: usize, error: Option<&Error>) {
+    /// Counts the result of a call that was made elsewhere, and when it began.
+    pub(crate) fn note(&self, client: usize, began: Instant, error: Option<&Error>) {
         let mut counts = self.counts();
         match error {
             Some(error @ Error::Unavailable { .. }) => {
                 counts.unavailable += 1;
-                counts.failed(error);
+                counts.failed(began, error);
                 counts.trouble += usize::from(counts.struck);
                 return;
             }
@@ -120,10 +128,9 @@ impl Tally {
         counts.trouble += usize::from(counts.struck);
     }
 
-    /// How many calls failed since the fault began that certainly did nothing, and what the first of them said.
-    pub(crate) fn failures(&self) -> (usize, Vec<String>) {
-        let counts = self.counts();
-        (counts.failures, counts.first_failures.clone())
+    /// The calls that failed since the fault began, and certainly did nothing.
+    pub(crate) fn failures(&self) -> Vec<Failure> {
+        self.counts().failures.clone()
     }
 
     /// Notes that the fault begins.
@@ -159,13 +166,9 @@ impl Tally {
 }
 
 impl Counts {
-    fn failed(&mut self, error: &Error) {
-        const TOLD: usize = 3;
+    fn failed(&mut self, began: Instant, error: &Error) {
         if self.struck {
-            self.failures += 1;
-            if self.first_failures.len() < TOLD {
-                self.first_failures.push(error.to_string());
-            }
+            self.failures.push(Failure { began, ended: Instant::now(), said: error.to_string() });
         }
     }
 
@@ -220,16 +223,16 @@ mod tests {
     #[test]
     fn failures_count_from_when_the_fault_began_and_indeterminate_writes_are_none() {
         let tally = Tally::new("busy", 1);
-        let note = |error: Error| tally.note(0, Some(&error));
+        let note = |error: Error| tally.note(0, Instant::now(), Some(&error));
         note(Error::unavailable("before"));
-        assert_eq!(tally.failures(), (0, Vec::new()));
+        assert!(tally.failures().is_empty());
         tally.strike();
         note(Error::indeterminate("in flight"));
         for number in 0..5 {
             note(Error::unavailable(format!("refused {number}")));
         }
-        let (failures, first) = tally.failures();
-        assert_eq!((failures, first.len()), (5, 3));
-        assert!(first[0].contains("refused 0"), "{first:?}");
+        let failures = tally.failures();
+        assert_eq!(failures.len(), 5);
+        assert!(failures[0].said.contains("refused 0"), "{failures:?}");
     }
 }

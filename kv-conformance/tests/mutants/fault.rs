@@ -19,6 +19,7 @@ faults! {
     EmptyIsAbsent "K3" "a store that reads empty values as absent"
     LargeIsCut "K3" "a store that cuts large values"
     RootIsPrefix "K4" "a store that takes the root for a prefix"
+    ErrorsNameAnother "K4" "a store whose errors name keys by names of its own"
     StaleReads "R1" "a store with stale reads"
     TornListings "R2" "a store that lists in two reads"
     ListingIndexAhead "R2" "a store whose listings are ahead of history"

@@ -8,6 +8,7 @@ mod known_locks;
 mod late;
 mod lease;
 mod locks;
+mod remote;
 mod replaced;
 mod shared;
 mod sharing;
@@ -142,6 +143,16 @@ fn main() -> ExitCode {
         let with = runtime.clone();
         let name = format!("{sentence} breaks {clause}");
         trials.push(Trial::test(name, move || with.block_on(judge(Some(*fault), Some(clause)))));
+    }
+    for case in remote::cases() {
+        let with = runtime.clone();
+        let name = format!("members without a fault pass {case}");
+        trials.push(Trial::test(name, move || with.block_on(remote::judge(None, None, case))));
+    }
+    for (fault, clause, case, sentence) in remote::FAULTS {
+        let with = runtime.clone();
+        let name = format!("{sentence} breaks {clause}");
+        trials.push(Trial::test(name, move || with.block_on(remote::judge(Some(*fault), Some(clause), case))));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Faulty stores leave tasks behind, which end with the process.

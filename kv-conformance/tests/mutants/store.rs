@@ -88,6 +88,9 @@ impl Backend for Faulty {
             Ok(value) if self.has(Fault::EmptyIsAbsent) && value.data.is_empty() => {
                 return Err(Error::NotFound { key: key.to_owned() });
             }
+            Err(Error::NotFound { key }) if self.has(Fault::ErrorsNameAnother) => {
+                return Err(Error::NotFound { key: format!("kv/{key}") });
+            }
             Err(Error::NotFound { .. }) if self.has(Fault::LockReadsAsEmpty) => {
                 if let Some(token) = self.shared.locks.token(key) {
                     return Ok(Value::new("", token));

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::api::transaction::{Outcome, Refused, explain, index_of};
 use crate::settings::{OPERATION, TXN_OPS};
 use crate::shared::Shared;
+use crate::transport::budget::LARGE;
 use crate::transport::callers::Callers;
 
 /// How many transactions of queued writes keep a near agent busy.
@@ -84,7 +85,14 @@ impl Carrier for Transactions {
 
     fn rules(&self) -> Rules {
         let bytes = self.shared.settings.get().body_limit;
-        Rules { operations: TXN_OPS, bytes, largest: bytes, duplicates: Duplicates::Wait, stalled_after: STALL }
+        // Small writes do not travel with large ones, which take long on a slow line.
+        Rules {
+            operations: TXN_OPS,
+            bytes,
+            largest: LARGE.min(bytes),
+            duplicates: Duplicates::Wait,
+            stalled_after: STALL,
+        }
     }
 
     fn window(&self, _jobs: usize) -> usize {
@@ -97,6 +105,12 @@ impl Carrier for Transactions {
 
     fn is_answer(&self, answer: &Result<Option<u64>>) -> bool {
         matches!(answer, Ok(_) | Err(Error::Conflict { .. }))
+    }
+
+    fn queued(&self, job: &SmallWrite) {
+        if let Ok(client) = self.shared.client() {
+            job.call.asks(client.next_agent());
+        }
     }
 
     async fn send_alone(&self, job: SmallWrite) -> Result<Option<u64>> {

@@ -1,7 +1,7 @@
 //! One agent: the connections to it, and one attempt of a request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use kv_core::{Error, Result};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::budget::CallPermit;
+use super::budget::{CallPermit, LARGE};
 use super::departure::{Departing, Departure};
 use super::failure::failure;
 use super::tls::Tls;
@@ -33,8 +33,9 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// The most bytes that are read of an answer that reports an error.
 const ERROR_BYTES: usize = 1 << 20;
 
-/// An answer of at least so many bytes is a large one.
-const LARGE: usize = 64 << 10;
+/// How many writes get a connection of their own after a connection has ended under a write. The system keeps a closed
+/// connection's port for a minute, so it must not be very many.
+const WARY: usize = 1000;
 
 static X_CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 static X_CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");
@@ -42,10 +43,14 @@ static X_CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 /// An agent, with a pool of connections to it.
 pub(super) struct Agent {
     /// Host and port, for errors and events.
-    pub(super) address: String,
+    pub(super) address: Arc<str>,
     /// The URL of its root.
     root: Url,
-    http: reqwest::Client,
+    pooled: reqwest::Client,
+    /// Makes a connection for each request.
+    fresh: reqwest::Client,
+    /// How many more writes get a connection of their own.
+    wary: AtomicUsize,
     /// Whether a background task probes it.
     pub(super) probed: AtomicBool,
 }
@@ -71,38 +76,45 @@ impl Agent {
         if let Some(authorization) = &config.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        let mut builder = reqwest::Client::builder()
-            .default_headers(headers)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            // Explicit, because another part of the program may have switched on reqwest's features.
-            .no_gzip()
-            .no_brotli()
-            .no_zstd()
-            .no_deflate()
-            .no_proxy()
-            .http1_only()
-            .tcp_nodelay(true)
-            .tcp_keepalive(KEEPALIVE)
-            .tcp_keepalive_interval(KEEPALIVE / 4)
-            .tcp_keepalive_retries(3)
-            .pool_max_idle_per_host(idle)
-            .pool_idle_timeout(IDLE)
-            .connect_timeout(CONNECT);
-        builder = tls.prepare(builder);
+        let builder = |idle| {
+            reqwest::Client::builder()
+                .default_headers(headers.clone())
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .referer(false)
+                // Explicit, because another part of the program may have switched on reqwest's features.
+                .no_gzip()
+                .no_brotli()
+                .no_zstd()
+                .no_deflate()
+                .no_proxy()
+                .http1_only()
+                .tcp_nodelay(true)
+                .tcp_keepalive(KEEPALIVE)
+                .tcp_keepalive_interval(KEEPALIVE / 4)
+                .tcp_keepalive_retries(3)
+                .pool_max_idle_per_host(idle)
+                .pool_idle_timeout(IDLE)
+                .connect_timeout(CONNECT)
+        };
+        let address: Arc<str> = host.with_port(8500).into();
+        let build = |idle| {
+            let mut builder = tls.prepare(builder(idle));
+            if config.server_name.is_some() {
+                builder = builder.dns_resolver(Elsewhere { host: host.host.clone() });
+            }
+            builder.build().map_err(|error| failure(error, &address, None))
+        };
+        let (pooled, fresh) = (build(idle)?, build(0)?);
         let mut asked = host.clone();
         if let Some(name) = &config.server_name {
             // TLS sends and checks the name in the URL. The address to connect to is still the host's.
-            builder = builder.dns_resolver(Elsewhere { host: host.host.clone() });
             asked.host.clone_from(name);
         }
-        let address = host.with_port(8500);
-        let http = builder.build().map_err(|error| failure(error, &address, None))?;
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         let root = format!("{scheme}://{}", asked.with_port(8500));
         let root = Url::parse(&root).map_err(|error| Error::invalid_address(format!("{root:?} is no URL: {error}")))?;
-        Ok(Self { address, root, http, probed: AtomicBool::new(false) })
+        Ok(Self { address, root, pooled, fresh, wary: AtomicUsize::new(0), probed: AtomicBool::new(false) })
     }
 
     /// Sends a request, and returns the answer before its body has been read. A write leaves only if its `departure`
@@ -112,9 +124,12 @@ impl Agent {
         request: &Request,
         departure: Option<&Arc<Departure>>,
     ) -> Result<Response> {
-        let sending = self.http.execute(self.request(request, departure));
-        let http = sending.await.map_err(|error| {
+        let client = if departure.is_some() && self.is_wary() { &self.fresh } else { &self.pooled };
+        let http = client.execute(self.request(request, departure)).await.map_err(|error| {
             let has_left = departure.is_none_or(|departure| !departure.withdraw());
+            if departure.is_some() && has_left {
+                self.wary.store(WARY, Ordering::Relaxed);
+            }
             failure(error, &self.address, has_left.then_some(request.idempotence))
         })?;
         let status = http.status();
@@ -136,6 +151,14 @@ impl Agent {
             });
         }
         http
+    }
+
+    /// Whether a write gets a new connection, because one ended under a write not many writes ago.
+    ///
+    /// Something in between may close each connection after an answer. A write on a connection that is just being closed
+    /// is indeterminate.
+    fn is_wary(&self) -> bool {
+        self.wary.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
     /// Claims the one background probe of this agent.

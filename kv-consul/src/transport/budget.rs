@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
+/// A body or an answer of at least so many bytes is a large one.
+pub(crate) const LARGE: usize = 64 << 10;
+
 /// What each runtime has to itself, so that none depends on another one being driven
 /// ([clause S1](kv_core::contract::CLAUSES#S1)): connections for calls, and for blocking queries.
 const OWN: (usize, usize) = (2, 1);
@@ -130,13 +133,13 @@ impl CallPermit {
 impl Share {
     /// Waits until an ordinary request may be sent.
     ///
-    /// Those whose answer was large last time take at most half of what there is, so that others need not wait for them
-    /// ([clause S2](kv_core::contract::CLAUSES#S2)).
-    pub(super) async fn call(&self, target: &str) -> CallPermit {
+    /// Those with a large body, or whose answer was large last time, take at most half of what there is, so that others
+    /// need not wait for them ([clause S2](kv_core::contract::CLAUSES#S2)).
+    pub(super) async fn call(&self, target: &str, body: usize) -> CallPermit {
         let mut hasher = DefaultHasher::new();
         target.hash(&mut hasher);
         let slot = usize::try_from(hasher.finish() % 256).unwrap_or_default();
-        let is_large = || self.large.0[slot].load(Ordering::Relaxed);
+        let is_large = || body >= LARGE || self.large.0[slot].load(Ordering::Relaxed);
         let mut bulk = None;
         loop {
             if is_large() && bulk.is_none() {
@@ -300,56 +303,58 @@ mod tests {
         let (one, other) = (budget.share(), budget.share());
         let waits: Vec<_> = std::iter::from_fn(|| one.try_wait()).collect();
         assert_eq!(waits.len(), 16);
-        let most = all(|| now(one.call("a")));
+        let most = all(|| now(one.call("a", 0)));
         assert_eq!(most.len(), 15);
-        let rest = all(|| now(other.call("a")));
+        let rest = all(|| now(other.call("a", 0)));
         assert_eq!(rest.len(), OWN.0);
         // One runtime can use what the other gives back.
         drop(most);
-        let more = all(|| now(other.call("a")));
+        let more = all(|| now(other.call("a", 0)));
         assert_eq!(rest.len() + more.len(), 15);
         // This includes the permits of a runtime that has ended.
         drop((rest, more, other));
-        assert_eq!(all(|| now(one.call("a"))).len(), 15);
+        assert_eq!(all(|| now(one.call("a", 0))).len(), 15);
     }
 
     #[test]
-    fn neither_waits_nor_large_answers_take_what_calls_need() {
+    fn neither_waits_nor_large_requests_take_what_calls_need() {
         let share = Budget::new(32).share();
         assert_eq!(share.queries(), 12);
         let waits: Vec<_> = std::iter::from_fn(|| share.try_wait()).collect();
         assert_eq!(waits.len(), 16);
-        now(share.call("large")).expect("a permit").note(true);
-        let large = all(|| now(share.call("large")));
-        let small = all(|| now(share.call("a")));
-        assert_eq!((large.len(), small.len()), (7, 8));
+        now(share.call("large", 0)).expect("a permit").note(true);
+        let answers = all(|| now(share.call("large", 0)));
+        assert_eq!((answers.len(), all(|| now(share.call("a", 0))).len()), (7, 8));
+        drop(answers);
+        let bodies = all(|| now(share.call("a", LARGE)));
+        assert_eq!((bodies.len(), all(|| now(share.call("a", 0))).len()), (7, 8));
     }
 
     #[test]
     fn calls_borrow_what_queries_leave_until_queries_need_it() {
         let share = Budget::new(32).share();
-        let mut calls = all(|| now(share.call("a")));
+        let mut calls = all(|| now(share.call("a", 0)));
         assert_eq!((calls.len(), share.most_calls()), (15 + 12, 15 + 12 - 2));
         assert_eq!(share.queries(), 12, "what is lent comes back");
         let mut waits: Vec<_> = std::iter::from_fn(|| share.try_wait()).collect();
         assert_eq!(waits.len(), 4);
         // One that found nothing gets the next one that a call gives back.
         calls.pop();
-        assert!(now(share.call("a")).is_none());
+        assert!(now(share.call("a", 0)).is_none());
         waits.extend(share.try_wait());
         assert_eq!(waits.len(), 5);
         drop((calls, waits));
         let waits: Vec<_> = std::iter::from_fn(|| share.try_wait()).collect();
-        assert_eq!((waits.len(), all(|| now(share.call("a"))).len()), (16, 15));
+        assert_eq!((waits.len(), all(|| now(share.call("a", 0))).len()), (16, 15));
     }
 
     #[tokio::test]
     async fn a_waiter_goes_on_when_a_permit_is_given_back() {
         let share = Arc::new(Budget::new(4).share());
-        let mut held = all(|| now(share.call("a")));
+        let mut held = all(|| now(share.call("a", 0)));
         let waiting = tokio::spawn({
             let share = share.clone();
-            async move { share.call("a").await }
+            async move { share.call("a", 0).await }
         });
         tokio::task::yield_now().await;
         held.pop();

@@ -1,7 +1,7 @@
 //! The calls that a request serves: when the request must end, and what the calls learn about it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kv_core::backend::call::Call;
@@ -30,7 +30,16 @@ struct State {
     /// Whether the request decides the fate of the calls.
     decides: bool,
     sent: AtomicBool,
-    last_failure: Mutex<Option<String>>,
+    attempts: Mutex<Attempts>,
+}
+
+/// What is known of the attempts, for the error of a request whose time is up.
+#[derive(Default)]
+struct Attempts {
+    /// The agent that has not answered yet.
+    asked: Option<Arc<str>>,
+    /// Why the attempt before failed.
+    failure: Option<String>,
 }
 
 impl Callers {
@@ -70,8 +79,8 @@ impl Callers {
         is_attended: bool,
         decides: bool,
     ) -> Self {
-        let (sent, last_failure) = (AtomicBool::new(false), Mutex::default());
-        Self(Arc::new(State { calls, earliest, end, is_attended, decides, sent, last_failure }))
+        let (sent, attempts) = (AtomicBool::new(false), Mutex::default());
+        Self(Arc::new(State { calls, earliest, end, is_attended, decides, sent, attempts }))
     }
 
     /// The calls whose fate is that of the request.
@@ -97,12 +106,24 @@ impl Callers {
         all_wait
     }
 
+    /// Notes which agent is asked.
+    pub(super) fn ask(&self, agent: &Arc<str>) {
+        for call in &self.0.calls {
+            call.asks(agent);
+        }
+        self.attempts().asked = Some(Arc::clone(agent));
+    }
+
     /// Notes why an attempt failed.
     pub(super) fn attempt_failed(&self, error: &Error) {
         for call in &self.0.calls {
             call.attempt_failed(error);
         }
-        *self.0.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        *self.attempts() = Attempts { asked: None, failure: Some(error.to_string()) };
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.0.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether one of the callers has given up, so that the request must not be sent any more.
@@ -136,11 +157,10 @@ impl Callers {
 
     /// The error of a request whose time is up.
     fn late(&self, idempotence: Idempotence) -> Error {
-        let failure = self.0.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let reason = failure.map_or_else(
-            || "no agent answered in time".to_owned(),
-            |failure| format!("it did not succeed in time; the last attempt failed: {failure}"),
-        );
+        let Attempts { asked, failure } = &*self.attempts();
+        let who = asked.as_deref().unwrap_or("any agent");
+        let before = failure.as_ref().map(|failure| format!("; the attempt before failed: {failure}"));
+        let reason = format!("no answer from {who} in time{}", before.unwrap_or_default());
         if self.0.sent.load(Ordering::Acquire) { idempotence.unknown(reason) } else { Error::unavailable(reason) }
     }
 }

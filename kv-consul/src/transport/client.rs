@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::agent::{Agent, CONNECT, Request, Response};
-use super::budget::{Budget, Permit, Share};
+use super::budget::{Budget, CallPermit, Permit, Share};
 use super::callers::Callers;
 use super::departure::Departure;
 use super::health::Health;
@@ -113,7 +113,8 @@ impl Client {
         let request = reading(target, SMALL);
         let mut last = Error::unavailable("the address names no agent");
         for at in self.health.order() {
-            let asking = async { self.attempt(at, &request, None).await?.whole().await };
+            let permit = self.permit(&request).await;
+            let asking = async { self.attempt(at, &request, None, permit).await?.whole().await };
             last = match timeout(PATIENCE, asking).await {
                 Ok(Err(error)) if error.is_retryable() => error,
                 Ok(result) => return result,
@@ -179,9 +180,18 @@ impl Client {
         let mut next = Some(Instant::now());
         loop {
             if next.is_some_and(|next| next <= Instant::now()) {
+                // Nobody is asked meanwhile, so the wait for it is held against no agent.
+                let permit = if pending.is_empty() { Some(self.permit(request).await) } else { None };
                 if let Some(at) = turns.next(&self.health, &asked) {
                     asked.push(at);
-                    pending.push(async move { (at, self.attempt(at, request, None).await) });
+                    callers.ask(&self.agents[at].address);
+                    pending.push(async move {
+                        let permit = match permit {
+                            Some(permit) => permit,
+                            None => self.permit(request).await,
+                        };
+                        (at, self.attempt(at, request, None, permit).await)
+                    });
                 }
                 next = (asked.len() < self.agents.len()).then(|| Instant::now() + turns.patience(callers));
             }
@@ -198,6 +208,7 @@ impl Client {
                     // From now on, an agent that has not answered is asked after the others.
                     for at in &asked {
                         self.health.refused(*at);
+                        callers.attempt_failed(&self.silent(*at));
                     }
                 }
             }
@@ -229,15 +240,18 @@ impl Client {
     /// Sends a write to one agent. If there are other agents, it must have left within a share of the time.
     async fn write_at(&self, at: usize, request: &Request, callers: &Callers, turns: &Turns) -> Result<Answer> {
         let patience = if self.agents.len() > 1 { turns.patience(callers) } else { Duration::MAX };
+        callers.ask(&self.agents[at].address);
         if self.health.is_broken(at) {
             // An agent that does not answer other requests gets no write, whose fate would be unknown.
             let harmless = reading(HARMLESS.to_owned(), SMALL);
-            let asking = self.attempt(at, &harmless, None);
+            let asking = self.attempt(at, &harmless, None, self.permit(&harmless).await);
             let answered = timeout(patience, asking).await.unwrap_or_else(|_elapsed| Err(self.silent(at)));
             answered?.whole().await.map_err(|error| Error::unavailable(error.to_string()))?;
         }
         let departure = Departure::new(callers);
-        let mut sending = pin!(self.attempt(at, request, Some(&departure)));
+        // Waited for before the agent's time begins.
+        let permit = self.permit(request).await;
+        let mut sending = pin!(self.attempt(at, request, Some(&departure), permit));
         let response = match timeout(patience, sending.as_mut()).await {
             Ok(result) => result?,
             Err(_elapsed) if departure.withdraw() => {
@@ -249,13 +263,28 @@ impl Client {
         response.whole().await.inspect_err(|_| self.health.broke(at))
     }
 
+    /// The agent that the next request is sent to, unless it turns out not to serve.
+    pub(crate) fn next_agent(&self) -> &Arc<str> {
+        &self.agents[self.health.first()].address
+    }
+
     fn silent(&self, at: usize) -> Error {
         Error::unavailable(format!("{} did not answer", self.agents[at].address))
     }
 
+    /// Waits until a request may be sent.
+    async fn permit(&self, request: &Request) -> CallPermit {
+        self.share.call(&request.target, request.body.len()).await
+    }
+
     /// Makes one attempt at one agent, and notes how it ended.
-    async fn attempt(&self, at: usize, request: &Request, departure: Option<&Arc<Departure>>) -> Result<Response> {
-        let permit = self.share.call(&request.target).await;
+    async fn attempt(
+        &self,
+        at: usize,
+        request: &Request,
+        departure: Option<&Arc<Departure>>,
+        permit: CallPermit,
+    ) -> Result<Response> {
         let waiting = WaitingFor { health: &self.health, agent: &self.agents[at], at, since: Some(Instant::now()) };
         let mut response = self.judge(at, waiting.answer(self.agents[at].send(request, departure)).await).await?;
         response.permit = Some(permit);

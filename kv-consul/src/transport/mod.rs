@@ -1,7 +1,7 @@
 //! The transport of requests: the choice of the agent, repetitions, and connections.
 
 mod agent;
-mod budget;
+pub(crate) mod budget;
 pub(crate) mod callers;
 pub(crate) mod client;
 pub(crate) mod clients;

@@ -14,6 +14,8 @@ pub(crate) enum Then {
     Answer(String),
     /// Closes the connection.
     Cut,
+    /// Answers, then closes the connection without saying so before.
+    AnswerAndCut(String),
     /// Does not answer.
     Hang,
     /// Repeats this piece forever.
@@ -41,6 +43,10 @@ pub(crate) async fn fake(then: impl Fn(&str) -> Then + Send + Sync + 'static) ->
                             let _ = stream.write_all(answer.as_bytes()).await;
                         }
                         Then::Cut => return,
+                        Then::AnswerAndCut(answer) => {
+                            let _ = stream.write_all(answer.as_bytes()).await;
+                            return;
+                        }
                         Then::Hang => std::future::pending().await,
                         Then::Flood(piece) => while stream.write_all(piece.as_bytes()).await.is_ok() {},
                     }
@@ -78,10 +84,13 @@ pub(crate) async fn closed() -> String {
     listener.local_addr().expect("an address").to_string()
 }
 
+/// Consul's answer to a write.
+pub(crate) const WRITTEN: &str = r#"{"Results":[{"KV":{"ModifyIndex":9}}]}"#;
+
 /// A server that applies every transaction.
 pub(crate) async fn good() -> String {
     fake(|line| match line {
-        line if line.contains("/v1/txn") => answer("200 OK", "", r#"{"Results":[{"KV":{"ModifyIndex":9}}]}"#),
+        line if line.contains("/v1/txn") => answer("200 OK", "", WRITTEN),
         _ => nothing(),
     })
     .await

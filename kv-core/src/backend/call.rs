@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -57,7 +57,16 @@ pub struct Call(Arc<State>);
 struct State {
     deadline: Option<Instant>,
     progress: AtomicU8,
-    last_failure: Mutex<Option<String>>,
+    attempts: Mutex<Attempts>,
+}
+
+/// What is known of the attempts, for the error of a call that runs out of time.
+#[derive(Debug, Default)]
+struct Attempts {
+    /// The endpoint that has not answered yet.
+    asked: Option<Arc<str>>,
+    /// Why the attempt before failed.
+    failure: Option<String>,
 }
 
 /// The backend does not say how far the call is.
@@ -83,7 +92,7 @@ impl Call {
     }
 
     fn new(deadline: Option<Instant>) -> Self {
-        Self(Arc::new(State { deadline, progress: AtomicU8::new(UNKNOWN), last_failure: Mutex::default() }))
+        Self(Arc::new(State { deadline, progress: AtomicU8::new(UNKNOWN), attempts: Mutex::default() }))
     }
 
     /// When the handle gives the call up; `None` if it never does.
@@ -110,23 +119,36 @@ impl Call {
         self.0.progress.fetch_update(Ordering::AcqRel, Ordering::Acquire, note).is_ok()
     }
 
+    /// Notes the endpoint that the call is sent to, or that it waits to be sent to, so that the error of a call that runs
+    /// out of time names it.
+    pub fn asks(&self, endpoint: &Arc<str>) {
+        self.attempts().asked = Some(Arc::clone(endpoint));
+    }
+
     /// Notes why an attempt failed, for the error of a call that runs out of time.
     pub fn attempt_failed(&self, error: &Error) {
-        *self.0.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.reason());
+        *self.attempts() = Attempts { asked: None, failure: Some(error.reason()) };
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.0.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The error of a call that ran out of time.
     fn late(&self, limit: Duration, idempotence: Idempotence) -> Error {
-        let failure = self.0.last_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let reason = match failure {
-            Some(failure) => format!("it did not succeed within {limit:?}; the last attempt failed: {failure}"),
-            None => format!("no answer within {limit:?}"),
-        };
+        let Attempts { asked, failure } = std::mem::take(&mut *self.attempts());
         // In one step, so that a task that carries the call cannot send it after this.
-        if self.0.progress.compare_exchange(NOT_SENT, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            return Error::unavailable(reason);
-        }
-        idempotence.unknown(reason)
+        let given_up = self.0.progress.compare_exchange(NOT_SENT, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire);
+        let reason = match (asked, failure) {
+            (None, None) => format!("no answer within {limit:?}"),
+            (None, Some(failure)) => format!("it did not succeed within {limit:?}; the last attempt failed: {failure}"),
+            (Some(endpoint), failure) => {
+                let what = if given_up.is_ok() { "it could not be sent to" } else { "no answer from" };
+                let before = failure.map(|failure| format!("; the attempt before failed: {failure}"));
+                format!("{what} {endpoint} within {limit:?}{}", before.unwrap_or_default())
+            }
+        };
+        if given_up.is_ok() { Error::unavailable(reason) } else { idempotence.unknown(reason) }
     }
 }
 
@@ -208,6 +230,25 @@ mod tests {
         let error = error.await.to_string();
         assert!(error.contains("within 5s") && error.contains("127.0.0.1:1: connection refused"), "{error}");
         assert_eq!(error.matches("nothing was applied").count(), 1, "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_call_names_the_endpoint_that_it_waits_for() {
+        let endpoint: Arc<str> = "127.0.0.1:1".into();
+        let queued = late(Idempotence::Once, |call| {
+            call.not_sent();
+            call.asks(&endpoint);
+        });
+        let queued = queued.await.to_string();
+        assert!(queued.contains("it could not be sent to 127.0.0.1:1 within 5s"), "{queued}");
+        let unanswered = late(Idempotence::Once, |call| {
+            call.attempt_failed(&Error::unavailable("127.0.0.1:2: connection refused"));
+            call.asks(&endpoint);
+            sent(call);
+        });
+        let unanswered = unanswered.await.to_string();
+        assert!(unanswered.contains("no answer from 127.0.0.1:1 within 5s"), "{unanswered}");
+        assert!(unanswered.contains("before failed: 127.0.0.1:2: connection refused"), "{unanswered}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -81,3 +81,30 @@ fn an_address_that_nobody_answers_is_worth_another_try_if_every_answer_is() {
     assert!(!none(vec![attempt(Error::unavailable("refused")), attempt(denied)]).is_retryable());
     assert!(!none(Vec::new()).is_retryable(), "nothing is linked that could answer");
 }
+
+#[test]
+fn every_error_names_keys_relative_to_the_root() {
+    let key = || "app/a".to_owned();
+    let errors = [
+        Error::NotFound { key: key() },
+        Error::conflict(key(), 0),
+        Error::Lost { key: key() },
+        Error::Closed { key: key() },
+        Error::LeftToLapse { keys: vec![key()], reason: "no answer".to_owned(), within: Duration::from_secs(1) },
+        Error::InvalidKey { key: key(), reason: "it is too long for the server".to_owned() },
+        Error::ValueTooLarge { key: key(), bytes: 2, max: 1 },
+        Error::OverlappingWrites { key: key() },
+        Error::ForeignLock { key: key(), held: "memory", backend: "etcd" },
+        Error::unavailable("no answer"),
+        Error::indeterminate("no answer"),
+        Error::permission_denied("no"),
+        Error::storage_full("no room"),
+        Error::unexpected_answer("what"),
+    ];
+    for error in errors {
+        let located = error.located("etcd", "set", "a", "app/").to_string();
+        assert!(located.contains('a') && !located.contains("app/"), "{located}");
+    }
+    let outside = Error::Lost { key: "other/a".to_owned() }.located("etcd", "txn", "", "app/");
+    assert!(matches!(outside, Error::Lost { key } if key == "other/a"), "a lock of another root keeps its name");
+}

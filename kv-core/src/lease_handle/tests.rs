@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::backend::{Backend, EventStream, Grant, Guard, Lease, Snapshot, Txn};
 use crate::caller::Caller;
 use crate::clock::{Moment, suspend};
-use crate::{Error, ExpiryLag, ForeignWrite, Kv, Limits, LockOrder, Result, Value, WatchHistory};
+use crate::{Error, ExpiryLag, ForeignWrite, Kv, Limits, LockOrder, MemberLeave, Result, Value, WatchHistory};
 
 use super::LeaseHandle;
 
@@ -40,6 +40,7 @@ impl Backend for Unused {
             watch_history: WatchHistory::Every,
             foreign_write: ForeignWrite::Keeps,
             lock_order: LockOrder::Asked,
+            member_leave: MemberLeave::KeepsLeases,
         }
     }
 

@@ -146,6 +146,11 @@ impl Client {
         self.members().abandon(connection);
     }
 
+    /// The endpoint that the next request is sent to, unless it turns out not to serve.
+    pub(crate) fn next_endpoint(&self) -> Arc<str> {
+        self.members().connector.next_endpoint()
+    }
+
     fn members(&self) -> Arc<Members> {
         self.members.get(|| Members::new(&self.config))
     }
@@ -174,6 +179,11 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
+    /// The endpoint that it is sent to.
+    pub(crate) fn endpoint(&self) -> &Arc<str> {
+        &self.connection.address
+    }
+
     /// Sends a request once. After a failure that another endpoint or a new token may help, the next call has that.
     pub(crate) async fn send<C: Call>(self, request: C) -> Result<C::Answer, Failed> {
         let idempotence = request.idempotence();
@@ -302,6 +312,9 @@ impl Members {
         callers: &[call::Call],
     ) -> Result<C::Answer, Attempt> {
         let idempotence = request.idempotence();
+        for caller in callers {
+            caller.asks(&connection.address);
+        }
         let token = match self.token(&connection).await {
             Ok(token) => token,
             Err(failed) => return Err(Attempt { connection, generation: 0, failed }),

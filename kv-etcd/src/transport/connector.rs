@@ -122,6 +122,11 @@ impl Connector {
         }
     }
 
+    /// The endpoint of the current connection, or else the one that is tried first.
+    pub(super) fn next_endpoint(&self) -> Arc<str> {
+        Arc::clone(&self.0.config.endpoints[self.0.rotation.first()].address)
+    }
+
     /// Makes the next call connect anew, to another endpoint first; what is in flight on the connection goes on.
     pub(super) fn abandon(&self, connection: &Arc<Connection>) {
         let mut state = self.0.state();

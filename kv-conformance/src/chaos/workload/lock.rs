@@ -4,7 +4,7 @@
 //! store can prevent it: a holder that stalls long enough loses the lock without knowing. The report shows how many
 //! were lost.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kv_core::{Error, Kv, Lock, Value};
 use tokio::task::JoinSet;
@@ -67,10 +67,11 @@ async fn contend(stage: Stage, tally: Tally, number: usize) -> Outcome<(Vec<Sect
     while !stage.is_over() {
         pace.tick().await;
         // The wait is not counted as an answer that does not come.
+        let began = Instant::now();
         let lock = match kv.lock("lock", stage.ttl()).await {
             Ok(lock) => lock,
             Err(error) => {
-                tally.note(ANYONE, Some(&error));
+                tally.note(ANYONE, began, Some(&error));
                 tolerate(error)?;
                 continue;
             }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use kv_core::{Error, Value};
 use tokio::task::JoinSet;
@@ -64,6 +65,7 @@ async fn client(
             8 => Op::Remove(last),
             _ => Op::Delete,
         };
+        let began = Instant::now();
         let outcome = match history.run(number, &kv, &key, op).await {
             Ok(outcome) => outcome,
             Err(error) => return tolerate(error),
@@ -86,7 +88,7 @@ async fn client(
                 Some(Error::indeterminate("an operation on a register"))
             }
         };
-        tally.note(number, error.as_ref());
+        tally.note(number, began, error.as_ref());
     }
     tally.leave(number);
     Ok(())

@@ -4,7 +4,7 @@
 //! Some observe from the beginning. Others begin at random moments, also while the fault is in force.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kv_core::{Error, Kv, Value};
 use tokio::sync::watch;
@@ -94,10 +94,11 @@ async fn observe(stage: Stage, tally: Tally, mut end: End, number: usize) -> Out
     tally.enter(number);
     loop {
         pace.tick().await;
+        let began = Instant::now();
         let (listing, mut watch) = match kv.observe("watch/").await {
-            Ok(begun) => begun,
+            Ok(observed) => observed,
             Err(error) => {
-                tally.note(number, Some(&error));
+                tally.note(number, began, Some(&error));
                 tolerate(error)?;
                 continue;
             }

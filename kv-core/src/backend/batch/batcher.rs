@@ -171,6 +171,7 @@ impl<C: Carrier> Shared<C> {
             drop(queue);
             return Entry::Send(job, Some(InFlight::new(self, 1)));
         }
+        self.carrier.queued(&job);
         let (reply, outcome) = oneshot::channel();
         let needs_guard = queue.push(Waiting { job, reply: Unsent(Some(reply)) });
         let gathers = queue.gather(&self.carrier);

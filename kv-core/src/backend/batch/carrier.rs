@@ -61,6 +61,12 @@ pub trait Carrier: Send + Sync + 'static {
     /// Whether the server gave this answer, so that the time that it took says something about the server.
     fn is_answer(&self, answer: &Self::Answer) -> bool;
 
+    /// Notes that an operation has to wait for requests in flight, so that the driver can say for what
+    /// ([`Call::asks`](crate::backend::call::Call::asks)).
+    fn queued(&self, job: &Self::Job) {
+        let _ = job;
+    }
+
     /// Sends one operation by itself.
     ///
     /// The future is dropped when the caller gives up. It becomes part of the future of every operation, also of those
