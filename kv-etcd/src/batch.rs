@@ -42,8 +42,7 @@ pub(crate) trait Job: Clone + Send + Sync + 'static {
     /// Whether it may be sent twice. Of those that may not, no two in a transaction have the same key.
     const IDEMPOTENCE: Idempotence;
 
-    /// How many requests may be in flight where there are so many operations in all: more requests keep the server
-    /// busy, and fewer are fuller.
+    /// How many requests keep a near server busy where there are so many operations in all; fewer would be fuller.
     fn window(operations: usize) -> usize;
 
     /// Its key.
@@ -167,6 +166,11 @@ impl<J: Job> Carrier for Transactions<J> {
 
     fn window(&self, jobs: usize) -> usize {
         J::window(jobs)
+    }
+
+    fn most_in_flight(&self) -> usize {
+        // Streams of events, and calls that travel alone, need some as well.
+        (self.client.most_in_flight() / 2).max(1)
     }
 
     fn is_answer(&self, answer: &Self::Answer) -> bool {

@@ -83,7 +83,8 @@
 //!
 //! Reads and writes of single keys that come while others are in flight travel together, in one transaction. Each has
 //! the outcome that it would have had alone, and those that change something share a revision. An operation that finds
-//! nothing in flight is sent at once.
+//! nothing in flight is sent at once. How many requests are in flight follows from the round trips
+//! ([`kv_core::backend::batch`]): few beside the server, as many as callers need far from it.
 //!
 //! A key `NAME/<lease id>` that is attached to that very lease is the entry of a lock: reads, listings and watches leave it
 //! out, and only such keys contend for the lock `NAME`. Other keys at or below `NAME` are data, which the lock does not

@@ -17,7 +17,8 @@ pub(crate) async fn build() -> Result<Option<String>, Failure> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = here.join("target").join("kv-peers-go");
     std::fs::create_dir_all(here.join("target"))?;
-    let building = Command::new("go").args(["build", "-o"]).arg(&program).arg(".").current_dir(here.join("go")).status();
+    let building =
+        Command::new("go").args(["build", "-o"]).arg(&program).arg(".").current_dir(here.join("go")).status();
     match building.await {
         Ok(status) if status.success() => Ok(Some(program.display().to_string())),
         Ok(status) => Err(format!("the Go clients could not be built: {status}").into()),

@@ -12,8 +12,9 @@ use kv_core::backend::fate::Idempotence;
 use kv_core::{Error, Result};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tower::limit::GlobalConcurrencyLimitLayer;
 
-use super::budget::CallPermit;
+use super::budget::{CallPermit, opening};
 use super::departure::{Departing, Departure};
 use super::failure::failure;
 use super::tls::Tls;
@@ -89,6 +90,7 @@ impl Agent {
             .tcp_keepalive_retries(3)
             .pool_max_idle_per_host(idle)
             .pool_idle_timeout(IDLE)
+            .connector_layer(GlobalConcurrencyLimitLayer::new(opening(config.connections)))
             .connect_timeout(CONNECT);
         builder = tls.prepare(builder);
         let mut asked = host.clone();

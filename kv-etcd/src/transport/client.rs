@@ -82,6 +82,11 @@ impl Client {
         Ok(Ready { members, connection, token })
     }
 
+    /// How many small requests the server takes at once, as far as is known.
+    pub(crate) fn most_in_flight(&self) -> usize {
+        self.members().connector.most_in_flight()
+    }
+
     /// Opens a stream, on the connection that is returned with it.
     pub(crate) async fn stream<Q, A>(
         &self,

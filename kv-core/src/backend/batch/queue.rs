@@ -372,7 +372,11 @@ mod tests {
         queue.waiting = std::iter::repeat_n(One { bytes: 400, ..read() }, 5).collect();
         assert_eq!(queue.next(32, false, &Near(1)).map(|batch| batch.len()), Some(2));
         queue.waiting.push_front(One { bytes: 5000, ..read() });
-        assert_eq!(queue.next(2, false, &Near(1)).map(|batch| batch.len()), Some(1), "a large one goes in a batch of its own");
+        assert_eq!(
+            queue.next(2, false, &Near(1)).map(|batch| batch.len()),
+            Some(1),
+            "a large one goes in a batch of its own"
+        );
     }
 
     #[test]
