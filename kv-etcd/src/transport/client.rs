@@ -82,9 +82,9 @@ impl Client {
         Ok(Ready { members, connection, token })
     }
 
-    /// How many small requests the server takes at once, as far as is known.
+    /// How many small requests the server takes at once, as far as is known. It may be asked outside a runtime.
     pub(crate) fn most_in_flight(&self) -> usize {
-        self.members().connector.most_in_flight()
+        self.members.current().map_or(usize::MAX, |members| members.connector.most_in_flight())
     }
 
     /// Opens a stream, on the connection that is returned with it.
