@@ -123,6 +123,9 @@ impl<J: Job> Transactions<J> {
             let ready = self.client.ready(&callers).await?;
             // Those who have given up meanwhile were told that nothing was applied.
             let waited_for: Vec<bool> = callers.iter().map(Call::sent).collect();
+            if !waited_for.contains(&true) {
+                return Ok(jobs.iter().map(|_| None).collect());
+            }
             let left = jobs.iter().zip(&waited_for).filter_map(|(one, waited_for)| waited_for.then_some(one));
             let request = request(left);
             (waited_for, ready.send(request).await?)

@@ -42,8 +42,12 @@ struct Pot {
 
 impl Pot {
     fn new(number: usize) -> Self {
-        let (left, lent) = (AtomicUsize::new(number), AtomicUsize::new(0));
-        Self { left, lent, reserve: number / 4, is_short: AtomicBool::new(false) }
+        Self {
+            left: AtomicUsize::new(number),
+            lent: AtomicUsize::new(0),
+            reserve: number / 4,
+            is_short: AtomicBool::new(false),
+        }
     }
 
     fn take(&self) -> bool {

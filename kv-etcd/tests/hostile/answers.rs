@@ -81,18 +81,25 @@ async fn writes_that_are_not_answered_hold_up_no_others() {
     // Longer than this test waits: no write is given up before the others are done.
     let kv = connect(&server, "10m").await;
     let came = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&came);
     server.turn(Mood::to("Put", move |call| {
-        let unanswered = came.fetch_add(1, Ordering::SeqCst) < 2;
+        let unanswered = counter.fetch_add(1, Ordering::SeqCst) < 2;
         async move { if unanswered { silence(call).await } else { good(call).await } }
     }));
     // Reads are made once more where a connection has just been ended; writes are not.
     let _ = soon("a new connection", kv.get("key")).await;
-    let mut writing: Vec<_> = (0..3)
-        .map(|number| {
-            let kv = kv.clone();
-            tokio::spawn(async move { kv.set(&format!("{number}"), "").await })
+    let mut writing = Vec::new();
+    for number in 0..3 {
+        // One after the other, so that no two travel together.
+        soon("those before it are sent", async {
+            while came.load(Ordering::SeqCst) < number {
+                sleep(Duration::from_millis(1)).await;
+            }
         })
-        .collect();
+        .await;
+        let kv = kv.clone();
+        writing.push(tokio::spawn(async move { kv.set(&format!("{number}"), "").await }));
+    }
     soon("the third", async {
         while writing.iter().filter(|task| task.is_finished()).count() < 1 {
             sleep(Duration::from_millis(10)).await;
