@@ -128,7 +128,8 @@ async fn each_read_gets_its_own_answer_whatever_the_others_find() {
     // Every third is absent, some are large, some cannot stand in a path, and each is asked for twice.
     let mut keys: Vec<String> =
         (0..100).map(|number| format!("k/{number}{}", ["", "", "\t?", ""][number % 4])).collect();
-    let data = |number: usize| if number % 11 == 0 { vec![7; 100_000] } else { number.to_string().into_bytes() };
+    let data =
+        |number: usize| if number.is_multiple_of(11) { vec![7; 100_000] } else { number.to_string().into_bytes() };
     let mut indices = Vec::new();
     for (number, key) in keys.iter().enumerate() {
         indices.push(if number % 3 == 0 { 0 } else { kv.set(key, data(number)).await.expect("a write") });
