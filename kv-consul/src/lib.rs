@@ -24,7 +24,7 @@
 //! | `server-name` | the DNS name that must be in the agents' certificates | `CONSUL_TLS_SERVER_NAME` | the host |
 //! | `datacenter` | the datacenter to use | | the agent's own |
 //! | `consistency` | the consistency of `get`, `get_all` and `keys`: `consistent`, `default` or `stale` | | `consistent` |
-//! | `connections` | the most connections to an agent, half of them for watches and waits; from 4 | | `32` |
+//! | `connections` | the most connections to an agent, half of them for watches and waits, which lend calls what they do not use; from 4 | | `32` |
 //! | `lock-delay` | how long a key cannot be locked after its holder's session ended; at most `60s` | | `0s` |
 //! | `timeout` | the request timeout | | `5s` |
 //!
@@ -47,10 +47,11 @@
 //!
 //! # Connections
 //! An agent closes every connection beyond 200 from one address (`limits.http_max_conns_per_client`). A handle uses
-//! `connections` of them at most, half for calls and half for blocking queries, so that neither takes what the other
-//! needs. That limit holds for all its runtimes together, except that each runtime has at least two connections for
-//! calls and one for queries, because it must not wait for another runtime. Calls whose last answer was large use at
-//! most half of the connections for calls. More watches than there are connections share queries.
+//! `connections` of them at most: half for blocking queries, and the others for calls and for connections that are
+//! opening, so that none takes what the other needs. Calls borrow what queries leave, except for a quarter. That limit
+//! holds for all its runtimes together, except that each runtime has at least two connections for calls and one for
+//! queries, because it must not wait for another runtime. Calls whose last answer was large use at most half of the
+//! connections for calls. More watches than there are connections share queries.
 //!
 //! # Runtimes
 //! A handle works from any number of tokio runtimes, at once or one after the other ([clause S1](kv_core::contract::CLAUSES#S1)).
@@ -63,6 +64,9 @@
 //!   number into the entry's flags. A value must fit, in base64, into the 512 KiB of a transaction's JSON body. Writes of
 //!   single keys that come faster than they can be sent one by one share transactions, but never two of one key. If a
 //!   check fails or a write is refused, the others are sent again without it.
+//! - **Reads** of single keys share transactions in the same way, which are as fresh as reads alone: `?consistent` counts
+//!   for a transaction that only reads, too. A key that was absent or large the last time does not hold up the others.
+//!   How many requests are in flight follows from the round trips ([`kv_core::backend::batch`]).
 //! - **Watches** are [blocking queries](https://developer.hashicorp.com/consul/api-docs/features/blocking) whose answers
 //!   are compared with the state before. Changes of one key between two answers are merged. The index of a deletion is
 //!   its own or, if Consul does not report that one in time, a larger one: that of the answer which showed it. Watches of

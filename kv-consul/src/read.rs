@@ -114,12 +114,17 @@ pub(crate) async fn get_together(shared: &Shared, callers: &Callers, operations:
     match outcome(&answer)? {
         Outcome::Refused(refused) => Ok(Found::Refused(refused)),
         Outcome::Applied(_) => {
-            let found = answer.json::<ReadAnswer<'_>>()?.results.unwrap_or_default();
+            let found = answer.json::<ReadAnswer<'_>>()?.results;
+            // Checks alone have no results. That is also what the elements of a list would be taken for.
+            let is_complete = found.is_some() || operations.iter().all(Operation::is_check);
+            if !is_complete || !answer.body.starts_with(b"{") {
+                return Err(answer.unexpected());
+            }
             let entry = |ReadResult { kv }: ReadResult<'_>| {
                 let data = decode(kv.value.unwrap_or_default())?;
                 Ok((kv.key.into_owned(), Value { data, index: kv.modify_index }))
             };
-            found.into_iter().map(entry).collect::<Result<_>>().map(Found::All)
+            found.unwrap_or_default().into_iter().map(entry).collect::<Result<_>>().map(Found::All)
         }
     }
 }

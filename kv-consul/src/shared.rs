@@ -40,9 +40,9 @@ impl Shared {
         self.clients.current()
     }
 
-    /// How many requests the current runtime's calls may have in flight at once.
+    /// How many requests the current runtime's calls may have in flight at once. It may be asked outside a runtime.
     pub(crate) fn most_in_flight(&self) -> usize {
-        self.client().map_or(1, |client| client.most_calls())
+        self.clients.existing().map_or(1, |client| client.most_calls())
     }
 
     /// Flags that no other write has. Consul ignores a write that repeats the value and the flags of an entry.

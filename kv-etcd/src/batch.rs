@@ -41,8 +41,8 @@ pub(crate) trait Job: Clone + Send + Sync + 'static {
     /// Whether it may be sent twice. If not, it shares no transaction with another operation on the same key.
     const IDEMPOTENCE: Idempotence;
 
-    /// How many requests may be in flight while this many operations wait or are in flight. More requests keep the
-    /// server busy; fewer requests are fuller.
+    /// How many requests keep a near server busy while this many operations wait or are in flight. Fewer requests are
+    /// fuller.
     fn window(operations: usize) -> usize;
 
     /// The key that it reads or writes.
@@ -173,6 +173,11 @@ impl<J: Job> Carrier for Transactions<J> {
 
     fn window(&self, jobs: usize) -> usize {
         J::window(jobs)
+    }
+
+    fn most_in_flight(&self) -> usize {
+        // Streams of events, and calls that travel alone, need some as well.
+        (self.client.most_in_flight() / 2).max(1)
     }
 
     fn is_answer(&self, answer: &Self::Answer) -> bool {

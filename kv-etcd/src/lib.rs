@@ -84,7 +84,8 @@
 //!
 //! Reads and writes of single keys that are made while others are in flight travel together, in one transaction. Each
 //! has the outcome that it would have had alone, and those that change something share a revision. An operation is sent
-//! at once if none is in flight.
+//! at once if none is in flight. How many requests are in flight follows from the round trips
+//! ([`kv_core::backend::batch`]): few beside the server, as many as callers need far from it.
 //!
 //! A key `NAME/<lease id>` that is attached to the lease in its name is the entry of a lock. Reads, listings and
 //! watches leave it out, and only such keys contend for the lock `NAME`. Other keys at or below `NAME` are data, and do

@@ -50,7 +50,15 @@ impl Contender {
         self
     }
 
-    async fn sample(&self, mut plan: Plan) -> Result<Sample, Failure> {
+    /// One that runs elsewhere.
+    pub(crate) fn elsewhere(
+        name: &'static str,
+        run: impl Fn(Plan) -> BoxFuture<'static, Result<Sample, Failure>> + 'static,
+    ) -> Self {
+        Self { name, target: None, carries: None, run: Box::new(run) }
+    }
+
+    pub(crate) async fn sample(&self, mut plan: Plan) -> Result<Sample, Failure> {
         let Some((calls, callers)) = self.carries else { return (self.run)(plan).await };
         plan.callers = callers;
         let mut sample = (self.run)(plan).await?;
@@ -99,7 +107,7 @@ impl Contest {
         measured: Duration,
         mut progress: impl FnMut(&'static str),
     ) -> Result<Vec<Outcome>, Failure> {
-        let plan = Plan { callers: self.callers, warm_up, measured, burst: self.burst };
+        let plan = Plan { callers: self.callers, warm_up, measured, burst: self.burst, ..Plan::default() };
         let contenders: Vec<&Contender> = std::iter::once(&self.ours).chain(&self.peers).collect();
         let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); contenders.len()];
         for round in 0..rounds {

@@ -5,7 +5,9 @@
 mod chart;
 mod consul;
 mod contest;
+mod distance;
 mod etcd;
+mod go;
 mod http;
 mod load;
 mod memory;
@@ -43,6 +45,9 @@ struct Arguments {
     /// Keeps the servers' data on Docker's disk instead of in memory, so that the disk is measured too.
     #[arg(long)]
     on_disk: bool,
+    /// Measures how many round trips calls take with the servers some way off, instead of the calls a second beside them.
+    #[arg(long)]
+    distance: bool,
     /// Writes the table to this crate's README.md, and the chart beside it.
     #[arg(long)]
     write: bool,
@@ -66,6 +71,12 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
     // Each peer has a connection for each caller.
     let limits = "-hcl=limits { http_max_conns_per_client = 2000 }";
     let consul = Cluster::start(Kind::Consul, 1, options().argument(limits)).await?;
+    if arguments.distance {
+        let result = far(arguments, &etcd, &consul).await;
+        etcd.stop().await;
+        consul.stop().await;
+        return result;
+    }
     let result = compare(arguments, &etcd, &consul).await;
     etcd.stop().await;
     consul.stop().await;
@@ -115,6 +126,29 @@ async fn compare(arguments: &Arguments, etcd: &Cluster, consul: &Cluster) -> Res
     bar.finish_and_clear();
     let servers = [(etcd::STORE, etcd.version().await?), (consul::STORE, consul.version().await?)];
     Ok(Report::new(outcomes, arguments.rounds, measured, &servers))
+}
+
+/// Compares with the servers some way off.
+async fn far(arguments: &Arguments, etcd: &Cluster, consul: &Cluster) -> Result<(), Failure> {
+    let load = Load::new();
+    let (etcd_endpoint, consul_endpoint) = (own_endpoint(etcd, 2379).await, own_endpoint(consul, 8500).await);
+    let registry = Registry::new().with(kv_etcd::REGISTRATION).with(kv_consul::REGISTRATION);
+    for address in [format!("etcd://{etcd_endpoint}"), format!("consul://{consul_endpoint}")] {
+        filled(registry.connect(&address).await?, &load).await?;
+    }
+    let done = |row: &distance::Row| eprintln!("{}", row.line());
+    let servers = (&*etcd_endpoint, &*consul_endpoint);
+    let rows = distance::run(servers, &load, &arguments.filter, arguments.rounds, done).await?;
+    let versions = [(etcd::STORE, etcd.version().await?), (consul::STORE, consul.version().await?)];
+    let rounds = format!("medians of {} rounds", arguments.rounds);
+    let table = distance::table(&rows, &report::about(&rounds, &versions));
+    print!("{table}");
+    if arguments.write {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(here.join("distance.svg"), chart::of_distances(&rows))?;
+        write_between_marks(&here.join("README.md"), "distance", &table)?;
+    }
+    Ok(())
 }
 
 /// Where a server is reached: at its container's own address if this machine has a way there, so that nothing stands

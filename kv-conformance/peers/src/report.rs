@@ -16,15 +16,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(outcomes: Vec<Outcome>, rounds: usize, measured: Duration, servers: &[(&str, String)]) -> Self {
-        let mut versions: Vec<String> = servers.iter().map(|(store, version)| format!("{store} {version}")).collect();
-        versions.extend(client_versions());
-        let about = format!(
-            "{}; values of 128 bytes, 10,000 keys; {rounds} rounds of {} ms; {}, servers on the same machine; {}",
-            date(),
-            measured.as_millis(),
-            machine(),
-            versions.join(", "),
-        );
+        let about = about(&format!("{rounds} rounds of {} ms", measured.as_millis()), servers);
         Self { outcomes, about }
     }
 
@@ -52,6 +44,18 @@ impl Report {
         let _ = writeln!(table, "\n{}.", self.about);
         table
     }
+}
+
+/// What was measured, when, and on what.
+pub(crate) fn about(rounds: &str, servers: &[(&str, String)]) -> String {
+    let mut versions: Vec<String> = servers.iter().map(|(store, version)| format!("{store} {version}")).collect();
+    versions.extend(client_versions());
+    format!(
+        "{}; values of 128 bytes, 10,000 keys; {rounds}; {}, servers on the same machine; {}",
+        date(),
+        machine(),
+        versions.join(", "),
+    )
 }
 
 /// An outcome on one line, for who waits for the end of the run.

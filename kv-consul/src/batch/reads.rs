@@ -103,7 +103,11 @@ impl ReadTransactions {
                 self.beliefs.note(&job.key, Belief::Usual);
                 Verdict::Alone
             }
-            (Some(Refusal::Check), _) => self.answer(&job.key, Err(absent(&job.key))),
+            (Some(Refusal::Check), _) if !self.shared.settings.get().has_acls => {
+                self.answer(&job.key, Err(absent(&job.key)))
+            }
+            // Consul says of what the token may not read that it is absent, in a transaction, but not to one who asks
+            // for it alone.
             (Some(_), _) => Verdict::Alone,
         };
         jobs.iter().enumerate().map(verdict).collect()

@@ -12,8 +12,9 @@ use kv_core::backend::fate::Idempotence;
 use kv_core::{Error, Result};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tower::limit::GlobalConcurrencyLimitLayer;
 
-use super::budget::{CallPermit, LARGE};
+use super::budget::{CallPermit, LARGE, opening};
 use super::departure::{Departing, Departure};
 use super::failure::failure;
 use super::tls::Tls;
@@ -76,6 +77,7 @@ impl Agent {
         if let Some(authorization) = &config.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
+        let opening = GlobalConcurrencyLimitLayer::new(opening(config.connections));
         let builder = |idle| {
             reqwest::Client::builder()
                 .default_headers(headers.clone())
@@ -95,6 +97,7 @@ impl Agent {
                 .tcp_keepalive_retries(3)
                 .pool_max_idle_per_host(idle)
                 .pool_idle_timeout(IDLE)
+                .connector_layer(opening.clone())
                 .connect_timeout(CONNECT)
         };
         let address: Arc<str> = host.with_port(8500).into();

@@ -18,6 +18,14 @@ pub(crate) const LARGE: usize = 64 << 10;
 /// ([clause S1](kv_core::contract::CLAUSES#S1)): connections for calls, and for blocking queries.
 const OWN: (usize, usize) = (2, 1);
 
+/// How many of so many connections may be opening at a time.
+///
+/// Each is one that nobody may need any more when it is open: a request takes the first connection that is free, whether
+/// it is a new one or one that another request gives back.
+pub(super) fn opening(connections: usize) -> usize {
+    (connections / 8).max(1)
+}
+
 /// The connections of a handle to one agent, in all runtimes together.
 pub(super) struct Budget {
     calls: Arc<Pot>,
@@ -37,8 +45,12 @@ struct Pot {
 
 impl Pot {
     fn new(number: usize) -> Self {
-        let (left, lent) = (AtomicUsize::new(number), AtomicUsize::new(0));
-        Self { left, lent, reserve: number / 4, is_short: AtomicBool::new(false) }
+        Self {
+            left: AtomicUsize::new(number),
+            lent: AtomicUsize::new(0),
+            reserve: number / 4,
+            is_short: AtomicBool::new(false),
+        }
     }
 
     fn take(&self) -> bool {
@@ -81,11 +93,11 @@ impl Pot {
 }
 
 impl Budget {
-    /// Half of the connections are for calls, and half for blocking queries.
+    /// Half of the connections are for blocking queries, and most of the others for calls.
     pub(super) fn new(connections: usize) -> Self {
         let waits = connections / 2;
         // One connection is for probes of broken agents.
-        let calls = (connections - waits).saturating_sub(1);
+        let calls = (connections - waits).saturating_sub(1 + opening(connections));
         let pot = |number: usize, own: usize| Arc::new(Pot::new(number.saturating_sub(own)));
         Self { calls: pot(calls, OWN.0), waits: pot(waits, OWN.1) }
     }
@@ -304,16 +316,16 @@ mod tests {
         let waits: Vec<_> = std::iter::from_fn(|| one.try_wait()).collect();
         assert_eq!(waits.len(), 16);
         let most = all(|| now(one.call("a", 0)));
-        assert_eq!(most.len(), 15);
+        assert_eq!(most.len(), 11);
         let rest = all(|| now(other.call("a", 0)));
         assert_eq!(rest.len(), OWN.0);
         // One runtime can use what the other gives back.
         drop(most);
         let more = all(|| now(other.call("a", 0)));
-        assert_eq!(rest.len() + more.len(), 15);
+        assert_eq!(rest.len() + more.len(), 11);
         // This includes the permits of a runtime that has ended.
         drop((rest, more, other));
-        assert_eq!(all(|| now(one.call("a", 0))).len(), 15);
+        assert_eq!(all(|| now(one.call("a", 0))).len(), 11);
     }
 
     #[test]
@@ -324,17 +336,17 @@ mod tests {
         assert_eq!(waits.len(), 16);
         now(share.call("large", 0)).expect("a permit").note(true);
         let answers = all(|| now(share.call("large", 0)));
-        assert_eq!((answers.len(), all(|| now(share.call("a", 0))).len()), (7, 8));
+        assert_eq!((answers.len(), all(|| now(share.call("a", 0))).len()), (5, 6));
         drop(answers);
         let bodies = all(|| now(share.call("a", LARGE)));
-        assert_eq!((bodies.len(), all(|| now(share.call("a", 0))).len()), (7, 8));
+        assert_eq!((bodies.len(), all(|| now(share.call("a", 0))).len()), (5, 6));
     }
 
     #[test]
     fn calls_borrow_what_queries_leave_until_queries_need_it() {
         let share = Budget::new(32).share();
         let mut calls = all(|| now(share.call("a", 0)));
-        assert_eq!((calls.len(), share.most_calls()), (15 + 12, 15 + 12 - 2));
+        assert_eq!((calls.len(), share.most_calls()), (11 + 12, 11 + 12 - 2));
         assert_eq!(share.queries(), 12, "what is lent comes back");
         let mut waits: Vec<_> = std::iter::from_fn(|| share.try_wait()).collect();
         assert_eq!(waits.len(), 4);
@@ -345,7 +357,7 @@ mod tests {
         assert_eq!(waits.len(), 5);
         drop((calls, waits));
         let waits: Vec<_> = std::iter::from_fn(|| share.try_wait()).collect();
-        assert_eq!((waits.len(), all(|| now(share.call("a", 0))).len()), (16, 15));
+        assert_eq!((waits.len(), all(|| now(share.call("a", 0))).len()), (16, 11));
     }
 
     #[tokio::test]

@@ -46,6 +46,11 @@ impl Clients {
         self.each.try_get(|| self.create())
     }
 
+    /// The current runtime's client, if there is one.
+    pub(crate) fn existing(&self) -> Option<Arc<Client>> {
+        self.each.current()
+    }
+
     fn create(&self) -> Result<Client> {
         Client::new(&self.config, &self.tls, self.health.clone(), &self.budget)
     }

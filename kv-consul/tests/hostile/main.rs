@@ -275,8 +275,9 @@ async fn writes_without_an_answer_delay_no_others() {
     // Longer than this test waits, so that no write times out before the others are done.
     let kv = connect(&server, "10m").await;
     let came = Arc::new(AtomicUsize::new(0));
+    let counter = came.clone();
     server.turn(move |mut stream, mut request| {
-        let came = came.clone();
+        let came = counter.clone();
         async move {
             loop {
                 if request.line().contains("/v1/txn") && came.fetch_add(1, Ordering::SeqCst) < 2 {
@@ -293,12 +294,18 @@ async fn writes_without_an_answer_delay_no_others() {
     });
     // A read is sent again if its connection has just been closed; a write is not.
     let _ = soon("a new connection", kv.get("key")).await;
-    let mut writing: Vec<_> = (0..3)
-        .map(|number| {
-            let kv = kv.clone();
-            tokio::spawn(async move { kv.set(&format!("{number}"), "").await })
+    let mut writing = Vec::new();
+    for number in 0..3 {
+        // One after the other, so that no two travel together.
+        soon("those before it are sent", async {
+            while came.load(Ordering::SeqCst) < number {
+                sleep(Duration::from_millis(1)).await;
+            }
         })
-        .collect();
+        .await;
+        let kv = kv.clone();
+        writing.push(tokio::spawn(async move { kv.set(&format!("{number}"), "").await }));
+    }
     soon("the third", async {
         while writing.iter().filter(|task| task.is_finished()).count() < 1 {
             sleep(Duration::from_millis(10)).await;

@@ -84,6 +84,11 @@ impl Client {
         Ok(Ready { members, connection, token })
     }
 
+    /// How many small requests the server takes at once, as far as is known. It may be asked outside a runtime.
+    pub(crate) fn most_in_flight(&self) -> usize {
+        self.members.current().map_or(usize::MAX, |members| members.connector.most_in_flight())
+    }
+
     /// Opens a stream, and returns it with its connection.
     pub(crate) async fn stream<Q, A>(
         &self,

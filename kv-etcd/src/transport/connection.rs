@@ -112,6 +112,11 @@ impl Connection {
         self.driver.has_ended()
     }
 
+    /// How many requests the server takes at once.
+    pub(crate) fn most_in_flight(&self) -> usize {
+        self.sender.most_in_flight()
+    }
+
     pub(crate) fn health(&self) -> Health {
         self.driver.health()
     }

@@ -127,6 +127,11 @@ impl Connector {
         Arc::clone(&self.0.config.endpoints[self.0.rotation.first()].address)
     }
 
+    /// How many requests the server takes at once on the current connection.
+    pub(super) fn most_in_flight(&self) -> usize {
+        self.0.state().current.as_ref().map_or(usize::MAX, |current| current.most_in_flight())
+    }
+
     /// Makes the next call connect anew, to another endpoint first; what is in flight on the connection goes on.
     pub(super) fn abandon(&self, connection: &Arc<Connection>) {
         let mut state = self.0.state();

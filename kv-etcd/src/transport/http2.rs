@@ -147,6 +147,11 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
+    /// How many streams the server takes at once (`SETTINGS_MAX_CONCURRENT_STREAMS`).
+    pub(crate) fn most_in_flight(&self) -> usize {
+        self.requests.current_max_send_streams()
+    }
+
     /// A sender for streams whose answers may come at any time.
     pub(crate) fn for_streams(&self) -> Self {
         Self { is_call: false, ..self.clone() }

@@ -2,6 +2,7 @@
 
 mod auth;
 mod batch;
+mod distance;
 mod lock;
 mod snapshot;
 mod support;

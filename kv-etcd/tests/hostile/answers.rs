@@ -81,18 +81,25 @@ async fn writes_that_are_not_answered_delay_no_others() {
     // Longer than the test, so that no write is given up before the others are done.
     let kv = connect(&server, "10m").await;
     let came = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&came);
     server.turn(Mood::to("Put", move |call| {
-        let unanswered = came.fetch_add(1, Ordering::SeqCst) < 2;
+        let unanswered = counter.fetch_add(1, Ordering::SeqCst) < 2;
         async move { if unanswered { silence(call).await } else { good(call).await } }
     }));
     // The server has just ended the connection. A read is repeated on a new one; a write would not be.
     let _ = soon("a new connection", kv.get("key")).await;
-    let mut writing: Vec<_> = (0..3)
-        .map(|number| {
-            let kv = kv.clone();
-            tokio::spawn(async move { kv.set(&format!("{number}"), "").await })
+    let mut writing = Vec::new();
+    for number in 0..3 {
+        // One after the other, so that no two travel together.
+        soon("those before it are sent", async {
+            while came.load(Ordering::SeqCst) < number {
+                sleep(Duration::from_millis(1)).await;
+            }
         })
-        .collect();
+        .await;
+        let kv = kv.clone();
+        writing.push(tokio::spawn(async move { kv.set(&format!("{number}"), "").await }));
+    }
     until("the third", || writing.iter().any(tokio::task::JoinHandle::is_finished)).await;
     for done in writing.extract_if(.., |task| task.is_finished()) {
         done.await.expect("no panic").expect("an index");

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use kv_conformance_program::bench::{Answer, Caller, Failure, OwnKeys};
+use tokio::sync::Semaphore;
 
 use crate::contest::Contender;
 use crate::load::Load;
@@ -21,11 +22,15 @@ pub(crate) struct Agent {
     base: Arc<str>,
     /// The flags of the next write. Consul ignores a write that repeats the value and the flags.
     flags: Arc<AtomicU64>,
+    /// How many connections there may be; reqwest itself has no limit.
+    connections: Arc<Semaphore>,
 }
 
 impl Agent {
-    pub(crate) fn new(endpoint: &str) -> Result<Self, Failure> {
-        Ok(Self { http: crate::http::http()?, base: format!("http://{endpoint}/v1/").into(), flags: Arc::default() })
+    pub(crate) fn new(endpoint: &str, connections: usize) -> Result<Self, Failure> {
+        let base = format!("http://{endpoint}/v1/").into();
+        let connections = Arc::new(Semaphore::new(connections));
+        Ok(Self { http: crate::http::http()?, base, flags: Arc::default(), connections })
     }
 
     fn flags(&self) -> u64 {
@@ -33,12 +38,14 @@ impl Agent {
     }
 
     async fn put(&self, target: &str, body: impl Into<reqwest::Body>) -> Result<Bytes, Failure> {
+        let _connection = self.connections.acquire().await?;
         let answer = self.http.put([&*self.base, target].concat()).body(body).send().await?;
         Ok(answer.error_for_status()?.bytes().await?)
     }
 
     /// Also returns the index.
     async fn get(&self, target: &str) -> Result<(u64, Bytes), Failure> {
+        let _connection = self.connections.acquire().await?;
         let answer = self.http.get([&*self.base, target].concat()).send().await?.error_for_status()?;
         let index = answer.headers().get("x-consul-index").ok_or("no index")?.to_str()?.parse()?;
         Ok((index, answer.bytes().await?))

@@ -1,10 +1,11 @@
 //! The contests on Consul.
 
-mod bare;
+pub(crate) mod bare;
 mod client;
 
 use kv_conformance_program::bench::Failure;
 use kv_core::Kv;
+use tokio::sync::Semaphore;
 
 use crate::contest::{Contest, Figure};
 use crate::load::Load;
@@ -14,7 +15,7 @@ pub(crate) const STORE: &str = "Consul";
 
 /// Every contest, on an agent at `endpoint` (`host:port`), where the keys exist.
 pub(crate) fn contests(kv: &Kv, endpoint: &str, load: &Load) -> Result<Vec<Contest>, Failure> {
-    let bare = bare::Agent::new(endpoint)?;
+    let bare = bare::Agent::new(endpoint, Semaphore::MAX_PERMITS)?;
     let client = client::connect(endpoint);
     let contest =
         |call, callers, figure, ours, peers| Contest { store: STORE, call, callers, burst: 1, figure, ours, peers };

@@ -1,6 +1,6 @@
 //! The contests on etcd.
 
-mod client;
+pub(crate) mod client;
 mod full;
 mod gateway;
 mod tonic;

@@ -28,6 +28,8 @@ pub struct Plan {
     pub warm_up: Duration,
     /// The duration of the measurement.
     pub measured: Duration,
+    /// Each caller makes so many calls instead, which all count; the times above do not matter then.
+    pub calls: Option<u32>,
     /// How many calls a caller makes from one look at the clock to the next.
     ///
     /// Use more than 1 for calls that take no longer than reading the clock. Then the latencies are averages, and
@@ -38,7 +40,7 @@ pub struct Plan {
 impl Default for Plan {
     /// One caller, one second of warm-up, and five seconds of measurement.
     fn default() -> Self {
-        Self { callers: 1, warm_up: Duration::from_secs(1), measured: Duration::from_secs(5), burst: 1 }
+        Self { callers: 1, warm_up: Duration::from_secs(1), measured: Duration::from_secs(5), calls: None, burst: 1 }
     }
 }
 
@@ -47,6 +49,8 @@ impl Default for Plan {
 pub struct Sample {
     /// Answered calls per second.
     pub rate: f64,
+    /// From the beginning of the first call to the end of the last one, warm-up included.
+    pub span: Duration,
     /// How many calls failed.
     pub failed: u64,
     /// The error of the first failed call.
@@ -57,7 +61,12 @@ pub struct Sample {
 
 impl Sample {
     fn new() -> Self {
-        Self { rate: 0.0, failed: 0, failure: None, latencies: histogram() }
+        Self { rate: 0.0, span: Duration::ZERO, failed: 0, failure: None, latencies: histogram() }
+    }
+
+    /// One that was measured elsewhere: calls that took so long together, how many failed, and why the first one did.
+    pub fn elsewhere(span: Duration, failed: u64, failure: Option<String>) -> Self {
+        Self { span, failed, failure, ..Self::new() }
     }
 
     /// The latency at a quantile from 0 to 1, such as 0.5 for the median.
@@ -68,6 +77,21 @@ impl Sample {
     /// The number of answered calls.
     pub fn answered(&self) -> u64 {
         self.latencies.len()
+    }
+
+    /// Counts a burst of calls that took so long together.
+    fn note(&mut self, result: Answer, took: Duration, burst: u32) {
+        match result {
+            Ok(own) => {
+                let latency = own.filter(|_| burst == 1).unwrap_or(took / burst);
+                // A histogram that resizes itself takes any value.
+                let _ = self.latencies.record_n(nanoseconds(latency), burst);
+            }
+            Err(failure) => {
+                self.failed += 1;
+                self.failure.get_or_insert_with(|| failure.to_string());
+            }
+        }
     }
 
     fn add(&mut self, other: Self) {
@@ -94,15 +118,31 @@ fn histogram() -> Histogram<u32> {
 /// If a caller panics, or outside a Tokio runtime with a timer.
 pub async fn measure<C: Caller>(plan: &Plan, caller: impl FnMut(usize) -> C) -> Sample {
     let callers: Vec<C> = (0..plan.callers).map(caller).collect();
-    let from = Instant::now() + plan.warm_up;
+    let began = Instant::now();
+    let from = began + plan.warm_up;
     let mut running = JoinSet::new();
     for caller in callers {
-        running.spawn(run(caller, from, from + plan.measured, plan.burst.max(1)));
+        match plan.calls {
+            Some(calls) => running.spawn(run_calls(caller, calls)),
+            None => running.spawn(run(caller, from, from + plan.measured, plan.burst.max(1))),
+        };
     }
     let mut sample = Sample::new();
     for one in running.join_all().await {
         sample.add(one);
     }
+    sample.span = began.elapsed();
+    sample
+}
+
+async fn run_calls(mut caller: impl Caller, calls: u32) -> Sample {
+    let mut sample = Sample::new();
+    let first = Instant::now();
+    for _ in 0..calls {
+        let began = Instant::now();
+        sample.note(caller.call().await, began.elapsed(), 1);
+    }
+    sample.rate = number(sample.latencies.len()) / first.elapsed().as_secs_f64();
     sample
 }
 
@@ -118,17 +158,7 @@ async fn run(mut caller: impl Caller, from: Instant, until: Instant, burst: u32)
             continue;
         }
         first.get_or_insert(began);
-        match result {
-            Ok(own) => {
-                let latency = own.filter(|_| burst == 1).unwrap_or((now - began) / burst);
-                // A histogram that resizes itself takes any value.
-                let _ = sample.latencies.record_n(nanoseconds(latency), burst);
-            }
-            Err(failure) => {
-                sample.failed += 1;
-                sample.failure.get_or_insert_with(|| failure.to_string());
-            }
-        }
+        sample.note(result, now - began, burst);
     }
     let span = first.map_or(Duration::ZERO, |first| now - first);
     if !span.is_zero() {
@@ -192,6 +222,14 @@ mod tests {
         assert_eq!(sample.failed, calls / 10);
         assert_eq!(sample.failure.as_deref(), Some("every tenth"));
         assert!(sample.rate > 0.0 && sample.latency(0.5) <= sample.latency(1.0));
+    }
+
+    #[tokio::test]
+    async fn each_caller_makes_as_many_calls_as_it_is_told() {
+        let plan = Plan { callers: 3, calls: Some(20), ..Plan::default() };
+        let (sample, calls) = counted(&plan, None).await;
+        assert_eq!((calls, sample.answered(), sample.failed), (60, 54, 6));
+        assert!(sample.span > Duration::ZERO && sample.rate > 0.0);
     }
 
     #[tokio::test]

@@ -109,7 +109,8 @@ async fn measure_all(arguments: &Arguments, load: &Load) -> Result<()> {
     let mut rows = Vec::new();
     for call in &arguments.call {
         for callers in &arguments.concurrency {
-            let plan = Plan { callers: *callers, warm_up: arguments.warm_up, measured: arguments.duration, burst: 1 };
+            let (warm_up, measured) = (arguments.warm_up, arguments.duration);
+            let plan = Plan { callers: *callers, warm_up, measured, ..Plan::default() };
             let mut samples = Vec::new();
             for _ in 0..arguments.repeats {
                 progress.at(*call, *callers);

@@ -147,7 +147,7 @@ impl Callers {
         left -= callers;
         while let Some(Reverse((answered, sent, carried))) = self.in_flight.pop() {
             self.now = answered;
-            self.queue.answered(self.now, answered - sent);
+            self.queue.answered(self.now, answered.saturating_sub(sent));
             // The batcher lets those who were answered submit before the permit goes on.
             self.queue.gather_again();
             let again = carried.min(left);
@@ -156,7 +156,7 @@ impl Callers {
             self.next(server, carried);
         }
         assert_eq!((left, self.queue.waiting()), (0, 0));
-        self.now - began
+        self.now.saturating_sub(began)
     }
 
     fn submit(&mut self, server: &mut Server, calls: usize) {

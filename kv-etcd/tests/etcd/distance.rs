@@ -1,0 +1,69 @@
+//! A server far away, with thousands of callers.
+
+use std::time::Duration;
+
+use kv_conformance::chaos::distance::Distance;
+use kv_core::{Error, Kv};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::support::{connect, server, soon};
+
+const CALLERS: usize = 4000;
+const CALLS: usize = 5;
+
+/// So long that a call that waited for the answers to a few others would be too late, and that the speed of the machine
+/// does not matter.
+const ROUND_TRIP: Duration = Duration::from_secs(1);
+
+/// Makes the calls of all callers, each one after the other, and returns how many failed, with an example.
+async fn crowd<F>(kv: &Kv, call: impl Fn(Kv, String) -> F + Clone + Send + 'static) -> (usize, Option<Error>)
+where
+    F: Future<Output = kv_core::Result<()>> + Send + 'static,
+{
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let (kv, call) = (kv.clone(), call.clone());
+        callers.spawn(async move {
+            let mut failures = Vec::new();
+            for _ in 0..CALLS {
+                failures.extend(call(kv.clone(), format!("k/{caller}")).await.err());
+            }
+            failures
+        });
+    }
+    let failures: Vec<Error> = soon("every answer", callers.join_all()).await.into_iter().flatten().collect();
+    (failures.len(), failures.into_iter().next())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn none_of_thousands_of_callers_times_out() {
+    let cluster = server().await;
+    let relay = Distance::to(&cluster.endpoints()[0], ROUND_TRIP).await.expect("a relay");
+    let kv = connect(&format!("etcd://{}", relay.endpoint())).await;
+    let written = crowd(&kv, |kv, key| async move { kv.set(&key, "value").await.map(drop) }).await;
+    assert!(written.0 == 0, "{written:?}");
+    let read = crowd(&kv, |kv, key| async move { kv.get(&key).await.map(drop) }).await;
+    assert!(read.0 == 0, "{read:?}");
+    assert_eq!(relay.connections(), 1);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_that_give_up_cost_the_others_nothing() {
+    let cluster = server().await;
+    let relay = Distance::to(&cluster.endpoints()[0], ROUND_TRIP).await.expect("a relay");
+    let kv = connect(&format!("etcd://{}", relay.endpoint())).await;
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS as u64 {
+        let kv = kv.clone();
+        callers.spawn(async move {
+            // Some are dropped in the queue, some on their way, and some when the answer comes.
+            let _ = timeout(Duration::from_millis(caller % 1200), kv.set("dropped", "")).await;
+            kv.set(&format!("k/{caller}"), "value").await.map(drop)
+        });
+    }
+    let results = soon("every answer", callers.join_all()).await;
+    assert!(results.iter().all(Result::is_ok), "{:?}", results.iter().find(|result| result.is_err()));
+    cluster.stop().await;
+}
