@@ -58,19 +58,18 @@ impl Backend for Etcd {
         let client = &self.shared.client;
         // An early ping that failed is made again, so that it is tried elsewhere.
         let early = client.early_ping().await.map_err(Failed::from)?;
-        let status = match early {
-            Some(Ping { read: Ok(_), status: Ok(status) }) => Ok(status),
-            _ => {
-                // As etcd's own health check: a linearizable read needs a leader, and being refused comes after that.
-                let read = client.call(Range::key(HEALTH).request());
-                let (read, status) = tokio::join!(read, client.call(StatusRequest {}));
-                if let Err(failed) = read
-                    && !failed.is_permission_denied()
-                {
-                    return Err(failed.into());
-                }
-                status
+        let status = if let Some(Ping { read: Ok(_), status: Ok(status) }) = early {
+            Ok(status)
+        } else {
+            // As etcd's own health check: a linearizable read needs a leader, and being refused comes after that.
+            let read = client.call(Range::key(HEALTH).request());
+            let (read, status) = tokio::join!(read, client.call(StatusRequest {}));
+            if let Err(failed) = read
+                && !failed.is_permission_denied()
+            {
+                return Err(failed.into());
             }
+            status
         };
         // Every member knows of every alarm. Those who may not see the status are not told.
         let alarm = status.ok().and_then(|status| status.errors.into_iter().find(|error| error.contains("NOSPACE")));

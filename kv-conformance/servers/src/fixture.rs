@@ -40,6 +40,12 @@ impl ServerFixture {
         if let Some(address) = address_from_environment(kind) {
             return Ok(Self { name: kind.to_string(), registry, address, ..Self::blank(kind) });
         }
+        // The suite is some hundred handles in one process. Together they have more connections than the 200 that an agent
+        // serves from one address, and an agent closes the others with whatever they carry.
+        let options = match kind {
+            Kind::Consul => options.argument("-hcl=limits { http_max_conns_per_client = 5000 }"),
+            Kind::Etcd => options,
+        };
         let cluster = Cluster::start(kind, members, options).await?;
         let mut name = format!("{kind} {}", cluster.version().await?);
         if members > 1 {

@@ -16,7 +16,7 @@ const TTL: Duration = Duration::from_secs(15);
 
 /// A store that is one round trip away, and as near as it really is.
 struct Far {
-    far: Kv,
+    kv: Kv,
     near: Kv,
     address: String,
     cluster: Cluster,
@@ -31,7 +31,7 @@ impl Far {
         let relay = Distance::to(&server, ROUND_TRIP).await.expect("a relay");
         let address = near.replace(&server, relay.endpoint());
         let (far, near) = (connect(&address).await, connect(&near).await);
-        Self { far, near, address, cluster, _relay: relay }
+        Self { kv: far, near, address, cluster, _relay: relay }
     }
 
     /// Requires that a call takes so many round trips. `call` makes it once, for the attempt of a number, and says how
@@ -119,78 +119,78 @@ async fn every_call(store: &Far) {
 async fn single_calls(store: &Far) {
     let index = store.near.set("k", "v").await.expect("a write");
     assert!(index > 0);
-    takes!(store, "get", 1, |s, _n| timed(s.far.get("k")).await.0);
-    takes!(store, "set", 1, |s, _n| timed(s.far.set("k", "v")).await.0);
-    takes!(store, "get_all", 1, |s, _n| timed(s.far.get_all("")).await.0);
-    takes!(store, "keys", 1, |s, _n| timed(s.far.keys("")).await.0);
-    takes!(store, "delete_tree", 1, |s, _n| timed(s.far.delete_tree("none")).await.0);
-    takes!(store, "ping", 1, |s, _n| timed(s.far.ping()).await.0);
-    takes!(store, "update", 1, |s, n| timed(s.far.update(&format!("u/{n}"), Value::new("v", 0))).await.0);
+    takes!(store, "get", 1, |s, _n| timed(s.kv.get("k")).await.0);
+    takes!(store, "set", 1, |s, _n| timed(s.kv.set("k", "v")).await.0);
+    takes!(store, "get_all", 1, |s, _n| timed(s.kv.get_all("")).await.0);
+    takes!(store, "keys", 1, |s, _n| timed(s.kv.keys("")).await.0);
+    takes!(store, "delete_tree", 1, |s, _n| timed(s.kv.delete_tree("none")).await.0);
+    takes!(store, "ping", 1, |s, _n| timed(s.kv.ping()).await.0);
+    takes!(store, "update", 1, |s, n| timed(s.kv.update(&format!("u/{n}"), Value::new("v", 0))).await.0);
     takes!(store, "txn", 1, |s, n| {
         let (one, other) = (format!("t/{n}/a"), format!("t/{n}/b"));
-        timed(s.far.txn().check(&one, 0).set(&one, "1").set(&other, "2").commit()).await.0
+        timed(s.kv.txn().check(&one, 0).set(&one, "1").set(&other, "2").commit()).await.0
     });
 }
 
 async fn watches(store: &Far) {
     // The first one may open what the others share.
-    let _first = store.far.watch("w/", 0).await.expect("a watch");
-    takes!(store, "watch", 1, |s, n| timed(s.far.watch(&format!("w/{n}/"), 0)).await.0);
-    takes!(store, "observe", 1, |s, n| timed(s.far.observe(&format!("o/{n}/"))).await.0);
+    let _first = store.kv.watch("w/", 0).await.expect("a watch");
+    takes!(store, "watch", 1, |s, n| timed(s.kv.watch(&format!("w/{n}/"), 0)).await.0);
+    takes!(store, "observe", 1, |s, n| timed(s.kv.observe(&format!("o/{n}/"))).await.0);
 }
 
 async fn leases(store: &Far) {
     takes!(store, "ephemeral_key", 2, |s, n| {
         // Another time to live each, so that no lease is at hand.
         let ttl = TTL + Duration::from_secs(n as u64);
-        let (took, key) = timed(s.far.ephemeral_key(&format!("e/{n}"), ttl)).await;
+        let (took, key) = timed(s.kv.ephemeral_key(&format!("e/{n}"), ttl)).await;
         key.destroy().await.expect("it is removed");
         took
     });
     takes!(store, "lock of a free name", 2, |s, n| {
         let ttl = TTL * 2 + Duration::from_secs(n as u64);
-        let (took, lock) = timed(s.far.lock(&format!("l/{n}"), ttl)).await;
+        let (took, lock) = timed(s.kv.lock(&format!("l/{n}"), ttl)).await;
         lock.unlock().await.expect("it is freed");
         took
     });
     takes!(store, "ephemeral_key with a lease at hand", 1, |s, n| {
-        let first = s.far.ephemeral_key("kept/e", TTL).await.expect("a key");
+        let first = s.kv.ephemeral_key("kept/e", TTL).await.expect("a key");
         first.destroy().await.expect("it is removed");
-        let (took, key) = timed(s.far.ephemeral_key(&format!("kept/{n}"), TTL)).await;
+        let (took, key) = timed(s.kv.ephemeral_key(&format!("kept/{n}"), TTL)).await;
         key.destroy().await.expect("it is removed");
         took
     });
     takes!(store, "lock with a lease at hand", 1, |s, _n| {
-        let first = s.far.lock("kept/l", TTL).await.expect("a lock");
+        let first = s.kv.lock("kept/l", TTL).await.expect("a lock");
         first.unlock().await.expect("it is freed");
-        let (took, lock) = timed(s.far.lock("kept/l", TTL)).await;
+        let (took, lock) = timed(s.kv.lock("kept/l", TTL)).await;
         lock.unlock().await.expect("it is freed");
         took
     });
     takes!(store, "ephemeral set", 1, |s, n| {
-        let key = s.far.ephemeral_key(&format!("s/{n}"), TTL).await.expect("a key");
+        let key = s.kv.ephemeral_key(&format!("s/{n}"), TTL).await.expect("a key");
         let took = timed(key.set("v")).await.0;
         key.destroy().await.expect("it is removed");
         took
     });
     takes!(store, "renew", 1, |s, n| {
-        let key = s.far.ephemeral_key(&format!("r/{n}"), TTL).await.expect("a key");
+        let key = s.kv.ephemeral_key(&format!("r/{n}"), TTL).await.expect("a key");
         let took = timed(key.renew()).await.0;
         key.destroy().await.expect("it is removed");
         took
     });
     takes!(store, "destroy", 1, |s, n| {
-        let key = s.far.ephemeral_key(&format!("d/{n}"), TTL).await.expect("a key");
+        let key = s.kv.ephemeral_key(&format!("d/{n}"), TTL).await.expect("a key");
         timed(key.destroy()).await.0
     });
     takes!(store, "unlock", 1, |s, n| {
-        let lock = s.far.lock(&format!("x/{n}"), TTL).await.expect("a lock");
+        let lock = s.kv.lock(&format!("x/{n}"), TTL).await.expect("a lock");
         timed(lock.unlock()).await.0
     });
     let held = store.near.lock("held", TTL).await.expect("a lock");
     takes!(store, "try_lock of a held name", 1, |s, n| {
         let ttl = TTL * 3 + Duration::from_secs(n as u64);
-        let (took, none) = timed(s.far.try_lock("held", ttl)).await;
+        let (took, none) = timed(s.kv.try_lock("held", ttl)).await;
         assert!(none.is_none());
         held_still(s).await;
         took
@@ -205,7 +205,7 @@ async fn held_still(store: &Far) {
 async fn hand_over(store: &Far) {
     takes!(store, "from the start of an unlock to the next holder", 2, |s, n| {
         let name = format!("h/{n}");
-        let first = s.far.lock(&name, TTL).await.expect("a lock");
+        let first = s.kv.lock(&name, TTL).await.expect("a lock");
         let other = connect(&s.address).await;
         let waiting = tokio::spawn(async move {
             let lock = other.lock(&name, TTL).await.expect("a lock");

@@ -255,7 +255,9 @@ impl Backend for Faulty {
             },
             _ => self.try_to_take(key, ttl).await?,
         };
-        grant.iter().for_each(|grant| self.note_guard(grant));
+        if let Some(grant) = &grant {
+            self.note_guard(grant);
+        }
         Ok(grant.map(|grant| faulty_grant(self.fault, &self.shared, grant)))
     }
 

@@ -75,6 +75,8 @@ where
         .reset_stream_duration(RESET_STREAM_DURATION)
         // No limit: h2 counts these over the life of the connection, so that one caller's cancelled calls would end it.
         .max_local_error_reset_streams(None)
+        // Likewise: the budget for small frames counts those of cancelled calls over the life of the connection.
+        .data_frame_budget(usize::MAX)
         .handshake(Observed::new(io, Arc::clone(&signs)))
         .await?;
     let task = tokio::spawn(drive(connection, Arc::clone(&signs)));
