@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::backend::call::bounded;
 use crate::backend::fate::Idempotence;
 use crate::backend::{Address, Connecting};
@@ -183,13 +181,12 @@ async fn open(registration: &Registration, address: Address, limit: Duration) ->
         let (parameter, backend) = (unknown.to_owned(), registration.name.to_owned());
         return Err(Error::UnknownParameter { parameter, backend, known });
     }
-    let (root, timeout, started) = (address.root.clone(), address.timeout, Instant::now());
-    let opened = async {
-        let backend = bounded(limit, Idempotence::Repeatable, (registration.connect)(address)).await?;
-        // A call of its own, so that the error of one that runs out of time says why the last attempt failed.
-        let probe = Kv::new(backend).with_timeout(limit.saturating_sub(started.elapsed())).with_root(&root);
-        probe.ping().await?;
-        Ok(probe.with_timeout(timeout))
-    };
+    let (root, timeout) = (address.root.clone(), address.timeout);
+    // One call, so that the error of one that runs out of time says why the last attempt failed.
+    let opened = bounded(limit, Idempotence::Repeatable, async {
+        let backend = (registration.connect)(address).await?;
+        backend.ping().await?;
+        Ok(Kv::new(backend).with_timeout(timeout).with_root(&root))
+    });
     opened.await.map_err(|error: Error| error.located(registration.name, "connect", "", ""))
 }

@@ -53,8 +53,8 @@ impl Shared {
             return self.hubs.open(range, after).await;
         }
         // "Now" is the revision of the cluster, behind which the server of the watch may lag.
-        let (opened, present) = tokio::join!(self.hubs.open_now(range.clone()), self.reader.present(&range));
-        let (present, (events, begin)) = (present?, opened?);
+        let opening = self.hubs.open_now(range.clone());
+        let ((events, begin), present) = tokio::try_join!(opening, self.reader.present(&range))?;
         Ok(self.hubs.after(events, begin.max(present)))
     }
 
@@ -65,8 +65,8 @@ impl Shared {
         loop {
             // Both are asked for at the same time. The watch mostly begins before the snapshot, which is the later
             // answer.
-            let (opened, snapshot) = tokio::join!(self.hubs.open_now(range.clone()), self.reader.list(prefix));
-            let (snapshot, (events, begin)) = (snapshot?, opened?);
+            let opening = self.hubs.open_now(range.clone());
+            let ((events, begin), snapshot) = tokio::try_join!(opening, self.reader.list(prefix))?;
             if begin <= snapshot.index {
                 let watch = self.hubs.after(events, snapshot.index);
                 return Ok((snapshot, watch));

@@ -16,10 +16,9 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use kv_core::backend::{Address, Backend, Check, EventStream, Grant, Guard, Lease, Operation, Snapshot, Txn};
 use kv_core::clock::Moment;
 use kv_core::{
-    Error, Event, EventType, ExpiryLag, ForeignWrite, Limits, Listing, LockOrder, MemberLeave, Registration, Result, Value,
+    Error, Event, EventType, ExpiryLag, ForeignWrite, Limits, Listing, LockOrder, Registration, Result, Value,
 };
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 /// Registers this backend.
 pub const REGISTRATION: Registration = Registration {
@@ -311,7 +310,7 @@ impl Backend for FileBackend {
             watch_history: kv_core::WatchHistory::Every,
             foreign_write: ForeignWrite::Keeps,
             lock_order: LockOrder::Asked,
-            member_leave: MemberLeave::KeepsLeases,
+            member_leave: kv_core::MemberLeave::KeepsLeases,
         }
     }
 
