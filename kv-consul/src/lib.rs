@@ -89,6 +89,9 @@
 //! - **Leases** are [sessions](https://developer.hashicorp.com/consul/api-docs/session) without health checks. Only the
 //!   time to live ends them, and Consul notices that at most one more time to live later. A session also ends when its
 //!   agent leaves the cluster ([`EndsLeases`](kv_core::MemberLeave::EndsLeases)), but not when that is restarted.
+//! - **Spare sessions.** A session that `destroy` or `unlock` gives back is kept for a second. The next ephemeral key or
+//!   lock of the same time to live takes it, which saves the round trip of a new one. Otherwise it is destroyed in the
+//!   background. So a lock is known by the index of its entry, not by its session.
 //! - **Locks** are those of `consul lock`: the lock on `NAME` is the entry `NAME/.lock` with the flags of Consul's own
 //!   lock, so `consul lock NAME` and this lock exclude one another. The token needs the permission to write that entry.
 //!   Entries with this last segment and these flags are shown by no read and no watch. An entry `NAME/.lock` with other

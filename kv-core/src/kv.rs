@@ -300,6 +300,11 @@ impl Kv {
         self.caller.read("ping", "", self.caller.backend().ping()).await
     }
 
+    /// Pings as part of the call that connects, within the time of that call.
+    pub(crate) async fn ping_to_connect(&self) -> Result<()> {
+        self.caller.traced("ping", "", self.caller.backend().ping()).await
+    }
+
     /// Gives back everything that this handle and its clones, scoped ones too, hold in the store or wait for
     /// ([clause L12](crate::contract::CLAUSES#L12)): call it before the process or the runtime ends.
     ///

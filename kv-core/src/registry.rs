@@ -185,8 +185,8 @@ async fn open(registration: &Registration, address: Address, limit: Duration) ->
     // One call, so that the error of one that runs out of time says why the last attempt failed.
     let opened = bounded(limit, Idempotence::Repeatable, async {
         let backend = (registration.connect)(address).await?;
-        backend.ping().await?;
-        Ok(Kv::new(backend).with_timeout(timeout).with_root(&root))
+        let kv = Kv::new(backend).with_timeout(timeout).with_root(&root);
+        kv.ping_to_connect().await.map(|()| kv)
     });
     opened.await.map_err(|error: Error| error.located(registration.name, "connect", "", ""))
 }

@@ -87,6 +87,9 @@
 //! at once if none is in flight. How many requests are in flight follows from the round trips
 //! ([`kv_core::backend::batch`]): few beside the server, as many as callers need far from it.
 //!
+//! A lease that `destroy` or `unlock` gives back is kept for a second. The next ephemeral key or lock of the same time to
+//! live takes it, which saves the round trip of a grant. Otherwise it is revoked in the background.
+//!
 //! A key `NAME/<lease id>` that is attached to the lease in its name is the entry of a lock. Reads, listings and
 //! watches leave it out, and only such keys contend for the lock `NAME`. Other keys at or below `NAME` are data, and do
 //! not affect the lock. `etcdctl lock` and etcd's Go client count every key below `NAME/` as a contender. So if they
