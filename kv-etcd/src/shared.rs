@@ -67,7 +67,8 @@ impl Shared {
             // answer.
             let opening = self.hubs.open_now(range.clone());
             let ((events, begin), snapshot) = tokio::try_join!(opening, self.reader.list(prefix))?;
-            if begin <= snapshot.index {
+            // One that is behind already may have been compacted up to the snapshot, and begins better after it.
+            if begin <= snapshot.index && !events.is_stopped() {
                 let watch = self.hubs.after(events, snapshot.index);
                 return Ok((snapshot, watch));
             }

@@ -8,8 +8,7 @@ use kv_core::backend::fate::Idempotence;
 use kv_core::backend::{Check, Operation, Txn};
 use kv_core::{Error, Result};
 
-use crate::api::compare::{equal, owned_by};
-use crate::api::lock_entry::named_lease;
+use crate::api::compare::equal;
 use crate::api::messages::{
     Compare, CompareTarget, DeleteRangeRequest, KeyValue, Operand, PutRequest, RangeResponse, Request, RequestOp,
     Response, ResponseOp, TxnRequest,
@@ -192,28 +191,15 @@ impl From<Operation> for Request {
 
 /// The comparisons that hold exactly if the checks hold.
 fn compare(checks: &[Check]) -> Vec<Compare> {
-    let room = checks.len() + checks.iter().filter(|check| matches!(check, Check::Held(_))).count() <= TXN_OPS;
-    checks.iter().flat_map(|check| compare_one(check, room)).collect()
-}
-
-fn compare_one(check: &Check, room: bool) -> Vec<Compare> {
-    match check {
-        Check::Index { key, index } => {
-            vec![equal(CompareTarget::Mod, Range::key(key).key, Operand::ModRevision(signed(*index)))]
-        }
-        Check::Held(guard) => {
-            let key = Range::key(&guard.owner).key;
-            let Some(lease) = named_lease(&key) else {
-                return vec![equal(CompareTarget::Create, key, Operand::CreateRevision(signed(guard.token)))];
-            };
-            let mut both = owned_by(&key, guard.token, lease);
-            if !room {
-                // The lease is enough, because no other contender has it.
-                both.retain(|compare| compare.target == i32::from(CompareTarget::Lease));
-            }
-            both
-        }
-    }
+    let of_revision =
+        |key: &str, revision| equal(CompareTarget::Mod, Range::key(key).key, Operand::ModRevision(signed(revision)));
+    let compare_one = |check: &Check| match check {
+        Check::Index { key, index } => of_revision(key, *index),
+        // The entry of a lock is written once, when it is created. A write of another client, which detaches it from its
+        // lease, changes this revision. So does the next entry on the same lease, since leases are used again.
+        Check::Held(guard) => of_revision(&guard.owner, guard.token),
+    };
+    checks.iter().map(compare_one).collect()
 }
 
 /// Whether the transaction itself reads the checked keys when it fails, which shows the check that failed.
@@ -260,10 +246,7 @@ fn first_failure(checks: &[Check], answers: Vec<ResponseOp>) -> Error {
 fn holds(check: &Check, kv: Option<&KeyValue>) -> bool {
     match check {
         Check::Index { index: expected, .. } => kv.map_or(0, |kv| index(kv.mod_revision)) == *expected,
-        Check::Held(guard) => kv.is_some_and(|kv| {
-            let attached = named_lease(&kv.key).is_none_or(|lease| lease == kv.lease);
-            attached && index(kv.create_revision) == guard.token
-        }),
+        Check::Held(guard) => kv.is_some_and(|kv| index(kv.mod_revision) == guard.token),
     }
 }
 

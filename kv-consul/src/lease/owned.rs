@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::backend::Lease;
+use kv_core::backend::spares::side_by_side;
 use kv_core::{Error, Result};
 
 use super::place::Place;
@@ -51,21 +52,28 @@ impl Lease for ConsulLease {
         // To lock the entry again writes the value and keeps the session as the holder. A session that has ended holds
         // no entry, so the write needs not wait for the renewal.
         let lock = Operation::lock(&self.place.entry, &self.session.id, &data, flags);
-        match futures_util::join!(self.renew_session(), self.guarded(Some(lock))) {
-            (Ok(()), Ok(Some(index))) => Ok(index),
-            (Ok(()), Ok(None)) => Err(Error::unexpected_answer("the write was applied, but no index came back")),
-            (Err(error), Ok(_)) => {
-                Err(Error::indeterminate("the value was written, but the lease was not renewed").with_source(error))
+        let (written, renewed) = side_by_side(self.guarded(Some(lock)), Result::is_err, self.renew_session()).await;
+        match (written?, renewed) {
+            (Some(index), Some(Ok(()))) => Ok(index),
+            (None, Some(Ok(()))) => Err(Error::unexpected_answer("the write was applied, but no index came back")),
+            (_, renewed) => {
+                let error = Error::indeterminate("the value was written, but the lease was not renewed");
+                Err(match renewed {
+                    Some(Err(source)) => error.with_source(source),
+                    _ => error,
+                })
             }
-            (_, Err(error)) => Err(error),
         }
     }
 
     async fn release(&self) -> Result<()> {
         let deleted = self.guarded(Some(Operation::delete(&self.place.entry))).await;
-        if matches!(&deleted, Ok(_) | Err(Error::Lost { .. })) {
-            // The entry is gone by now. The caller does not wait for what becomes of the session.
-            self.session.give_back();
+        // The caller does not wait for what becomes of the session.
+        match &deleted {
+            Ok(_) => self.session.give_back(),
+            // The session may still hold the entry, which another client has overwritten.
+            Err(Error::Lost { .. }) => self.session.end(),
+            Err(_) => {}
         }
         deleted.map(drop)
     }

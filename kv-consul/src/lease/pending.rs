@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_core::backend::call::Call;
+use kv_core::backend::spares::side_by_side;
 use kv_core::backend::{Grant, Guard};
 use kv_core::{Error, Result};
 use tokio::sync::oneshot;
@@ -69,17 +70,22 @@ impl PendingLease {
         if !self.is_spare {
             return self.session.transact(operations).await.map(Some);
         }
-        let (renewed, outcome) = futures_util::join!(self.session.renew(), self.session.transact(operations));
+        let refused = |outcome: &Result<Outcome>| !matches!(outcome, Ok(Outcome::Applied(_)));
+        let (outcome, renewed) = side_by_side(self.session.transact(operations), refused, self.session.renew()).await;
         let outcome = outcome?;
-        self.is_spare = false;
         match renewed {
-            Ok(true) => Ok(Some(outcome)),
+            Some(Ok(true)) => self.is_spare = false,
             // What it may have locked is gone with it.
-            Ok(false) => Ok(None),
+            Some(Ok(false)) => return Ok(None),
+            // Nothing was locked.
+            None => {}
             // Enough of its time to live is left.
-            Err(_) if !self.is_due() => Ok(Some(outcome)),
-            Err(error) => Err(Error::indeterminate("the session could not be renewed").with_source(error)),
+            Some(Err(_)) if !self.is_due() => {}
+            Some(Err(error)) => {
+                return Err(Error::indeterminate("the session could not be renewed").with_source(error));
+            }
         }
+        Ok(Some(outcome))
     }
 
     /// Leaves the session to the next caller, because it holds nothing.

@@ -148,6 +148,11 @@ impl Session {
         }
     }
 
+    /// Ends the session in the background, with all that it holds.
+    pub(super) fn end(&self) {
+        drop(self.spare());
+    }
+
     fn spare(&self) -> Option<SpareSession> {
         let is_first = !self.given_back.swap(true, Ordering::Relaxed);
         let Shared { clients, background, .. } = &*self.shared;

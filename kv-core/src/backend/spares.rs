@@ -1,8 +1,10 @@
 //! Leases that nothing lives on any more, kept for the next caller.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
@@ -17,7 +19,7 @@ const MOST: usize = 64;
 /// The leases of one backend that nothing lives on any more, kept for a moment for the next caller who asks for the same
 /// time to live. Such a caller saves the round trip in which a lease is granted.
 ///
-/// `L` is a lease that gives itself back when it is dropped. Whoever takes one restarts its time to live, and expects
+/// `L` is a lease that gives itself back when it is dropped, at once and without calling the pool. Whoever takes one restarts its time to live, and expects
 /// that the store may have ended it meanwhile. Keep only a lease of which no request is in flight any more: such a
 /// request could arrive when the lease is another caller's.
 ///
@@ -40,8 +42,8 @@ pub struct Spares<L>(Arc<Mutex<State<L>>>);
 struct State<L> {
     /// The lease that was kept last is the last one.
     kept: Vec<Spare<L>>,
-    /// A task gives back what nobody takes.
-    swept: bool,
+    /// When the task last looked that gives back what nobody takes; none without such a task.
+    swept: Option<Moment>,
     closed: bool,
 }
 
@@ -63,7 +65,7 @@ impl<L> Spare<L> {
 impl<L: Send + 'static> Spares<L> {
     /// Starts without leases.
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(State { kept: Vec::new(), swept: false, closed: false })))
+        Self(Arc::new(Mutex::new(State { kept: Vec::new(), swept: None, closed: false })))
     }
 
     /// Keeps a lease for whoever asks for the same time to live as its last owner did.
@@ -71,18 +73,18 @@ impl<L: Send + 'static> Spares<L> {
     /// It is dropped instead if many are kept already, after [`close`](Self::close), or outside a tokio runtime. Its
     /// time to live must have been restarted less than a third of it ago, or be about to lapse anyway.
     pub fn keep(&self, asked: Duration, lease: L) {
-        // What is not kept is dropped after the lock is released, because that starts a task.
-        let mut refused = Some(lease);
-        if let Ok(runtime) = Handle::try_current() {
-            let mut state = lock(&self.0);
-            if !state.closed && state.kept.len() < MOST {
-                state.kept.extend(refused.take().map(|lease| Spare { asked, since: Moment::now(), lease }));
-                if !std::mem::replace(&mut state.swept, true) {
-                    runtime.spawn(sweep(Sweeper { state: Arc::downgrade(&self.0), ended: false }));
-                }
-            }
+        let Ok(runtime) = Handle::try_current() else { return };
+        let mut state = lock(&self.0);
+        state.drop_idle();
+        if state.closed || state.kept.len() >= MOST {
+            return;
         }
-        drop(refused);
+        state.kept.push(Spare { asked, since: Moment::now(), lease });
+        // One on a runtime that nobody drives does not look.
+        if state.swept.is_none_or(|last| last.elapsed() > IDLE * 2) {
+            state.swept = Some(Moment::now());
+            runtime.spawn(sweep(Sweeper { state: Arc::downgrade(&self.0), ended: false }));
+        }
     }
 
     /// Takes a lease that was asked for with this time to live.
@@ -95,12 +97,16 @@ impl<L: Send + 'static> Spares<L> {
 
     /// Drops every lease, and keeps none from now on ([clause L12](crate::contract::CLAUSES#L12)).
     pub fn close(&self) {
-        let kept = {
-            let mut state = lock(&self.0);
-            state.closed = true;
-            std::mem::take(&mut state.kept)
-        };
-        drop(kept);
+        let mut state = lock(&self.0);
+        state.closed = true;
+        state.kept.clear();
+    }
+}
+
+impl<L> State<L> {
+    /// Under the lock, so that whoever closes finds that what was idle has begun to be given back.
+    fn drop_idle(&mut self) {
+        self.kept.retain(Spare::is_fresh);
     }
 }
 
@@ -126,7 +132,7 @@ impl<L> Drop for Sweeper<L> {
         if !self.ended
             && let Some(state) = self.state.upgrade()
         {
-            lock(&state).swept = false;
+            lock(&state).swept = None;
         }
     }
 }
@@ -135,17 +141,32 @@ async fn sweep<L>(mut sweeper: Sweeper<L>) {
     loop {
         sleep(IDLE / 2).await;
         let Some(state) = sweeper.state.upgrade() else { return };
-        let idle: Vec<_> = {
-            let mut state = lock(&state);
-            // Under the same lock as `keep`, so that the next lease finds that a sweeper is missing.
-            if state.kept.is_empty() {
-                state.swept = false;
-                sweeper.ended = true;
-                return;
-            }
-            state.kept.extract_if(.., |spare| !spare.is_fresh()).collect()
-        };
-        drop(idle);
+        let mut state = lock(&state);
+        state.drop_idle();
+        // Under the same lock as `keep`, so that the next lease finds that a sweeper is missing.
+        if state.kept.is_empty() {
+            state.swept = None;
+            sweeper.ended = true;
+            return;
+        }
+        state.swept = Some(Moment::now());
+    }
+}
+
+/// Waits for a request and for the renewal of its lease, which are sent side by side; a request that is `refused` is not
+/// held up by the renewal, which is then dropped.
+pub async fn side_by_side<T, R>(
+    request: impl Future<Output = T>,
+    refused: impl FnOnce(&T) -> bool,
+    renewal: impl Future<Output = R>,
+) -> (T, Option<R>) {
+    match select(pin!(request), pin!(renewal)).await {
+        Either::Left((answer, _)) if refused(&answer) => (answer, None),
+        Either::Left((answer, renewal)) => {
+            let renewed = renewal.await;
+            (answer, Some(renewed))
+        }
+        Either::Right((renewed, request)) => (request.await, Some(renewed)),
     }
 }
 

@@ -18,7 +18,7 @@ use futures_util::future::{Either, select};
 use kv_core::backend::Grant;
 use kv_core::backend::backoff::{Backoff, Recovery};
 use kv_core::{Error, Result};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::contenders::{self, Contender};
 use super::leases::Leases;
@@ -116,7 +116,13 @@ impl Locks {
                 granted.map(PendingLease::keep).map(|()| None)
             }
             (true, None) => {
-                let keeping = async move { drop(granting.await.map(PendingLease::keep)) };
+                let limit = self.leases.client.config.timeout;
+                // A grant that is dropped revokes what it may have been given.
+                let keeping = async move {
+                    if let Ok(Ok(granted)) = timeout(limit, granting).await {
+                        granted.keep();
+                    }
+                };
                 self.leases.background.spawn(keeping);
                 Ok(None)
             }

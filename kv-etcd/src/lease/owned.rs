@@ -1,19 +1,22 @@
 //! The lease behind a lock or an ephemeral key that was handed out (clauses [L2](kv_core::contract::CLAUSES#L2) and
 //! [L7](kv_core::contract::CLAUSES#L7)).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::backend::Lease;
+use kv_core::backend::spares::side_by_side;
+use kv_core::clock::Moment;
 use kv_core::{Error, Result};
 
 use super::leases::Leases;
 use super::unused::State;
 use crate::api::compare::owned_by;
-use crate::api::messages::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, Request, TxnRequest};
+use crate::api::messages::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, Request, TxnRequest, TxnResponse};
 use crate::api::range::revision;
+use crate::error::Failed;
 
 /// A lease and the one key on it.
 pub(super) struct EtcdLease {
@@ -22,6 +25,8 @@ pub(super) struct EtcdLease {
     /// The time to live that was asked for, and the one that was granted.
     pub(super) asked: Duration,
     pub(super) ttl: Duration,
+    /// When the last successful renewal began.
+    pub(super) since: Mutex<Moment>,
     /// The caller's name for it.
     pub(super) key: String,
     /// The key that is attached to the lease.
@@ -54,7 +59,18 @@ impl EtcdLease {
     }
 
     async fn keep_alive(&self) -> Result<()> {
-        if self.leases.keep_alive.renew(self.id).await? { Ok(()) } else { Err(self.lost()) }
+        let began = Moment::now();
+        if !self.leases.keep_alive.renew(self.id).await? {
+            return Err(self.lost());
+        }
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = began.max(*since);
+        Ok(())
+    }
+
+    /// When the last renewal began.
+    fn renewed(&self) -> Moment {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,13 +87,15 @@ impl Lease for EtcdLease {
         let request =
             TxnRequest { compare: self.ownership(), success: vec![Request::Put(put).into()], failure: Vec::new() };
         // A lease that has lapsed takes no key, so the write needs not wait for the renewal.
-        let (alive, written) = tokio::join!(self.keep_alive(), self.leases.client.call(request));
+        let refused = |answer: &Result<TxnResponse, Failed>| !matches!(answer, Ok(answer) if answer.succeeded);
+        let (written, renewed) = side_by_side(self.leases.client.call(request), refused, self.keep_alive()).await;
         match written {
-            Ok(answer) if answer.succeeded => match alive {
-                Ok(()) => Ok(revision(answer.header.as_ref())?),
-                Err(error) => {
-                    Err(Error::indeterminate("the value was written, but the lease was not renewed").with_source(error))
+            Ok(answer) if answer.succeeded => match renewed {
+                Some(Err(error)) => {
+                    let why = "the value was written, but the lease was not renewed";
+                    Err(Error::indeterminate(why).with_source(error))
                 }
+                _ => Ok(revision(answer.header.as_ref())?),
             },
             Ok(_) => Err(self.lost()),
             Err(failed) if failed.is_lease_not_found() => Err(self.lost()),
@@ -96,7 +114,9 @@ impl Lease for EtcdLease {
         // The caller does not wait for what becomes of the lease, since nothing lives on it any more.
         let lease = self.leases.unused(self.id, self.ttl, State::Granted);
         if answer.succeeded {
-            self.leases.keep(self.asked, lease);
+            if self.renewed().elapsed() < self.ttl / 3 {
+                self.leases.keep(self.asked, lease);
+            }
             return Ok(());
         }
         // Revoking the lease removes only keys that are attached to it, so none of another client's.

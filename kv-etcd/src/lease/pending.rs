@@ -1,13 +1,14 @@
 //! A lease before it is handed out: granted, or kept from another caller; renewed while its owner waits.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kv_core::Result;
 use kv_core::backend::backoff::random;
 use kv_core::backend::call::Call;
+use kv_core::backend::spares::side_by_side;
 use kv_core::backend::{Grant, Guard};
 use kv_core::clock::Moment;
+use kv_core::{Error, Result};
 
 use super::leases::Leases;
 use super::owned::EtcdLease;
@@ -99,21 +100,23 @@ impl PendingLease {
         if self.is_spare {
             let began = Moment::now();
             let renewal = self.leases.keep_alive.renew(self.id());
-            let (lives, answer) = tokio::join!(renewal, client.call(request(self.id())));
-            let attached = match answer {
-                Ok(answer) if matches!(lives, Ok(true)) => {
+            let refused = |answer: &Result<TxnResponse, Failed>| !matches!(answer, Ok(answer) if answer.succeeded);
+            let (answer, lives) = side_by_side(client.call(request(self.id())), refused, renewal).await;
+            match answer {
+                Ok(answer) if matches!(lives, Some(Ok(true))) => {
                     (self.since, self.is_spare) = (began, false);
                     return Ok(answer);
                 }
-                Ok(answer) => answer.succeeded,
-                Err(failed) if failed.is_lease_not_found() => false,
-                Err(failed) => return Err(failed.into()),
-            };
-            let lapsed = std::mem::replace(self, Self::grant(Arc::clone(&self.leases), self.asked).await?);
-            if attached {
+                Ok(answer) if !answer.succeeded => return Ok(answer),
                 // The key must be gone before it is created again.
-                lapsed.lease.end().await?;
+                Ok(_) => self.lease.end().await.map_err(|failed| {
+                    Error::indeterminate("the key was created, but its lease was not renewed")
+                        .with_source(Error::from(failed))
+                })?,
+                Err(failed) if failed.is_lease_not_found() => {}
+                Err(failed) => return Err(failed.into()),
             }
+            *self = Self::grant(Arc::clone(&self.leases), self.asked).await?;
         }
         Ok(client.call(request(self.id())).await?)
     }
@@ -130,12 +133,15 @@ impl PendingLease {
 
     /// Leaves it to the next caller, because no key was attached to it.
     pub(super) fn keep(self) {
-        let Self { leases, lease, asked, .. } = self;
-        leases.keep(asked, lease);
+        let Self { leases, lease, asked, is_spare, .. } = self;
+        // One that was not renewed since it was taken may lapse any time.
+        if !is_spare {
+            leases.keep(asked, lease);
+        }
     }
 
     /// Revokes it now; if that fails, or is dropped, it is tried again in the background.
-    pub(super) async fn end(self) {
+    pub(super) async fn end(mut self) {
         // What failed is tried again in the background.
         let _ = self.lease.end().await;
     }
@@ -147,7 +153,7 @@ impl PendingLease {
         let (id, ttl) = (lease.id, lease.ttl);
         let guard = Guard { key: key.to_owned(), owner: owner.to_owned(), token };
         let owner = Range::key(owner).key;
-        let lease = EtcdLease { leases, id, asked, ttl, key: key.to_owned(), owner, token };
+        let lease = EtcdLease { leases, id, asked, ttl, since: Mutex::new(since), key: key.to_owned(), owner, token };
         Grant { lease: Box::new(lease), ttl, since, guard }
     }
 }

@@ -39,8 +39,8 @@ impl UnusedLease {
         Self { client: Arc::clone(client), background: background.clone(), id, ttl, state }
     }
 
-    /// Revokes it now. If that fails, it is tried again in the background.
-    pub(super) async fn end(mut self) -> Result<(), Failed> {
+    /// Revokes it now. If that fails, it is tried again when it is dropped.
+    pub(super) async fn end(&mut self) -> Result<(), Failed> {
         match self.client.call(LeaseRevokeRequest { id: self.id }).await {
             Err(failed) if !failed.is_lease_not_found() => Err(failed),
             _ => {

@@ -82,7 +82,8 @@ impl Auth {
         logging_in.await.unwrap_or_else(ended)
     }
 
-    async fn new_token(&self, connection: &Connection, left_at: Health) -> Result<Token, Failed> {
+    /// The current token, or a new one by a login that ends with this future.
+    pub(crate) async fn new_token(&self, connection: &Connection, left_at: Health) -> Result<Token, Failed> {
         let mut state = self.state.lock().await;
         if let Some(token) = state.token() {
             return Ok(token);

@@ -13,7 +13,7 @@ use kv_core::backend::backoff::Backoff;
 use kv_core::backend::call;
 use kv_core::backend::runtime::PerRuntime;
 use kv_core::observability::attempt_failed;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::{Status, Streaming};
 
 use crate::api::messages::Call;
@@ -123,9 +123,9 @@ impl Client {
 
     /// What the calls of `ping` were answered if they went along with the first call on a new connection.
     pub(crate) async fn early_ping(&self) -> Result<Option<Ping>, Unreachable> {
-        let caller = call::Call::current();
-        let connection = self.members().connection(slice::from_ref(&caller), Volume::Small).await?;
-        Ok(connection.early_ping().await)
+        let (asked, caller, members) = (Instant::now(), call::Call::current(), self.members());
+        let connection = members.connection(slice::from_ref(&caller), Volume::Small).await?;
+        Ok(connection.early_ping(asked, members.left_at).await)
     }
 
     /// Makes sure that there is a connection.
@@ -169,10 +169,14 @@ fn companions(auth: Option<Arc<Auth>>, left_at: Health) -> Companions {
         Some(auth) => {
             let (auth, connection) = (Arc::clone(auth), Arc::clone(connection));
             // Whoever needs the token waits for it, and logs in again if that failed.
-            tokio::spawn(async move { drop(auth.token(&connection, left_at).await) });
+            Some(tokio::spawn(async move { drop(auth.new_token(&connection, left_at).await) }).abort_handle())
         }
-        None if pings.swap(false, Ordering::Relaxed) => connection.ping_early(),
-        None => {}
+        None => {
+            if pings.swap(false, Ordering::Relaxed) {
+                connection.ping_early();
+            }
+            None
+        }
     })
 }
 
@@ -221,7 +225,7 @@ impl Members {
             auth,
             left_at,
             connector: Connector::new(config, Volume::Small, companions),
-            bulk: Connector::new(config, Volume::Large, Arc::new(|_| {})),
+            bulk: Connector::new(config, Volume::Large, Arc::new(|_| None)),
         }
     }
 

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::uri::PathAndQuery;
 use prost::Message as _;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::metadata::AsciiMetadataValue;
@@ -41,7 +42,12 @@ pub(crate) struct Connection {
     pub(crate) address: Arc<str>,
     driver: Driver,
     /// The calls of `ping`, if they were sent together with the first call.
-    early_ping: Mutex<Option<JoinHandle<Ping>>>,
+    early_ping: Mutex<Option<EarlyPing>>,
+}
+
+struct EarlyPing {
+    sent: Instant,
+    answers: JoinHandle<Ping>,
 }
 
 /// What the calls of `ping` were answered.
@@ -50,8 +56,20 @@ pub(crate) struct Ping {
     pub(crate) status: Result<StatusResponse, Status>,
 }
 
-/// Sends calls on a new connection together with its first call, so that they cost no round trip of their own.
-pub(crate) type Companions = Arc<dyn Fn(&Arc<Connection>) + Send + Sync>;
+/// Sends calls on a new connection together with its first call, so that they cost no round trip of their own. Returns
+/// the task to end if the connection is not used.
+pub(crate) type Companions = Arc<dyn Fn(&Arc<Connection>) -> Option<AbortHandle> + Send + Sync>;
+
+/// Ends a task when it is dropped.
+struct EndsTask(Option<AbortHandle>);
+
+impl Drop for EndsTask {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
+        }
+    }
+}
 
 impl Connection {
     /// Connects, and checks that the member has a leader. `worked_before`: an earlier connection to it worked.
@@ -73,9 +91,12 @@ impl Connection {
         let (origin, address) = (endpoint.origin.clone(), Arc::clone(&endpoint.address));
         let early_ping = Mutex::default();
         let connection = Arc::new(Self { sender, origin, endpoint: index, address, driver, early_ping });
-        companions(&connection);
+        let mut companion = EndsTask(companions(&connection));
         match connection.prove().await {
-            Ok(true) => Ok(connection),
+            Ok(true) => {
+                companion.0 = None;
+                Ok(connection)
+            }
             Ok(false) => Err(Unreachable::for_now("it has no leader")),
             Err(status) => {
                 let ended = connection.driver.reason().await;
@@ -89,7 +110,7 @@ impl Connection {
     /// Sends what `ping` asks. The answers are waited for by whoever pings first.
     pub(crate) fn ping_early(self: &Arc<Self>) {
         // The task must not keep the connection alive.
-        let (sender, origin) = (self.sender.clone(), self.origin.clone());
+        let (sent, sender, origin) = (Instant::now(), self.sender.clone(), self.origin.clone());
         let pinging = tokio::spawn(async move {
             let (sender, origin) = (&sender, &origin);
             let (read, status) = tokio::join!(
@@ -98,13 +119,20 @@ impl Connection {
             );
             Ping { read, status }
         });
-        *self.early_ping.lock().unwrap_or_else(PoisonError::into_inner) = Some(pinging);
+        let early = EarlyPing { sent, answers: pinging };
+        *self.early_ping.lock().unwrap_or_else(PoisonError::into_inner) = Some(early);
     }
 
-    /// The answers to [`ping_early`](Self::ping_early), once.
-    pub(crate) async fn early_ping(&self) -> Option<Ping> {
-        let pinging = self.early_ping.lock().unwrap_or_else(PoisonError::into_inner).take();
-        pinging?.await.ok()
+    /// The answers to [`ping_early`](Self::ping_early), once. None if they are older than the call that asks, or if the
+    /// connection gets into the state `left_at` first.
+    pub(crate) async fn early_ping(&self, asked: Instant, left_at: Health) -> Option<Ping> {
+        let early = self.early_ping.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let EarlyPing { answers, .. } = early.filter(|early| early.sent >= asked)?;
+        tokio::select! {
+            biased;
+            answers = answers => answers.ok(),
+            () = self.worsens_to(left_at) => None,
+        }
     }
 
     /// Whether it has ended, and takes no more requests.

@@ -29,6 +29,12 @@ impl Events {
         (Self { id, batches, failed: false, gauge, commands }, sink)
     }
 
+    /// Whether the watch was ended at the server because its consumer is behind. It resumes where it ended, unless that
+    /// is compacted meanwhile.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.gauge.is_stopped()
+    }
+
     /// The next changes. Changes of one revision come together, and an error is the last item.
     pub(crate) async fn next(&mut self) -> Option<Result<Batch>> {
         poll_fn(|cx| self.poll_next(cx)).await

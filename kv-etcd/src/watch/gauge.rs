@@ -38,6 +38,10 @@ impl Gauge {
         self.stopped.store(true, Ordering::SeqCst);
     }
 
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
     /// Whether the caller must start the watch again; `true` for only one of several callers.
     pub(super) fn start_again(&self) -> bool {
         self.bytes.load(Ordering::SeqCst) == 0 && self.stopped.swap(false, Ordering::SeqCst)
