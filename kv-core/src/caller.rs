@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::Instrument as _;
 
+use crate::backend::address::DEFAULT_TIMEOUT;
 use crate::backend::call::bounded;
 use crate::backend::fate::Idempotence;
 use crate::backend::{Backend, Txn};
@@ -34,6 +35,11 @@ impl Caller {
     /// Without a root.
     pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration) -> Self {
         Self { family: Arc::new(Family { backend, holdings: Holdings::new() }), root: "".into(), timeout }
+    }
+
+    /// For calls that nobody waits for: they have time, even if the handle's calls have little.
+    pub(crate) fn in_background(&self) -> Self {
+        Self { timeout: self.timeout.max(DEFAULT_TIMEOUT), ..self.clone() }
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {

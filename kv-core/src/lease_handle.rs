@@ -127,7 +127,9 @@ impl Held {
 
     /// Releases the lease of a dropped handle.
     async fn release_in_background(&self) {
-        match self.caller.call("release", &self.key, Idempotence::Once, self.lease.release()).await {
+        // Nobody waits for it, so it has time even if the handle's calls have little.
+        let caller = self.caller.in_background();
+        match caller.call("release", &self.key, Idempotence::Once, self.lease.release()).await {
             Ok(()) | Err(Error::Lost { .. }) => self.place.given_back(),
             // The connection broke because the runtime ends. An operator can do nothing about it.
             Err(_) if runtime_ends().await => {}

@@ -102,6 +102,15 @@ async fn a_dropped_handle_is_released_in_the_background() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dropped_handle_has_time_to_be_released_even_if_calls_have_little() -> Result<()> {
+    let (kv, _) = scripted([(1, Ok(()))]);
+    drop(kv.clone().with_timeout(Duration::from_millis(1)).lock("key", TTL).await?);
+    sleep(Duration::from_secs(2)).await;
+    // It reports what is left to the time to live.
+    kv.close().await
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_release_that_fails_or_is_dropped_is_repeated_once() -> Result<()> {
     let (kv, calls) = scripted([(0, down()), (0, Ok(())), (60, Ok(())), (0, Ok(())), (0, lost())]);
     assert!(kv.lock("key", TTL).await?.unlock().await.is_err_and(|error| error.is_retryable()));

@@ -79,7 +79,8 @@ impl PendingLease {
                 }
             }
         }
-        Err(Failed::unexpected("every lease id that was tried exists already").into())
+        // They were granted, and the answers lost. No key is on any of them.
+        Err(Error::unavailable("the answers to several grants of a lease were lost"))
     }
 
     pub(super) fn id(&self) -> i64 {

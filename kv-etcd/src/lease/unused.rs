@@ -11,6 +11,8 @@ use crate::api::messages::LeaseRevokeRequest;
 use crate::error::Failed;
 use crate::transport::client::Client;
 
+/// How long a revocation takes at least before it is given up. Nobody waits for it, so it has time even if calls have little.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The pauses after which a lease is revoked again whose grant may still be in flight.
 const OVERTAKEN: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800)];
 
@@ -58,7 +60,8 @@ impl Drop for UnusedLease {
         }
         let (client, id, state) = (Arc::clone(&self.client), self.id, self.state);
         self.background.spawn(async move {
-            if let Ok(Err(failed)) = timeout(client.config.timeout, revoke(&client, id, state)).await {
+            let limit = client.config.timeout.max(PATIENCE);
+            if let Ok(Err(failed)) = timeout(limit, revoke(&client, id, state)).await {
                 let error = Error::from(failed);
                 tracing::debug!(%error, "a lease that is not used is left to its time to live");
             }
