@@ -52,7 +52,8 @@ impl Lease for ConsulLease {
         // To lock the entry again writes the value and keeps the session as the holder. A session that has ended holds
         // no entry, so the write needs not wait for the renewal.
         let lock = Operation::lock(&self.place.entry, &self.session.id, &data, flags);
-        let (written, renewed) = side_by_side(self.guarded(Some(lock)), Result::is_err, self.renew_session()).await;
+        let (written, renewed) =
+            side_by_side(Box::pin(self.guarded(Some(lock))), Result::is_err, Box::pin(self.renew_session())).await;
         match (written?, renewed) {
             (Some(index), Some(Ok(()))) => Ok(index),
             (None, Some(Ok(()))) => Err(Error::unexpected_answer("the write was applied, but no index came back")),

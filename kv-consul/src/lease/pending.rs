@@ -71,7 +71,8 @@ impl PendingLease {
             return self.session.transact(operations).await.map(Some);
         }
         let refused = |outcome: &Result<Outcome>| !matches!(outcome, Ok(Outcome::Applied(_)));
-        let (outcome, renewed) = side_by_side(self.session.transact(operations), refused, self.session.renew()).await;
+        let (outcome, renewed) =
+            side_by_side(Box::pin(self.session.transact(operations)), refused, Box::pin(self.session.renew())).await;
         let outcome = outcome?;
         match renewed {
             Some(Ok(true)) => self.is_spare = false,

@@ -165,18 +165,16 @@ impl Client {
 /// `ping` that most likely waits for it.
 fn companions(auth: Option<Arc<Auth>>, left_at: Health) -> Companions {
     let pings = AtomicBool::new(auth.is_none());
-    Arc::new(move |connection| match &auth {
-        Some(auth) => {
+    Arc::new(move |connection| {
+        if let Some(auth) = &auth {
             let (auth, connection) = (Arc::clone(auth), Arc::clone(connection));
             // Whoever needs the token waits for it, and logs in again if that failed.
-            Some(tokio::spawn(async move { drop(auth.new_token(&connection, left_at).await) }).abort_handle())
+            return Some(tokio::spawn(async move { drop(auth.new_token(&connection, left_at).await) }).abort_handle());
         }
-        None => {
-            if pings.swap(false, Ordering::Relaxed) {
-                connection.ping_early();
-            }
-            None
+        if pings.swap(false, Ordering::Relaxed) {
+            connection.ping_early();
         }
+        None
     })
 }
 
