@@ -1,7 +1,14 @@
 //! The error type of every backend. Each variant stands for a different reaction of the caller.
 
+mod conflict;
+mod constructors;
+mod context;
+
 use std::fmt;
 use std::time::Duration;
+
+pub use self::conflict::ConflictKind;
+pub use self::context::Context;
 
 /// The result of every call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -264,84 +271,7 @@ pub enum Error {
     },
 }
 
-/// What a call found that is an [`Error::Conflict`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ConflictKind {
-    /// The key exists, and the call requires that it does not.
-    Exists,
-    /// The key is not at the index that the call requires: it has changed, or it does not exist.
-    Changed,
-    /// Another program uses the entry in which the store keeps the lock, so that the lock cannot be taken.
-    Occupied {
-        /// The complete key of that entry in the store.
-        entry: String,
-    },
-}
-
-impl ConflictKind {
-    fn about(&self, key: &str) -> String {
-        match self {
-            Self::Exists => format!("key {key:?} exists already; nothing was changed: read it, then decide"),
-            Self::Changed => format!(
-                "key {key:?} has changed since it was read, or does not exist; nothing was changed: read it again, then \
-                 decide"
-            ),
-            Self::Occupied { entry } => format!(
-                "the lock on {key:?} was not taken: the entry {entry:?}, where the store keeps it, is in use for \
-                 something else; remove that entry, or lock another name"
-            ),
-        }
-    }
-}
-
 impl Error {
-    /// Makes the [`Error::Conflict`] of a key that does not have the index that was required, which is 0 if it was not
-    /// to exist.
-    pub fn conflict(key: impl Into<String>, index: u64) -> Self {
-        let kind = if index == 0 { ConflictKind::Exists } else { ConflictKind::Changed };
-        Self::Conflict { key: key.into(), kind }
-    }
-
-    /// Makes an [`Error::Unavailable`]: the call was certainly not applied.
-    pub fn unavailable(reason: impl Into<String>) -> Self {
-        Self::Unavailable { context: Box::new(Context::new(reason)), source: None }
-    }
-
-    /// Makes an [`Error::Indeterminate`]: the write may or may not have been applied.
-    pub fn indeterminate(reason: impl Into<String>) -> Self {
-        Self::Indeterminate { context: Box::new(Context::new(reason)), source: None }
-    }
-
-    /// Makes an [`Error::PermissionDenied`].
-    pub fn permission_denied(reason: impl Into<String>) -> Self {
-        Self::PermissionDenied { context: Box::new(Context::new(reason)), source: None }
-    }
-
-    /// Makes an [`Error::StorageFull`].
-    pub fn storage_full(reason: impl Into<String>) -> Self {
-        Self::StorageFull { context: Box::new(Context::new(reason)), source: None }
-    }
-
-    /// Makes an [`Error::UnexpectedAnswer`].
-    pub fn unexpected_answer(reason: impl Into<String>) -> Self {
-        Self::UnexpectedAnswer { context: Box::new(Context::new(reason)), source: None }
-    }
-
-    /// Makes an [`Error::InvalidAddress`]; the reason must not quote what may be a secret.
-    pub fn invalid_address(reason: impl Into<String>) -> Self {
-        Self::InvalidAddress { reason: reason.into() }
-    }
-
-    /// Keeps the source of the error, in the variants that have one.
-    #[must_use]
-    pub fn with_source(mut self, below: impl Into<Source>) -> Self {
-        if let Some((_, source)) = self.context_mut() {
-            *source = Some(below.into());
-        }
-        self
-    }
-
     /// Whether the key does not exist.
     pub fn is_key_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
@@ -413,65 +343,6 @@ impl Error {
             Self::NoneAnswered { .. } => "none_answered",
         }
     }
-
-    /// What happened, without where it happened and without advice.
-    pub(crate) fn reason(&self) -> String {
-        match self {
-            Self::Unavailable { context, .. }
-            | Self::Indeterminate { context, .. }
-            | Self::PermissionDenied { context, .. }
-            | Self::StorageFull { context, .. }
-            | Self::UnexpectedAnswer { context, .. } => context.reason.clone(),
-            other => other.to_string(),
-        }
-    }
-
-    fn context_mut(&mut self) -> Option<(&mut Context, &mut Option<Source>)> {
-        match self {
-            Self::Unavailable { context, source }
-            | Self::Indeterminate { context, source }
-            | Self::PermissionDenied { context, source }
-            | Self::StorageFull { context, source }
-            | Self::UnexpectedAnswer { context, source } => Some((&mut **context, source)),
-            _ => None,
-        }
-    }
-
-    /// Adds to a backend's error where it arose, in the caller's terms ([clause K4](crate::contract::CLAUSES#K4)). Errors
-    /// are completed nowhere else.
-    ///
-    /// There is no wildcard: a new variant must say here whether it names keys.
-    pub(crate) fn located(mut self, backend: &str, operation: &str, key: &str, root: &str) -> Self {
-        match &mut self {
-            Self::NotFound { key }
-            | Self::Conflict { key, .. }
-            | Self::Lost { key }
-            | Self::Closed { key }
-            | Self::InvalidKey { key, .. }
-            | Self::ValueTooLarge { key, .. }
-            | Self::OverlappingWrites { key }
-            | Self::ForeignLock { key, .. } => make_relative(key, root),
-            Self::LeftToLapse { keys, .. } => keys.iter_mut().for_each(|key| make_relative(key, root)),
-            Self::Unavailable { context, .. }
-            | Self::Indeterminate { context, .. }
-            | Self::PermissionDenied { context, .. }
-            | Self::StorageFull { context, .. }
-            | Self::UnexpectedAnswer { context, .. } => {
-                backend.clone_into(&mut context.backend);
-                operation.clone_into(&mut context.operation);
-                key.clone_into(&mut context.key);
-            }
-            Self::TxnTooLarge { .. }
-            | Self::InvalidTtl { .. }
-            | Self::Compacted { .. }
-            | Self::InvalidAddress { .. }
-            | Self::UnknownScheme { .. }
-            | Self::DuplicateScheme { .. }
-            | Self::UnknownParameter { .. }
-            | Self::NoneAnswered { .. } => {}
-        }
-        self
-    }
 }
 
 impl fmt::Debug for Error {
@@ -483,48 +354,6 @@ impl fmt::Debug for Error {
             below = error.source();
         }
         Ok(())
-    }
-}
-
-/// Where a call failed and why: the backend, the operation, the key, and the reason.
-///
-/// A backend gives the reason; [`Kv`](crate::Kv) adds the rest. An error holds it in a box, so that results that are no
-/// error stay small: they are copied with each step of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Context {
-    /// The name of the backend, or empty outside a [`Kv`](crate::Kv).
-    pub backend: String,
-    /// The operation, such as `get`, or empty outside a [`Kv`](crate::Kv).
-    pub operation: String,
-    /// The key, prefix or directory of the operation, or empty.
-    pub key: String,
-    /// What happened.
-    pub reason: String,
-}
-
-impl Context {
-    fn new(reason: impl Into<String>) -> Self {
-        Self { backend: String::new(), operation: String::new(), key: String::new(), reason: reason.into() }
-    }
-}
-
-impl fmt::Display for Context {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.backend.is_empty() {
-            write!(f, "{} {}", self.backend, self.operation)?;
-            if !self.key.is_empty() {
-                write!(f, " {:?}", self.key)?;
-            }
-            f.write_str(": ")?;
-        }
-        f.write_str(&self.reason)
-    }
-}
-
-fn make_relative(key: &mut String, root: &str) {
-    if key.starts_with(root) {
-        key.drain(..root.len());
     }
 }
 
