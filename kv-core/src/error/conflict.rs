@@ -1,6 +1,6 @@
 //! The kinds of conflict, and their texts.
 
-/// What a call found that is an [`Error::Conflict`].
+/// What a call found that is an [`Error::Conflict`](crate::Error::Conflict).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConflictKind {
