@@ -56,7 +56,7 @@ impl Clients {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tls"))]
 mod tests {
     use kv_core::backend::Address;
     use kv_core::{Environment, Error};
@@ -64,7 +64,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[cfg(feature = "tls")]
     fn files_that_cannot_be_used_are_found_before_the_first_call() {
         for address in ["consuls://a?cert=/none", "consuls://a?ca=/none", "consuls://a?key=/none"] {
             let address = Address::parse(address, Environment::from([])).expect("an address");
