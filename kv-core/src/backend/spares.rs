@@ -19,9 +19,9 @@ const MOST: usize = 64;
 /// The leases of one backend that nothing lives on any more, kept for a moment for the next caller who asks for the same
 /// time to live. Such a caller saves the round trip in which a lease is granted.
 ///
-/// `L` is a lease that gives itself back when it is dropped, at once and without calling the pool. Whoever takes one restarts its time to live, and expects
-/// that the store may have ended it meanwhile. Keep only a lease of which no request is in flight any more: such a
-/// request could arrive when the lease is another caller's.
+/// `L` is a lease that gives itself back when it is dropped, at once and without calling the pool. Whoever takes one
+/// restarts its time to live, and expects that the store may have ended it meanwhile. Keep only a lease of which no
+/// request is in flight any more: such a request could arrive when the lease is another caller's.
 ///
 /// ```
 /// # use kv_core::backend::spares::Spares;

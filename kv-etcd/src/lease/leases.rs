@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_core::backend::background::Background;
-use kv_core::backend::spares::Spares;
+use kv_core::backend::spares::{Spares, side_by_side};
 
 use super::keep_alive::KeepAlive;
 use super::unused::{State, UnusedLease};
+use crate::api::messages::{TxnRequest, TxnResponse};
+use crate::error::Failed;
 use crate::transport::client::Client;
 
 /// The parts that all leases share, on any runtime.
@@ -32,6 +34,17 @@ impl Leases {
     /// A lease that nothing relies on.
     pub(super) fn unused(&self, id: i64, ttl: Duration, state: State) -> UnusedLease {
         UnusedLease::new(&self.client, &self.background, id, ttl, state)
+    }
+
+    /// Sends a transaction that puts or writes a key on a lease, side by side with the renewal of that lease. One that
+    /// is refused is not held up by the renewal, which is then dropped.
+    pub(super) async fn call_renewing<R>(
+        &self,
+        request: TxnRequest,
+        renewal: impl Future<Output = R>,
+    ) -> (Result<TxnResponse, Failed>, Option<R>) {
+        let refused = |answer: &Result<TxnResponse, Failed>| !matches!(answer, Ok(answer) if answer.succeeded);
+        side_by_side(self.client.call(request), refused, renewal).await
     }
 
     /// Keeps a lease for the next caller who asks for this time to live. Nothing lives on it, and no request that could

@@ -7,16 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::backend::Lease;
-use kv_core::backend::spares::side_by_side;
 use kv_core::clock::Moment;
 use kv_core::{Error, Result};
 
 use super::leases::Leases;
 use super::unused::State;
 use crate::api::compare::owned_by;
-use crate::api::messages::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, Request, TxnRequest, TxnResponse};
+use crate::api::messages::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, Request, TxnRequest};
 use crate::api::range::revision;
-use crate::error::Failed;
 
 /// A lease and the one key on it.
 pub(super) struct EtcdLease {
@@ -87,8 +85,7 @@ impl Lease for EtcdLease {
         let request =
             TxnRequest { compare: self.ownership(), success: vec![Request::Put(put).into()], failure: Vec::new() };
         // A lease that has lapsed takes no key, so the write needs not wait for the renewal.
-        let refused = |answer: &Result<TxnResponse, Failed>| !matches!(answer, Ok(answer) if answer.succeeded);
-        let (written, renewed) = side_by_side(self.leases.client.call(request), refused, self.keep_alive()).await;
+        let (written, renewed) = self.leases.call_renewing(request, self.keep_alive()).await;
         match written {
             Ok(answer) if answer.succeeded => match renewed {
                 Some(Err(error)) => {

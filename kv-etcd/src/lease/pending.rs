@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use kv_core::backend::backoff::random;
 use kv_core::backend::call::Call;
-use kv_core::backend::spares::side_by_side;
 use kv_core::backend::{Grant, Guard};
 use kv_core::clock::Moment;
 use kv_core::{Error, Result};
@@ -97,12 +96,10 @@ impl PendingLease {
     /// A lease that was kept is renewed at the same time. If it has lapsed meanwhile, a new one takes its place, and
     /// the request is made for that.
     pub(super) async fn attach(&mut self, request: impl Fn(i64) -> TxnRequest) -> Result<TxnResponse> {
-        let client = Arc::clone(&self.leases.client);
         if self.is_spare {
             let began = Moment::now();
             let renewal = self.leases.keep_alive.renew(self.id());
-            let refused = |answer: &Result<TxnResponse, Failed>| !matches!(answer, Ok(answer) if answer.succeeded);
-            let (answer, lives) = side_by_side(client.call(request(self.id())), refused, renewal).await;
+            let (answer, lives) = self.leases.call_renewing(request(self.id()), renewal).await;
             match answer {
                 Ok(answer) if matches!(lives, Some(Ok(true))) => {
                     (self.since, self.is_spare) = (began, false);
@@ -119,7 +116,7 @@ impl PendingLease {
             }
             *self = Self::grant(Arc::clone(&self.leases), self.asked).await?;
         }
-        Ok(client.call(request(self.id())).await?)
+        Ok(self.leases.client.call(request(self.id())).await?)
     }
 
     /// Restarts its time to live; false if it has ended.
